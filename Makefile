@@ -1,0 +1,43 @@
+# Every target makes .venv when it is missing, and doing it twice does nothing twice.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export HF_HUB_OFFLINE ?= 1
+TEX := texlive-latex-base texlive-latex-recommended texlive-publishers texlive-fonts-recommended latexmk
+
+.PHONY: reproduce test lab readme clean latex
+
+reproduce: $(VENV)/.ready latex
+	$(BIN)/reproduce run params/embedded
+	$(BIN)/reproduce paper
+
+# Notebooks and tests, two processes of one thread each.
+test: $(VENV)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+lab: $(VENV)/.ready
+	$(BIN)/jupyter lab nbs
+
+readme: $(VENV)/.ready
+	$(BIN)/python tools/readme.py
+
+clean:
+	rm -rf $(VENV) cache paper/build paper/main.pdf *.egg-info _proc
+	@echo "kept: runs/ (delete it yourself to train everything again)"
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "reproduce-kit needs Python 3.11 or newer; say: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -r requirements.lock
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+	touch $@
+
+# LaTeX where apt and the right to use it are there; otherwise `reproduce paper` says what to install.
+latex:
+	@if ! command -v latexmk >/dev/null || ! command -v pdflatex >/dev/null || ! kpsewhich IEEEtran.cls booktabs.sty >/dev/null; then \
+	  if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then as=; \
+	  elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then as='sudo -n'; \
+	  else echo 'LaTeX is missing and cannot be installed from here; going on without'; exit 0; fi; \
+	  echo 'installing LaTeX (about a minute): $(TEX)'; \
+	  { $$as apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$as apt-get install -y -qq --no-install-recommends $(TEX); } >/tmp/reproduce-kit-latex.log 2>&1 \
+	    || echo 'installing LaTeX failed (see /tmp/reproduce-kit-latex.log); going on without'; fi

@@ -1,0 +1,14 @@
+"""Tests write nowhere but to temporary folders; the caches of collections and candidates are shared."""
+import os
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT.parent / 'shared' / 'data'
+
+os.environ.setdefault('REPRODUCE_ROOT', str(ROOT))
+os.environ.setdefault('REPRODUCE_RUNS', tempfile.mkdtemp(prefix='kit-runs-'))
+os.environ.setdefault('REPRODUCE_PAPER', tempfile.mkdtemp(prefix='kit-paper-'))
+os.environ.setdefault('REPRODUCE_FIGURES', tempfile.mkdtemp(prefix='kit-figures-'))
+os.environ.setdefault('HF_HUB_OFFLINE', '1')
+os.environ.setdefault('MPLBACKEND', 'agg')

@@ -1,0 +1,68 @@
+"""Every notebook runs top to bottom from a clean kernel, and the repository agrees with its notebooks."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+
+NOTEBOOKS = sorted(p for p in (ROOT / 'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts and 'Untitled' not in p.name)
+BIN = Path(sys.executable).parent
+
+
+def cells(path): return json.loads(path.read_text())['cells']
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_runs(path):
+    p = subprocess.run([BIN / 'nbdev_test', '--path', path, '--n_workers', '0'], cwd=ROOT, capture_output=True, text=True)
+    assert p.returncode == 0, p.stdout[-3000:] + p.stderr[-3000:]
+
+
+@pytest.mark.parametrize('path', [p for p in NOTEBOOKS if p.parent.name in ('experiments', 'analysis')], ids=lambda p: p.stem)
+def test_parameters_cell(path):
+    """nbdev_clean strips cell tags by default, and papermill then runs the defaults and exits 0."""
+    tagged = [c for c in cells(path) if 'parameters' in c['metadata'].get('tags', [])]
+    assert len(tagged) == 1
+    assert not any('default_exp' in ''.join(c['source']) for c in cells(path))
+
+
+def test_nbdev_clean_keeps_the_tag(tmp_path):
+    copy = tmp_path / 'train.ipynb'
+    copy.write_text((ROOT / 'nbs/experiments/train.ipynb').read_text())
+    subprocess.run([BIN / 'nbdev_clean', '--fname', copy], cwd=ROOT, check=True, capture_output=True)
+    assert any('parameters' in c['metadata'].get('tags', []) for c in cells(copy))
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_cells_are_readable(path):
+    long = [i for i, c in enumerate(cells(path)) if c['cell_type'] == 'code' and len(c['source']) > 60]
+    assert not long, f'cells {long} have more than 60 lines'
+
+
+def test_library_is_what_the_notebooks_export(tmp_path):
+    """`nbdev_export` on a copy gives the committed library, byte for byte."""
+    import shutil
+    for name in ('nbs', 'reproduce_kit', 'settings.ini', 'pyproject.toml', 'README.md'):
+        src = ROOT / name
+        shutil.copytree(src, tmp_path / name, ignore=shutil.ignore_patterns('__pycache__')) if src.is_dir() else shutil.copy(src, tmp_path / name)
+    subprocess.run([BIN / 'nbdev_export'], cwd=tmp_path, check=True, capture_output=True)
+    for made in (tmp_path / 'reproduce_kit').rglob('*.py'):
+        assert made.read_text() == (ROOT / made.relative_to(tmp_path)).read_text(), f'{made.name}: run nbdev_export and commit'
+
+
+def test_readme_is_rendered():
+    p = subprocess.run([sys.executable, 'tools/readme.py', '--check'], cwd=ROOT, capture_output=True, text=True)
+    assert p.returncode == 0, p.stderr
+
+
+def test_kernel_is_this_environment(tmp_path):
+    """papermill and JupyterLab both start `python3`: it must be the interpreter that has the kit."""
+    import nbformat
+    import papermill
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell('import sys, reproduce_kit; sys.prefix')])
+    nbformat.write(nb, tmp_path / 'a.ipynb')
+    out = papermill.execute_notebook(str(tmp_path / 'a.ipynb'), str(tmp_path / 'b.ipynb'), kernel_name='python3', progress_bar=False)
+    assert sys.prefix in out.cells[0].outputs[0]['data']['text/plain']

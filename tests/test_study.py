@@ -1,0 +1,131 @@
+"""End to end through the console script: run, skip, kill, resume, by hand, tables, why."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+from kit import metrics, need, reproduce, run_dir, write_yaml
+
+
+@pytest.fixture(scope='module')
+def study(tmp_path_factory):
+    """Two smoke runs and what was made of them."""
+    base = tmp_path_factory.mktemp('study')
+    env = dict(REPRODUCE_RUNS=base / 'runs', REPRODUCE_PAPER=base / 'paper', REPRODUCE_FIGURES=base / 'figures')
+    params = base / 'params'; params.mkdir()
+    write_yaml(params, 'smoke-lion'); write_yaml(params, 'smoke-adamw', optimizer='adamw', learning_rate=1.0e-4, beta2=0.999)
+    p = reproduce('run', params, env=env)
+    assert p.returncode == 0, p.stdout + p.stderr
+    return dict(base=base, env=env, params=params, said=p.stdout + p.stderr)
+
+
+def test_run_says_how_long_and_what_next(study):
+    assert '2 to train, about' in study['said'] and 'next: reproduce paper' in study['said']
+    folder = run_dir(study['base'] / 'runs', 'smoke-lion')
+    have = {p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file()}
+    assert {'manifest.json', 'history.jsonl', 'done.json', 'train.ipynb', 'first-stage/perquery.csv', 'epoch-2/test.run.gz', 'epoch-2/perquery.csv', 'epoch-2/model/model.safetensors'} <= have
+    m = json.loads((folder / 'manifest.json').read_text())
+    assert m['batch']['global'] == 16 and m['updates'] == dict(planned=8, done=8) and m['data'].keys() == {'collection', 'candidates'} and m['packages']['torch']
+    assert (folder / 'epoch-2/perquery.csv').read_text().splitlines()[0] == 'name,qid,measure,value'
+    assert not list(folder.glob('checkpoint-*')), 'checkpoints are only for resuming'
+
+
+def test_second_run_skips(study):
+    p = reproduce('run', study['params'], '--json', env=study['env'])
+    assert p.returncode == 0 and json.loads(p.stdout)['skipped'] == ['smoke-adamw', 'smoke-lion'] and json.loads(p.stdout)['done'] == []
+
+
+def test_list(study):
+    p = reproduce('list', study['params'], '--json', env=study['env'])
+    rows = json.loads(p.stdout)
+    assert [(r['name'], r['state']) for r in rows] == [('smoke-adamw', 'done'), ('smoke-lion', 'done')]
+
+
+def test_papermill_by_hand_equals_the_runner(study, tmp_path):
+    env = os.environ | {k: str(v) for k, v in study['env'].items()} | dict(REPRODUCE_RUNS=str(tmp_path / 'runs'))
+    subprocess.run([Path(sys.executable).parent / 'papermill', ROOT / 'nbs/experiments/train.ipynb', tmp_path / 'out.ipynb', '-f', study['params'] / 'smoke-lion.yaml'],
+                   cwd=ROOT, env=env, check=True, capture_output=True)
+    one, two = run_dir(tmp_path / 'runs', 'smoke-lion'), run_dir(study['base'] / 'runs', 'smoke-lion')
+    assert metrics(one) == metrics(two)
+    for f in ('history.jsonl', 'epoch-2/test.run.gz'):
+        a, b = (p / f for p in (one, two))
+        assert a.read_bytes().split(b'smoke-lion')[0] == b.read_bytes().split(b'smoke-lion')[0]
+
+
+@pytest.mark.parametrize('after', [3, 6])
+def test_killed_and_resumed_equals_uninterrupted(study, tmp_path, after):
+    """SIGKILL to the whole process group once `after` updates are in the history."""
+    env = os.environ | {k: str(v) for k, v in study['env'].items()} | dict(REPRODUCE_RUNS=str(tmp_path / 'runs'))
+    yaml = study['params'] / 'smoke-lion.yaml'
+    p = subprocess.Popen([Path(sys.executable).parent / 'reproduce', 'run', yaml], cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    kernels = lambda: [int(d.name) for d in Path('/proc').iterdir() if d.name.isdigit() and _environ(d).get('REPRODUCE_RUNS') == str(tmp_path / 'runs')]
+    deadline = time.time() + 240
+    while time.time() < deadline:
+        found = list(tmp_path.glob('runs/smoke/smoke/smoke-lion-*/history.jsonl'))
+        if found and len(found[0].read_text().splitlines()) >= after: break
+        time.sleep(0.02)
+    for pid in kernels(): os.kill(pid, signal.SIGKILL)
+    p.wait()
+    folder = run_dir(tmp_path / 'runs', 'smoke-lion')
+    assert not (folder / 'done.json').exists()
+    listed = reproduce('list', yaml, '--json', env=study['env'] | dict(REPRODUCE_RUNS=tmp_path / 'runs'))
+    assert json.loads(listed.stdout)[0]['state'] == 'unfinished'
+    again = reproduce('run', yaml, env=study['env'] | dict(REPRODUCE_RUNS=tmp_path / 'runs'))
+    assert again.returncode == 0, again.stdout + again.stderr
+    whole = run_dir(study['base'] / 'runs', 'smoke-lion')
+    assert metrics(folder) == metrics(whole)
+    assert (folder / 'history.jsonl').read_text() == (whole / 'history.jsonl').read_text()
+    assert (folder / 'epoch-2/model/model.safetensors').read_bytes() == (whole / 'epoch-2/model/model.safetensors').read_bytes()
+
+
+def _environ(proc):
+    try: return dict(x.split('=', 1) for x in (proc / 'environ').read_text().split('\0') if '=' in x)
+    except OSError: return {}
+
+
+def test_tables_figures_and_why(study):
+    p = reproduce('tables', '--study', 'smoke', env=study['env'])
+    assert p.returncode == 0, p.stdout + p.stderr
+    assert reproduce('figures', '--study', 'smoke', env=study['env']).returncode == 0
+    paper = study['base'] / 'paper'
+    tex = (paper / 'tables/table1.tex').read_text()
+    assert tex.startswith('% Generated by nbs/analysis/table1.ipynb') and 'rel$\\geq$1' in tex and 'rel$\\geq$2' in tex and '\\textbf{' in tex
+    got = json.loads(reproduce('why', paper / 'tables/table1.tex', '--json', env=study['env']).stdout)
+    rows = {tuple(c['row']) for c in got['cells']}
+    assert len(rows) == 2 + 2*2 and len(got['cells']) == len(rows) * 12
+    assert {c['check'] for c in got['cells']} == {'matches'}
+    assert all({'run', 'run_file', 'sha256', 'measure'} <= c['source'].keys() for c in got['cells'])
+    one = reproduce('why', paper / 'tables/table1.tex', 'lion', '2', 'ndcg', env=study['env'])
+    assert one.returncode == 0 and 'smoke-lion-' in one.stdout
+    run = next(c for c in got['cells'] if c['row'][1] == 'Lion')['source']
+    file = study['base'] / 'runs' / run['run_file']; kept = file.read_bytes()
+    file.write_bytes(kept + b'x')
+    try: assert reproduce('why', paper / 'tables/table1.tex', 'lion', env=study['env']).returncode == 1
+    finally: file.write_bytes(kept)
+
+
+def test_edited_evidence_is_not_printed(study):
+    folder = run_dir(study['base'] / 'runs', 'smoke-adamw'); file = folder / 'epoch-1/perquery.csv'; kept = file.read_text()
+    file.write_text(kept.replace(',0\n', ',1\n', 1))
+    try:
+        p = reproduce('tables', '--study', 'smoke', env=study['env'])
+        assert p.returncode == 1 and 'is not the file that the run measured' in p.stderr
+    finally: file.write_text(kept)
+
+
+def test_rerank_real_passages(study, tmp_path):
+    """A model of the study on DL19's real passages; the first stage must score what the field reports."""
+    folder = need('trec-dl')
+    model = run_dir(study['base'] / 'runs', 'smoke-lion') / 'epoch-2/model'
+    p = reproduce('rerank', '--checkpoint', model, '--collection', folder, '--depth', 5, '--max-length', 32, '--out', tmp_path / 'dl19.run.gz', '--json', env=study['env'])
+    assert p.returncode == 0, p.stderr
+    got = json.loads(p.stdout)
+    assert got['topics'] == 43 and got['split'] == 'dl19' and set(got['measures']) == {'first stage', 'reranked', 'ceiling'}
+    from reproduce_kit.trec import read_run
+    assert {len(s) for s in read_run(tmp_path / 'dl19.run.gz').values()} == {5}
