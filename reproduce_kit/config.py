@@ -22,7 +22,7 @@ BACKBONES = {
 }
 OPTIMIZERS = {'adamw': 'AdamW', 'lion': 'Lion'}
 
-# %% ../nbs/05_config.ipynb #83cda8db
+# %% ../nbs/05_config.ipynb #928cc21c
 Rate = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Word = Annotated[str, Field(pattern=r'^[a-z0-9][a-z0-9._-]*$')]
@@ -39,7 +39,7 @@ class RunConfig(BaseModel):
     passage_words: Annotated[int, Field(ge=8, le=400)] = Field(description="words kept of a passage (docs only); both stages read the same")
     test_topics: Count = Field(description="topics that are reranked and measured")
     dev_topics: Count = Field(description="topics of the evaluation loss")
-    train_pairs: Annotated[int, Field(ge=2)] = Field(description="labelled pairs of one epoch, half of them positive")
+    train_pairs: Annotated[int, Field(ge=2, multiple_of=2)] = Field(description="labelled pairs of one epoch, half of them positive")
     hard_share: Annotated[float, Field(ge=0, le=1)] = Field(description="share of negatives taken from BM25's candidates, the rest at random")
     # first stage
     bm25_k1: Annotated[float, Field(ge=0)] = Field(description="BM25 term-frequency saturation")

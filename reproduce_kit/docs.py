@@ -47,7 +47,7 @@ def public_objects(
                     if not k.startswith('_') and (callable(v) or isinstance(v, (property, staticmethod, classmethod))): note(f'{mod.__name__}.{n}.{k}', v)
     return {d: sorted(names, key=lambda n: (n.count('.'), len(n), n)) for d, names in found.items()}
 
-# %% ../nbs/20_docs.ipynb #2740d161
+# %% ../nbs/20_docs.ipynb #b6284c43
 _MARKS = [(r'\.\. +(?:versionadded|versionchanged|deprecated)::.*', ' '), (r'\.\. +[\w-]+::', ' '), (r':\w+:`~?([^`<]+)(?:<[^`>]*>)?`', r'\1'),
           (r'\[\d+\]_', ' '), (r'https?://\S+', ' '), (r'[`*|]+', ''), (r'Alias on this platform.*', ' '), (r'\s+', ' ')]
 
@@ -65,7 +65,7 @@ def parse_docstring(
     try:
         with warnings.catch_warnings(): warnings.simplefilter('ignore'); d = NumpyDocString(doc)
     except Exception: return '', '', []  # numpydoc raises ValueError and its own ParseError on malformed sections
-    items = [f"{p.name} : {p.type}. {' '.join(p.desc)}" for s in ('Parameters', 'Returns', 'Yields') for p in d[s]]
+    items = [' '.join(p.desc) for s in ('Parameters', 'Returns', 'Yields') for p in d[s]]  # sentences; names and types are code
     body = ' '.join([*d['Extended Summary'], *items, *d['Notes']])
     own = re.escape(name.rsplit('.', 1)[-1])
     body = _clean(re.sub(rf'(?<!\w)(?:\w+\.)*{own}(?!\w)', ' ', body))
@@ -141,10 +141,10 @@ def split_topics(
     out['train'] = list(clean(order, out['test'] + out['dev']))
     return {s: {q: topics[q] for q in sorted(out[s])} for s in ('train', 'dev', 'test')}
 
-# %% ../nbs/20_docs.ipynb #44bbc26a
+# %% ../nbs/20_docs.ipynb #5946001f
 def build_docs(
-    words: int = 36,        # words kept of each passage
-    test: int = 200,        # test topics
+    words: int = 32,        # words kept of each passage
+    test: int = 150,        # test topics
     dev: int = 100,         # dev topics
 ) -> Collection:
     "The documentation collection, from `cache/` when it was built before."

@@ -13,14 +13,14 @@ from .core import KitError
 from .retrieval import bm25
 from .trec import ranking
 
-# %% ../nbs/30_pairs.ipynb #4f4c2f4c
+# %% ../nbs/30_pairs.ipynb #34b55de1
 def training_pairs(
     c: Collection,
     split: str,           # whose topics
     pairs: int,           # how many, half of them positive
     hard_share: float,    # share of negatives taken from `candidates`
     candidates: dict,     # {topic: {docid: score}}
-    seed: int,
+    seed,                 # a number or text
 ) -> list:                # [(topic text, passage, 1.0 or 0.0)], shuffled
     "Labelled pairs with one negative per positive, drawn once; the same seed gives the same pairs."
     rng = random.Random(f'pairs-{split}-{seed}')
@@ -40,14 +40,14 @@ def training_pairs(
     rng.shuffle(out)
     return out
 
-# %% ../nbs/30_pairs.ipynb #a71fc52e
+# %% ../nbs/30_pairs.ipynb #eeb78dd9
 def make_pairs(
     cfg: RunConfig,
     c: Collection,
-) -> dict:             # {'train': pairs, 'dev': pairs}
+) -> dict:             # {'train': `cfg.train_pairs` pairs for each epoch in turn, 'dev': pairs}
     "The pairs that a run's settings describe."
     for s in ('train', 'dev'): c.only(s)
-    def hard(split): return c.candidates.get(split) or (bm25(c.corpus, c.topics[split], 50, cfg.bm25_k1, cfg.bm25_b) if cfg.hard_share else {})
-    dev = len(c.topics['dev'])
-    return {'train': training_pairs(c, 'train', cfg.train_pairs, cfg.hard_share, hard('train'), cfg.seed),
-            'dev': training_pairs(c, 'dev', 2*min(dev, cfg.dev_topics), cfg.hard_share, hard('dev'), cfg.seed)}
+    hard = {s: (c.candidates.get(s) or bm25(c.corpus, c.topics[s], 50, cfg.bm25_k1, cfg.bm25_b)) if cfg.hard_share else {} for s in ('train', 'dev')}
+    train = [training_pairs(c, 'train', cfg.train_pairs, cfg.hard_share, hard['train'], f'{cfg.seed}-{e}') for e in range(cfg.epochs)]
+    dev = min(len(c.topics['dev']), cfg.dev_topics)
+    return {'train': sum(train, []), 'dev': training_pairs(c, 'dev', 2*dev, cfg.hard_share, hard['dev'], str(cfg.seed))}

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['PACKAGES', 'git_state', 'hardware', 'Run', 'run_folder', 'open_run', 'same_data', 'finish', 'find_runs', 'finished']
 
-# %% ../nbs/40_store.ipynb #fcd3d40e
-import json, os, platform, subprocess, sys, time
+# %% ../nbs/40_store.ipynb #68370ad7
+import os, platform, shutil, subprocess, time
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from filelock import FileLock, Timeout
 from .config import RunConfig, make_config, row_order
-from .core import KitError, did_you_mean, disk_error, place, read_json, root, sha256, write_json
+from .core import KitError, disk_error, place, read_json, root, sha256, write_json
 
 # %% ../nbs/40_store.ipynb #bca0c21e
 PACKAGES = ('torch', 'transformers', 'sentence-transformers', 'lion-pytorch', 'pyserini', 'pytrec-eval-terrier', 'numpy', 'scipy', 'pandas', 'scikit-learn', 'networkx')
@@ -78,7 +78,7 @@ def same_data(run: Run, **fingerprints):
             f"{run.folder.name} began on {k} {was[k][:8]}, found {v[:8]} now (another version of a package, or of a file?); restore it (pip install -r requirements.lock), or delete {run.folder} to start over")
     run.note(data=was | fingerprints)
 
-# %% ../nbs/40_store.ipynb #e73d0575
+# %% ../nbs/40_store.ipynb #88bd3d7d
 def finish(
     run: Run,
     epochs: dict,    # {epoch: metrics.json's content}
@@ -88,6 +88,7 @@ def finish(
     if missing: raise KitError(f"{run.folder.name} is not finished: {', '.join(missing)} missing; run the config again")
     if not run.done:
         write_json(run.folder/'done.json', dict(identity=run.cfg.identity, finished=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()), epochs=epochs))
+    for c in run.folder.glob('checkpoint-*'): shutil.rmtree(c)  # only for resuming; each epoch's model stays
     if run.lock: run.lock.release(force=True)
     return read_json(run.folder/'done.json')
 

@@ -77,12 +77,12 @@ def in_words(seconds: float) -> str:
     "`40 s`, `12 min`, `3.5 h`."
     return f'{seconds:.0f} s' if seconds < 90 else f'{seconds/60:.0f} min' if seconds < 5400 else f'{seconds/3600:.1f} h'
 
-# %% ../nbs/70_study.ipynb #375481f2
+# %% ../nbs/70_study.ipynb #2456c33d
 class _Watch(threading.Thread):
     "A progress bar over a run's updates, fed by its history."
     def __init__(self, cfg: RunConfig, label: str):
         super().__init__(daemon=True); self.cfg, self.path, self.over = cfg, run_folder(cfg)/'history.jsonl', threading.Event()
-        self.bar = tqdm(total=cfg.updates, desc=label, unit='update', file=sys.stderr, mininterval=1, disable=not sys.stderr.isatty() and None)
+        self.bar = tqdm(total=cfg.updates, desc=label, unit='update', file=sys.stderr, mininterval=1, disable=None)
     def run(self):
         while not self.over.wait(2): self.look()
     def look(self):
@@ -116,5 +116,5 @@ def run_study(
             out['done'].append(cfg.name); say(f"[{i}/{len(todo)}] {cfg.name}: nDCG@10 {score:.4f} after epoch {cfg.epochs}, {in_words(time.time() - start)}")
         except (KitError, OSError) as e:
             out['failed'][cfg.name] = str(e); say(f"[{i}/{len(todo)}] {cfg.name} failed: {e}")
-            if 'disk' in str(e) or 'permission' in str(e).lower(): break  # the next one would fail the same way
+            if 'cannot write' in str(e) or 'free some space' in str(e): break  # the next one would fail the same way
     return out
