@@ -26,7 +26,7 @@ def weights_folder(
         raise KitError(f"backbone {backbone}: {folder/'model.safetensors'} hashes to {got[:12]}..., expected {spec['sha256'][:12]}...; reinstall the package `{spec['package']}`")
     return folder
 
-# %% ../nbs/35_backbone.ipynb #1d496e9d
+# %% ../nbs/35_backbone.ipynb #c1e8f378
 @contextmanager
 def quiet():
     "Without transformers' and sentence-transformers' load reports and per-file progress bars."
@@ -53,7 +53,7 @@ def load_backbone(
     from transformers import set_seed
     folder = weights_folder(cfg.backbone)
     set_seed(cfg.seed)
-    return _cross_encoder(folder, max_length=cfg.max_length, config_kwargs=dict(num_hidden_layers=cfg.layers))
+    return _cross_encoder(folder, max_length=cfg.max_length, config_kwargs=dict(num_hidden_layers=cfg.layers, hidden_dropout_prob=cfg.dropout, attention_probs_dropout_prob=cfg.dropout))
 
 # %% ../nbs/35_backbone.ipynb #3771891b
 SEAL = 'sha256.json'

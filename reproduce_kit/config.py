@@ -22,7 +22,7 @@ BACKBONES = {
 }
 OPTIMIZERS = {'adamw': 'AdamW', 'lion': 'Lion'}
 
-# %% ../nbs/05_config.ipynb #928cc21c
+# %% ../nbs/05_config.ipynb #5aa49674
 Rate = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Word = Annotated[str, Field(pattern=r'^[a-z0-9][a-z0-9._-]*$')]
@@ -48,6 +48,7 @@ class RunConfig(BaseModel):
     # model
     backbone: str = Field(description="a key of BACKBONES")
     layers: Count = Field(description="encoder layers kept")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(description="of hidden states and attention, in training")
     max_length: Annotated[int, Field(ge=16, le=8192)] = Field(description="tokens of topic and passage together")
     # optimisation
     optimizer: Literal['adamw', 'lion'] = Field(description="torch.optim.AdamW or lion_pytorch.Lion")

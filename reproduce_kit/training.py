@@ -15,7 +15,7 @@ from .config import RunConfig
 from .core import KitError, writing
 from .store import Run
 
-# %% ../nbs/50_training.ipynb #16a3cde0
+# %% ../nbs/50_training.ipynb #95201b09
 def make_optimizer(
     model,           # any torch module
     cfg: RunConfig,
@@ -27,7 +27,7 @@ def make_optimizer(
     decayed = [p for p in ps if cfg.decay_on == 'all' or p.ndim > 1]; rest = [p for p in ps if cfg.decay_on != 'all' and p.ndim <= 1]
     groups = [g for g in (dict(params=decayed, weight_decay=cfg.weight_decay), dict(params=rest, weight_decay=0.)) if g['params']]
     kw = dict(lr=cfg.learning_rate, betas=(cfg.beta1, cfg.beta2))
-    return torch.optim.AdamW(groups, **kw) if cfg.optimizer == 'adamw' else Lion(groups, **kw)
+    return torch.optim.AdamW(groups, fused=True, **kw) if cfg.optimizer == 'adamw' else Lion(groups, **kw)
 
 # %% ../nbs/50_training.ipynb #26526ab9
 def make_schedule(

@@ -17,7 +17,7 @@ def said(p, *words):
 
 
 @pytest.mark.parametrize('change, words', [
-    (('learning_rate: ', 'learning_rat: '), ["unknown key 'learning_rat'; did you mean 'learning_rate'?", 'line 18']),
+    (('learning_rate: ', 'learning_rat: '), ["unknown key 'learning_rat'; did you mean 'learning_rate'?", 'line 19']),
     (('epochs: 2', 'epochs: two'), ['epochs: ', "found 'two'"]),
     (('learning_rate: 2.0e-05', 'learning_rate: -0.1'), ['greater than 0']),
     (('learning_rate: 2.0e-05', 'learning_rate: 2e-5'), ['YAML reads 2e-5 as text, write 2.0e-05']),
