@@ -16,7 +16,7 @@ test: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lab: $(VENV)/.ready
-	$(BIN)/jupyter lab nbs
+	$(BIN)/jupyter lab $$([ "$$(id -u)" = 0 ] && echo --allow-root) nbs
 
 readme: $(VENV)/.ready
 	$(BIN)/python tools/readme.py

@@ -40,14 +40,14 @@ def training_pairs(
     rng.shuffle(out)
     return out
 
-# %% ../nbs/30_pairs.ipynb #eeb78dd9
+# %% ../nbs/30_pairs.ipynb #7abeeebe
 def make_pairs(
     cfg: RunConfig,
     c: Collection,
 ) -> dict:             # {'train': `cfg.train_pairs` pairs for each epoch in turn, 'dev': pairs}
     "The pairs that a run's settings describe."
     for s in ('train', 'dev'): c.only(s)
-    hard = {s: (c.candidates.get(s) or bm25(c.corpus, c.topics[s], 50, cfg.bm25_k1, cfg.bm25_b)) if cfg.hard_share else {} for s in ('train', 'dev')}
+    hard = {s: (c.candidates.get(s) or bm25(c.corpus, c.topics[s], cfg.depth, cfg.bm25_k1, cfg.bm25_b)) if cfg.hard_share else {} for s in ('train', 'dev')}
     train = [training_pairs(c, 'train', cfg.train_pairs, cfg.hard_share, hard['train'], f'{cfg.seed}-{e}') for e in range(cfg.epochs)]
     dev = min(len(c.topics['dev']), cfg.dev_topics)
     return {'train': sum(train, []), 'dev': training_pairs(c, 'dev', 2*dev, cfg.hard_share, hard['dev'], str(cfg.seed))}

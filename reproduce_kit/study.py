@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['TRAIN', 'check_notebook', 'execute', 'estimate', 'in_words', 'run_study']
 
-# %% ../nbs/70_study.ipynb #6b1dffa5
-import json, re, sys, threading, time
+# %% ../nbs/70_study.ipynb #8b3dcbac
+import json, re, shutil, sys, threading, time
 from pathlib import Path
 from tqdm import tqdm
 from .config import RunConfig
 from .core import KitError, did_you_mean, disk_error, root
 from .store import run_folder
 
-# %% ../nbs/70_study.ipynb #da317e73
+# %% ../nbs/70_study.ipynb #609c41f2
 def check_notebook(
     notebook,       # a papermill target
     values: dict,   # what will be passed
@@ -44,7 +44,8 @@ def execute(
                                    extra_arguments=['--Application.log_level=40'])  # the kernel's own greetings stay out of the terminal
     except PapermillExecutionError as e:
         said = re.sub(r'\x1b\[[0-9;]*m', '', str(e.evalue)).strip()
-        hint = '; free some space on the disk' if 'No space left' in said or 'os error 28' in said else ''
+        full = 'No space left' in said or shutil.disk_usage(part.parent).free < 2**26  # torch does not say why a write failed
+        hint = '; the disk is full: free some space' if full else ''
         why = said if e.ename == 'KitError' else f"{e.ename}: {said or 'no message'}{hint} (cell {e.cell_index}; the whole traceback is in {part})"
         raise KitError(f"{why}\nWhat was finished before is kept; run the same command again to go on.") from None
     except OSError as e:

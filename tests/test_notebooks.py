@@ -66,3 +66,25 @@ def test_kernel_is_this_environment(tmp_path):
     nbformat.write(nb, tmp_path / 'a.ipynb')
     out = papermill.execute_notebook(str(tmp_path / 'a.ipynb'), str(tmp_path / 'b.ipynb'), kernel_name='python3', progress_bar=False)
     assert sys.prefix in out.cells[0].outputs[0]['data']['text/plain']
+
+
+def test_jupyterlab_serves_the_notebooks(tmp_path):
+    """`make lab`'s server, for real: it lists the pages and offers this environment's kernel."""
+    import os
+    import re
+    import time
+    import urllib.request
+    env = os.environ | dict(JUPYTER_CONFIG_DIR=str(tmp_path / 'c'), JUPYTER_RUNTIME_DIR=str(tmp_path / 'r'), JUPYTER_DATA_DIR=str(tmp_path / 'd'))
+    log = open(tmp_path / 'log', 'w+')
+    p = subprocess.Popen([BIN / 'jupyter', 'lab', '--no-browser', '--allow-root', '--ip=127.0.0.1', '--port=0', '--IdentityProvider.token=t', 'nbs'], cwd=ROOT, env=env, stdout=log, stderr=log)
+    try:
+        deadline, url = time.time() + 90, None
+        while time.time() < deadline and not url:
+            time.sleep(0.5)
+            url = re.search(r'(http://127\.0\.0\.1:\d+)/lab', (tmp_path / 'log').read_text())
+        assert url, (tmp_path / 'log').read_text()[-2000:]
+        get = lambda path: json.load(urllib.request.urlopen(urllib.request.Request(url[1] + path, headers={'Authorization': 'token t'}), timeout=30))
+        assert {'index.ipynb', '50_training.ipynb', 'experiments'} <= {f['name'] for f in get('/api/contents')['content']}
+        assert 'python3' in get('/api/kernelspecs')['kernelspecs']
+    finally:
+        p.terminate(); p.wait(30)
