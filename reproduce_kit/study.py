@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['TRAIN', 'check_notebook', 'execute', 'estimate', 'in_words', 'run_study']
 
-# %% ../nbs/70_study.ipynb #8b3dcbac
+# %% ../nbs/70_study.ipynb #23a9ede5
 import json, re, shutil, sys, threading, time
 from pathlib import Path
 from tqdm import tqdm
 from .config import RunConfig
-from .core import KitError, did_you_mean, disk_error, root
+from .core import KitError, did_you_mean, disk_error, root, writing
 from .store import run_folder
 
 # %% ../nbs/70_study.ipynb #609c41f2
@@ -78,7 +78,7 @@ def in_words(seconds: float) -> str:
     "`40 s`, `12 min`, `3.5 h`."
     return f'{seconds:.0f} s' if seconds < 90 else f'{seconds/60:.0f} min' if seconds < 5400 else f'{seconds/3600:.1f} h'
 
-# %% ../nbs/70_study.ipynb #2456c33d
+# %% ../nbs/70_study.ipynb #d41ea917
 class _Watch(threading.Thread):
     "A progress bar over a run's updates, fed by its history."
     def __init__(self, cfg: RunConfig, label: str):
@@ -105,12 +105,14 @@ def run_study(
     if out['skipped']: say(f"{len(out['skipped'])} of {len(configs)} runs are done already: {', '.join(out['skipped'])}")
     if not todo: return out
     check_notebook(root()/TRAIN, todo[0].model_dump())
+    for c in todo:
+        with writing(run_folder(c)/'.writable') as f: f.write('')
+        (run_folder(c)/'.writable').unlink()
     seconds = estimate(todo)
     say(f"{len(todo)} to train, about {in_words(sum(seconds))} on this machine: " + ', '.join(f'{c.name} {in_words(s)}' for c, s in zip(todo, seconds)))
     for i, cfg in enumerate(todo, 1):
         start, folder = time.time(), run_folder(cfg)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             with _Watch(cfg, f'[{i}/{len(todo)}] {cfg.name}'): execute(root()/TRAIN, folder/'train.ipynb', cfg.model_dump())
             if not (folder/'done.json').exists(): raise KitError(f"the notebook ended without done.json; read {folder/'train.ipynb'}")
             score = json.loads((folder/'done.json').read_text())['epochs'][str(cfg.epochs)]['means']['nDCG@10']
