@@ -55,7 +55,7 @@ def load_backbone(
     set_seed(cfg.seed)
     return _cross_encoder(folder, max_length=cfg.max_length, config_kwargs=dict(num_hidden_layers=cfg.layers, hidden_dropout_prob=cfg.dropout, attention_probs_dropout_prob=cfg.dropout))
 
-# %% ../nbs/35_backbone.ipynb #3771891b
+# %% ../nbs/35_backbone.ipynb #3be4b8bb
 SEAL = 'sha256.json'
 
 def seal(folder):
@@ -81,7 +81,7 @@ def load_checkpoint(
     "A trained cross-encoder in fp32; a damaged one is refused by name."
     folder = Path(folder)
     if not (folder/'config.json').exists(): raise KitError(f"{folder} holds no model (no config.json); expected a folder like runs/STUDY/RECIPE/NAME-HASH/epoch-1/model")
-    if (folder/SEAL).exists() and (why := broken(folder)): raise KitError(f"checkpoint {folder}: {why}; delete the epoch's folder and run the config again")
+    if (folder/SEAL).exists() and (why := broken(folder)): raise KitError(f"checkpoint {folder}: {why}; delete the run's whole folder and run its config again")
     if not (folder/'model.safetensors').exists(): raise KitError(f"checkpoint {folder} has no model.safetensors; other formats can carry code and are not loaded")
     try: model = _cross_encoder(folder, **(dict(max_length=max_length) if max_length else {}))
     except Exception as e: raise KitError(f"checkpoint {folder} cannot be loaded: {type(e).__name__}: {str(e).splitlines()[0]}") from e

@@ -6,13 +6,13 @@
 __all__ = ['as_json', 'study_option', 'show', 'columns', 'main', 'list_', 'run', 'rerank', 'tables', 'figures', 'paper', 'why',
            'checkup', 'doctor']
 
-# %% ../nbs/90_cli.ipynb #5e1fa1b6
-import json, os, sys, time
+# %% ../nbs/90_cli.ipynb #c99c6ba1
+import errno, json, os, sys, time
 from pathlib import Path
 import click
 from .core import KitError, did_you_mean, disk_error, place, root
 
-# %% ../nbs/90_cli.ipynb #d3d23442
+# %% ../nbs/90_cli.ipynb #53937973
 class _Group(click.Group):
     "Commands whose user errors are one message and exit code 1."
     def resolve_command(self, ctx, args):
@@ -24,7 +24,7 @@ class _Group(click.Group):
         except KitError as e: click.echo(f'error: {e}', err=True); ctx.exit(1)
         except KeyboardInterrupt: click.echo('\nstopped; what was finished is kept, and the same command goes on from the last checkpoint', err=True); ctx.exit(130)
         except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), 1); ctx.exit(1)  # `reproduce list | head`
-        except OSError as e: click.echo(f'error: {disk_error(e, e.filename or "a file")}', err=True); ctx.exit(1)
+        except OSError as e: click.echo(f"error: {disk_error(e, e.filename or 'a file') if e.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT) else e}", err=True); ctx.exit(1)
 
 as_json = click.option('--json', 'as_json', is_flag=True, help='One JSON value instead of a table.')
 study_option = click.option('--study', default='embedded', show_default=True, help='Which study, a folder of params/.')
@@ -137,7 +137,7 @@ def paper(study, as_json):
     pdf = typeset()
     show(out + [str(pdf)], as_json, lambda: f'wrote {shown(pdf)}\n\nnext: reproduce why paper/tables/table1.tex')
 
-# %% ../nbs/90_cli.ipynb #7311d657
+# %% ../nbs/90_cli.ipynb #aef471d6
 @main.command()
 @click.argument('file', type=click.Path())
 @click.argument('cell', nargs=-1)
@@ -151,7 +151,7 @@ def why(file, cell, as_json):
         rows = [(place_(c['row']), place_(c['column']), c['text'], c['source'].get('run') or c['source'].get('published') or c['source'].get('config'), c['source'].get('sha256', c['source'].get('history', ''))[:12], c['check']) for c in got['cells']]
         return f"{got['file']}: {got['notebook']}, kit commit {str(got['commit']['commit'])[:12]}\n\n" + columns(rows, ('row', 'column', 'printed', 'from', 'sha256', 'today'))
     show(got, as_json, text)
-    if bad := sorted({c['check'] for c in got['cells']} - {'matches', 'quoted', 'setting', 'from the manifest'}):
+    if bad := sorted({c['check'] for c in got['cells']} - {'matches', 'source matches', 'quoted', 'setting', 'from the manifest'}):
         click.echo(f"\n{', '.join(bad)}: not every number can be confirmed here; `reproduce run` the study, then `reproduce paper`", err=True); sys.exit(1)
 
 # %% ../nbs/90_cli.ipynb #da720a37

@@ -22,14 +22,14 @@ BACKBONES = {
 }
 OPTIMIZERS = {'adamw': 'AdamW', 'lion': 'Lion'}
 
-# %% ../nbs/05_config.ipynb #5aa49674
+# %% ../nbs/05_config.ipynb #3802ef92
 Rate = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Word = Annotated[str, Field(pattern=r'^[a-z0-9][a-z0-9._-]*$')]
 
 class RunConfig(BaseModel):
     "The settings of one training run: frozen, validated, hashable."
-    model_config = ConfigDict(frozen=True, extra='forbid', strict=True)
+    model_config = ConfigDict(frozen=True, extra='forbid', strict=True, allow_inf_nan=False)
 
     study: Word = Field(description="which table the run belongs to")
     recipe: Word = Field(description="which version of the study")
@@ -87,16 +87,17 @@ class RunConfig(BaseModel):
     def updates(self) -> int:  # optimizer updates of the whole run; the last batch of an epoch may be short
         return self.epochs * math.ceil(math.ceil(self.train_pairs / self.batch_size) / self.accumulation)
 
-# %% ../nbs/05_config.ipynb #9b688361
+# %% ../nbs/05_config.ipynb #0c1a7e45
 def _line(text: str, key: str) -> str:
     "`, line 7` for the line of `text` that sets `key`."
     hits = [i for i, l in enumerate(text.splitlines(), 1) if l.split('#')[0].split(':')[0].strip() == key]
     return f', line {hits[0]}' if hits else ''
 
-def _number(text: str) -> str:
+def _number(text: str, whole: bool) -> str:
     "How YAML 1.1 wants the number that `text` means (`1e-3` is text to it, `1.0e-03` a number); empty if none."
-    try: return yaml.safe_dump(float(text)).split('\n')[0]
+    try: x = float(text)
     except ValueError: return ''
+    return str(int(x)) if whole and x.is_integer() else yaml.safe_dump(x).split('\n')[0]
 
 def _explain(err: dict, where: str, text: str) -> str:
     "One line for one pydantic error."
@@ -108,12 +109,12 @@ def _explain(err: dict, where: str, text: str) -> str:
     if err['type'] == 'value_error':  # raised by _fits_together, which names the key first
         key, _, msg = str(err['ctx']['error']).partition(': ')
         return f"{where}{_line(text, key)}: {key}: {msg}"
-    msg = err['msg'].replace('Input should be', 'expected').replace('a valid', 'a')
-    if isinstance(got, str) and (number := _number(got)): msg += f"; YAML reads {got} as text, write {number}"
+    msg = err['msg'].replace('Input should be', 'expected').replace('a valid integer', 'an integer').replace('a valid', 'a')
+    if isinstance(got, str) and (number := _number(got, err['type'].startswith('int'))): msg += f"; YAML reads {got} as text, write {number}"
     elif allowed := err.get('ctx', {}).get('expected'): msg += did_you_mean(got, allowed.replace("'", '').replace(' or ', ', ').split(', '))
     return f"{where}{_line(text, key)}: {key}: {msg}; found {got!r}"
 
-# %% ../nbs/05_config.ipynb #a2cb9e29
+# %% ../nbs/05_config.ipynb #ce6fa696
 def make_config(
     values: dict,              # one value per field of `RunConfig`
     where: str = 'parameters', # named in refusals: the file, or "parameters"
@@ -133,7 +134,8 @@ def read_config(
     if not path.exists():
         near = [str(p) for p in path.parent.glob('*.yaml')] or [str(p.relative_to(root())) for p in root().glob('params/**/*.yaml')]
         raise KitError(f"{path} does not exist{did_you_mean(str(path), near)}")
-    text = path.read_text('utf-8')
+    try: text = path.read_text('utf-8')
+    except UnicodeDecodeError: raise KitError(f"{path} is not UTF-8 text") from None
     try: values = yaml.safe_load(text)
     except yaml.YAMLError as e: raise KitError(f"{path} is not valid YAML: {' '.join(str(e).split())}") from None
     if not isinstance(values, dict): raise KitError(f"{path}: expected `key: value` lines, found {type(values).__name__}")
@@ -162,9 +164,9 @@ def row_order(cfg: RunConfig):
     "Tables list backbones by depth, AdamW before Lion, seeds in order."
     return (cfg.study, cfg.recipe, list(BACKBONES).index(cfg.backbone), cfg.layers, list(OPTIMIZERS).index(cfg.optimizer), cfg.seed, cfg.name)
 
-# %% ../nbs/05_config.ipynb #8190c4e7
+# %% ../nbs/05_config.ipynb #028c1ac9
 def from_namespace(
     ns: dict,     # the notebook's `globals()`
 ) -> RunConfig:
     "The run that a notebook's parameters describe."
-    return make_config({k: ns[k] for k in RunConfig.model_fields if k in ns})
+    return make_config({k: v for k, v in ns.items() if k in RunConfig.model_fields or (type(v) in (str, int, float, bool) and not k.startswith('_'))})

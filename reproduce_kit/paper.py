@@ -53,7 +53,7 @@ def typeset() -> Path:
     shutil.copyfile(folder/'build/main.pdf', folder/'.main.pdf.part'); (folder/'.main.pdf.part').replace(folder/'main.pdf')
     return folder/'main.pdf'
 
-# %% ../nbs/85_paper.ipynb #21276150
+# %% ../nbs/85_paper.ipynb #7e81d9e7
 def _check(cell: dict) -> str:
     "What the run store says of a cell today."
     src = cell['source']
@@ -64,12 +64,11 @@ def _check(cell: dict) -> str:
         return 'run not here' if f is None else 'matches' if sha256(f) == src['history'] else 'history changed'
     if 'run_file' not in src: return 'from the manifest'
     f = place('runs')/src['run_file']
-    if not f.exists(): return 'run not here'
-    if sha256(f) != src['sha256']: return 'run file changed'
-    if 'measure' in src and cell['value'] is not None:
-        frames = read_perquery(place('runs')/src['perquery']); v = {n: df[src['measure']].mean() for n, df in frames.items()}
-        return 'matches' if any(f'{x:.4f}' in cell['text'] for x in v.values()) or not re.search(r'\d\.\d{4}', cell['text']) else 'value differs'
-    return 'matches'
+    p = place('runs')/src['perquery']
+    if not f.exists() or not p.exists(): return 'run not here'
+    if sha256(f) != src['sha256'] or sha256(p) != src['perquery_sha256']: return 'run file changed'
+    if 'measure' not in src or cell['value'] is None or not (printed := re.search(r'(?<![\d.+-])\d\.\d{4}', cell['text'])): return 'source matches'  # a name, a difference
+    return 'matches' if f"{read_perquery(p)[src['perquery_name']][src['measure']].mean():.4f}" == printed[0] else 'value differs'
 
 def why(
     file,              # a generated file, or its JSON
@@ -83,7 +82,10 @@ def why(
         known = [shown(p) for d in ('paper', 'figures') for p in place(d).rglob('*.json') if 'build' not in p.parts]
         raise KitError(f"{file} is no generated file (no {made.name} beside it){did_you_mean(str(Path(file).with_suffix('.json')), known)}")
     out = read_json(made)
-    label = lambda c: ' '.join([*([c['row']] if isinstance(c['row'], str) else c['row']), *([c['column']] if isinstance(c['column'], str) else c['column']), c['text']]).lower()
-    out['cells'] = [c | dict(check=_check(c)) for c in out['cells'] if c['source'] and all(w in label(c) for w in cell.lower().split())]
+    flat = lambda x: [x] if isinstance(x, str) else list(x)
+    def hit(c, word):  # a number is an epoch, or the end of a label: it must be a word of its own
+        label = ' '.join([*flat(c['row']), *flat(c['column'])]).lower()
+        return word in label.split() if word.isdigit() else word in f"{label} {c['text'].lower()}"
+    out['cells'] = [c | dict(check=_check(c)) for c in out['cells'] if c['source'] and all(hit(c, w) for w in cell.lower().split())]
     if not out['cells']: raise KitError(f"no cell of {file} matches {cell!r}; try a backbone, an optimizer, an epoch or a measure, as printed")
     return out

@@ -58,13 +58,14 @@ def load_candidates(
     given = c.candidates.get(c.only(split)) or bm25(c.corpus, c.topics[split], cfg.depth, cfg.bm25_k1, cfg.bm25_b)
     return {q: {d: given[q][d] for d in ranking(given[q])[:cfg.depth]} for q in given if q in c.topics[split]}
 
-# %% ../nbs/60_rerank.ipynb #5dad4d25
+# %% ../nbs/60_rerank.ipynb #a345cd77
 def measure_first_stage(run: Run, c: Collection, candidates: dict):
     "BM25's ranking, its measures and those of a perfect reranker of it, in `first-stage/`."
     folder = run.folder/'first-stage'
-    if (folder/'perquery.csv').exists(): return
+    if (folder/'metrics.json').exists(): return
     write_run(folder/'test.run.gz', candidates, tag='BM25')
     write_perquery(folder/'perquery.csv', {'BM25': evaluate(candidates, c.qrels['test']), 'ceiling': ceiling(candidates, c.qrels['test'])})
+    write_json(folder/'metrics.json', dict(files={f: sha256(folder/f) for f in ('test.run.gz', 'perquery.csv')}))
 
 def measure(
     run: Run,

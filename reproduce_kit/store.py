@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['PACKAGES', 'git_state', 'hardware', 'Run', 'run_folder', 'open_run', 'same_data', 'finish', 'find_runs', 'finished']
 
-# %% ../nbs/40_store.ipynb #68370ad7
+# %% ../nbs/40_store.ipynb #c80cbf67
 import os, platform, shutil, subprocess, time
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from filelock import FileLock, Timeout
-from .config import RunConfig, make_config, row_order
+from .config import RunConfig, make_config, read_config, row_order
 from .core import KitError, disk_error, place, read_json, root, sha256, write_json
 
 # %% ../nbs/40_store.ipynb #bca0c21e
@@ -32,7 +32,7 @@ def hardware() -> dict:
                 cores=psutil.cpu_count(logical=False) or os.cpu_count(), threads=torch.get_num_threads(),
                 memory_gib=round(psutil.virtual_memory().total / 2**30, 1), gpus=gpus)
 
-# %% ../nbs/40_store.ipynb #235a2f4d
+# %% ../nbs/40_store.ipynb #53ac4fd0
 @dataclass
 class Run:
     "A run's settings and its folder."
@@ -42,6 +42,9 @@ class Run:
 
     @property
     def done(self) -> bool: return (self.folder/'done.json').exists()
+    @property
+    def settled(self) -> bool:  # done, and nothing is left to tidy up
+        return self.done and (self.folder/'train.ipynb').exists() and not any(self.folder.glob('checkpoint-*'))
     @property
     def manifest(self) -> dict: return read_json(self.folder/'manifest.json') if (self.folder/'manifest.json').exists() else {}
     def epoch(self, n: int) -> Path: return self.folder/f'epoch-{n}'
@@ -92,7 +95,7 @@ def finish(
     if run.lock: run.lock.release(force=True)
     return read_json(run.folder/'done.json')
 
-# %% ../nbs/40_store.ipynb #a6d1e53d
+# %% ../nbs/40_store.ipynb #190f55ce
 def find_runs(
     study: str = '*',    # one study, or all
     recipe: str = '*',
@@ -105,5 +108,9 @@ def find_runs(
     return sorted(out, key=lambda r: row_order(r.cfg))
 
 def finished(study: str, recipe: str = '*') -> list:
-    "The study's finished runs, in table order."
-    return [r for r in find_runs(study, recipe) if r.done]
+    "The study's finished runs, in table order; runs of settings that no file of `params/STUDY` holds any more are left out."
+    wanted = {read_config(p).identity for p in (root()/'params'/study).rglob('*.yaml')}
+    runs = [r for r in find_runs(study, recipe) if r.done and (not wanted or r.cfg.identity in wanted)]
+    if twice := [r.folder.name for r in runs if [x.cfg.name for x in runs].count(r.cfg.name) > 1]:
+        raise KitError(f"several finished runs would fill the same rows: {', '.join(twice)}; delete those that are out of date from {place('runs')/study}")
+    return runs

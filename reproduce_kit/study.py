@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['TRAIN', 'check_notebook', 'execute', 'estimate', 'in_words', 'run_study']
 
-# %% ../nbs/70_study.ipynb #23a9ede5
+# %% ../nbs/70_study.ipynb #b91f32ad
 import json, re, shutil, sys, threading, time
 from pathlib import Path
 from tqdm import tqdm
 from .config import RunConfig
 from .core import KitError, did_you_mean, disk_error, root, writing
-from .store import run_folder
+from .store import Run, run_folder
 
 # %% ../nbs/70_study.ipynb #609c41f2
 def check_notebook(
@@ -78,7 +78,7 @@ def in_words(seconds: float) -> str:
     "`40 s`, `12 min`, `3.5 h`."
     return f'{seconds:.0f} s' if seconds < 90 else f'{seconds/60:.0f} min' if seconds < 5400 else f'{seconds/3600:.1f} h'
 
-# %% ../nbs/70_study.ipynb #d41ea917
+# %% ../nbs/70_study.ipynb #f5299bc6
 class _Watch(threading.Thread):
     "A progress bar over a run's updates, fed by its history."
     def __init__(self, cfg: RunConfig, label: str):
@@ -100,7 +100,7 @@ def run_study(
     say=print,           # where a line per run goes
 ) -> dict:               # {'done': [...], 'skipped': [...], 'failed': {name: message}}
     "Execute the training notebook for every config that has no finished run."
-    todo = [c for c in configs.values() if not (run_folder(c)/'done.json').exists()]
+    todo = [c for c in configs.values() if not Run(c, run_folder(c)).settled]
     out = dict(done=[], skipped=[c.name for c in configs.values() if c not in todo], failed={})
     if out['skipped']: say(f"{len(out['skipped'])} of {len(configs)} runs are done already: {', '.join(out['skipped'])}")
     if not todo: return out

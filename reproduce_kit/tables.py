@@ -47,14 +47,15 @@ def mark_best(table: Table, columns, rows):
         for c in cells:
             if c['text'] == best: c['text'] = f"\\textbf{{{c['text']}}}"
 
-# %% ../nbs/80_tables.ipynb #903def93
+# %% ../nbs/80_tables.ipynb #096af675
 def _evidence(run: Run, folder: str, name: str, hashes: dict) -> tuple:
     "(per-topic frame, source) of one ranking of a run."
     f = run.folder/folder
     for part, was in hashes.items():
-        if sha256(f/part) != was: raise KitError(f"{f/part} is not the file that the run measured (its hash changed); delete {run.folder} and run the config again")
+        if not (f/part).exists() or sha256(f/part) != was: raise KitError(f"{f/part} is not the file that the run measured (missing, or its hash changed); delete {run.folder} and run the config again")
     where = f.relative_to(place('runs')).as_posix()
-    src = dict(run=run.folder.name, identity=run.cfg.identity, run_file=f'{where}/test.run.gz', sha256=sha256(f/'test.run.gz'), perquery=f'{where}/perquery.csv')
+    src = dict(run=run.folder.name, identity=run.cfg.identity, run_file=f'{where}/test.run.gz', sha256=hashes['test.run.gz'],
+               perquery=f'{where}/perquery.csv', perquery_sha256=hashes['perquery.csv'], perquery_name=name)
     return read_perquery(f/'perquery.csv')[name], src
 
 def run_epochs(run: Run) -> list:
@@ -64,8 +65,8 @@ def run_epochs(run: Run) -> list:
 
 def first_stage(runs: list, name: str) -> tuple:
     "(per-topic frame, source) of `BM25` or the `ceiling`; refused when the runs did not share candidates."
-    if len({r.manifest['data']['candidates'] for r in runs}) > 1: raise KitError("these runs reranked different candidates and cannot stand in one table: " + ', '.join(r.folder.name for r in runs))
-    return _evidence(runs[0], 'first-stage', name, {})
+    if len({r.manifest['data']['candidates'] for r in runs}) > 1: raise KitError("these runs reranked different candidates and cannot stand in one table (delete those whose settings are out of date): " + ', '.join(r.folder.name for r in runs))
+    return _evidence(runs[0], 'first-stage', name, read_json(runs[0].folder/'first-stage/metrics.json')['files'])
 
 def need_runs(study: str) -> list:
     "The study's finished runs; refused when there are none."
@@ -73,14 +74,14 @@ def need_runs(study: str) -> list:
     if not runs: raise KitError(f"no finished runs of study {study!r} in {place('runs')}; `reproduce run params/{study}` makes them")
     return runs
 
-# %% ../nbs/80_tables.ipynb #5b6a54bc
+# %% ../nbs/80_tables.ipynb #41ac2328
 SHOWN = {'AP': 'MAP', 'RR@10': 'MRR@10', 'R@10': 'R@10', 'Rprec': 'Rprec', 'P@10': 'P@10'}
 COLUMNS = [(('grades', 'nDCG@10'), 'nDCG@10')] + [((f'rel$\\geq${l}', t), named(m, l)) for l in LEVELS for m, t in SHOWN.items()]
 
 def table1(runs: list) -> Table:
     "All finished rows of a study."
     c = runs[0].cfg
-    t = Table('table1', f"Reranking BM25's top {c.depth} on the {c.collection} collection ({c.test_topics} test topics). Relevance level above each measure; best of the trained rows in bold; "
+    t = Table('table1', f"Reranking BM25's top {c.depth} on the {_escape(c.collection)} collection ({len(first_stage(runs, 'BM25')[0])} test topics). Relevance level above each measure; best of the trained rows in bold; "
                         "$\\Delta$: nDCG@10 minus BM25's, 95\\,\\% paired bootstrap interval over topics.")
     def row(label, df, source, gain=None):
         for column, measure in COLUMNS: t.add(label, column, f'{df[measure].mean():.4f}', float(df[measure].mean()), measure=measure, **source)
@@ -93,7 +94,7 @@ def table1(runs: list) -> Table:
     mark_best(t, [col for col, _ in COLUMNS], {c['row'] for c in t.cells} - {('BM25', '', ''), ('Ceiling', '', '')})
     return t
 
-# %% ../nbs/80_tables.ipynb #94c91259
+# %% ../nbs/80_tables.ipynb #29f29eab
 def reference(name: str) -> pd.DataFrame:
     "A table of published numbers that ships with the kit."
     return pd.read_csv(files('reproduce_kit').joinpath(f'reference/{name}.csv').open(encoding='utf-8'), dtype=str, keep_default_na=False)
@@ -105,8 +106,8 @@ def best_epoch(runs: list) -> tuple:
 def table2(runs: list) -> Table:
     "The study's best beside BM25, and the systems that the paper lists."
     c = runs[0].cfg
-    t = Table('table2', f"nDCG@10 beside other systems. Left: TREC DL 2019 as printed in the paper's Table II. Right: this study, {c.collection} collection. The two columns are different test collections.")
-    there, here = 'DL 2019 (published)', f'{c.collection} (this study)'
+    t = Table('table2', f"nDCG@10 beside other systems. Left: TREC DL 2019 as printed in the paper's Table II. Right: this study, {_escape(c.collection)} collection. The two columns are different test collections.")
+    there, here = 'DL 2019 (published)', f'{_escape(c.collection)} (this study)'
     def row(group, system, cites, a, b, value, **source):
         t.add((group, system), 'Cited as', cites); t.add((group, system), there, a, value if a else None, **(source if a else {})); t.add((group, system), here, b, value if b else None, **(source if b else {}))
     for r in reference('table2').itertuples(index=False):
@@ -119,21 +120,21 @@ def table2(runs: list) -> Table:
     mark_best(t, [here], {c['row'] for c in t.cells if c['row'][0] == 'This study' and 'MiniLM' in c['row'][1]})
     return t
 
-# %% ../nbs/80_tables.ipynb #0c580e1d
+# %% ../nbs/80_tables.ipynb #7d09ceec
 def numbers(runs: list) -> Table:
     "Macros for the prose: the row is the macro's name."
     t = Table('numbers', '')
     c = runs[0].cfg; bm25, top = first_stage(runs, 'BM25'), first_stage(runs, 'ceiling')
     def put(name, text, value=None, **source): t.add(f'kit{name}', 'value', text, value, **source)
     config = dict(config=f'params/{c.study}/{c.name}.yaml')
-    for name, text in dict(Study=c.study, Runs=len(runs), Epochs=c.epochs, Pairs=f'{c.train_pairs:,}', Words=c.passage_words, Depth=c.depth, Topics=c.test_topics,
+    for name, text in dict(Study=c.study, Runs=len(runs), Epochs=c.epochs, Pairs=f'{c.train_pairs:,}', Words=c.passage_words, Depth=c.depth, Topics=len(bm25[0]),
                            Batch=c.batch_size*c.accumulation, Length=c.max_length, Updates=f'{c.updates:,}', Seed=c.seed, HardShare=f'{100*c.hard_share:.0f}',
                            Kone=c.bm25_k1, Bparam=c.bm25_b, Warmup=f'{100*c.warmup:.0f}', Schedule=c.schedule, Decay=c.weight_decay, Clip=c.max_grad_norm).items(): put(name, str(text), None, **config)
     for o in OPTIMIZERS:
         rates = sorted({r.cfg.learning_rate for r in runs if r.cfg.optimizer == o})
         put(f'Rate{OPTIMIZERS[o]}', ', '.join(_rate(x) for x in rates) or '--', None, config=f'params/{c.study}')
     m = runs[0].manifest
-    put('Threads', str(m['hardware']['threads']), None, run=runs[0].folder.name); put('Torch', m['packages']['torch'], None, run=runs[0].folder.name)
+    put('Device', m['hardware']['gpus'][0] if m['hardware']['gpus'] else f"a CPU ({m['hardware']['threads']} threads)", None, run=runs[0].folder.name); put('Torch', m['packages']['torch'], None, run=runs[0].folder.name)
     put('Minutes', f"{sum(sum(r.manifest['seconds'].values()) for r in runs)/60:.0f}", None, run='all runs of the study')
     for name, (df, source) in dict(BM=bm25, Ceiling=top).items(): put(f'Ndcg{name}', f"{df['nDCG@10'].mean():.4f}", float(df['nDCG@10'].mean()), measure='nDCG@10', **source)
     def best(name, some):
@@ -144,11 +145,12 @@ def numbers(runs: list) -> Table:
     best('Best', runs)
     for o, label in OPTIMIZERS.items():
         if some := [r for r in runs if r.cfg.optimizer == o]: best(f'Best{label}', some)
+        else: [put(f'Best{label}{part}', '--', None, **config) for part in ('Name', 'Epoch', 'Ndcg', 'Gain', 'Interval')]
     return t
 
 def _rate(x: float) -> str:
     "2e-5 as LaTeX."
-    m, e = f'{x:.0e}'.split('e'); return f'${m}\\times 10^{{{int(e)}}}$'
+    m, e = f'{x:.6e}'.split('e'); m = f'{float(m):g}'; return f'${m}\\times 10^{{{int(e)}}}$'
 
 def settings_table(runs: list) -> Table:
     "What differs between the runs of a study, and what does not."
@@ -158,10 +160,10 @@ def settings_table(runs: list) -> Table:
         if k in ('study', 'recipe', 'name'): continue
         for o, label in OPTIMIZERS.items():
             values = sorted({getattr(r.cfg, k) for r in runs if r.cfg.optimizer == o})
-            t.add(k.replace('_', '\\_'), label, ', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in values), None, config=f'params/{runs[0].cfg.study}')
+            t.add(k.replace('_', '\\_'), label, ', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in map(lambda x: _escape(x) if isinstance(x, str) else x, values)), None, config=f'params/{runs[0].cfg.study}')
     return t
 
-# %% ../nbs/80_tables.ipynb #4956e31c
+# %% ../nbs/80_tables.ipynb #2f7dda4c
 def _latex(t: Table) -> str:
     "The tabular, with a rule between groups of rows."
     df = t.frame; df = df.reset_index() if isinstance(df.index, pd.MultiIndex) else df.rename_axis('').reset_index()
@@ -179,7 +181,7 @@ def _latex(t: Table) -> str:
     ruled = [('\\addlinespace[2pt]\n' if 0 < i < len(group) and group[i] != group[i-1] and len(key) > 1 else '') + l for i, l in enumerate(lines)]
     return head + '\\midrule\n' + '\n'.join(ruled)
 
-def _escape(text: str) -> str: return text.replace('%', '\\%').replace('_', '\\_').replace('&', '\\&')
+def _escape(text: str) -> str: return text.replace('%', '\\%').replace('_', '\\_').replace('&', '\\&').replace('#', '\\#')
 
 def provenance(notebook: str, runs: list) -> dict:
     "What a generated file says of its making."

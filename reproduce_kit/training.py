@@ -129,7 +129,7 @@ def epoch_sampler(
             yield from (order[i:i + self.batch_size] for i in range(0, len(order), self.batch_size))
     return EpochSampler
 
-# %% ../nbs/50_training.ipynb #7b0fc60a
+# %% ../nbs/50_training.ipynb #2db390ca
 def use_bf16(cfg: RunConfig) -> bool:
     "bf16 where asked for, or, under `auto`, on a GPU that computes in it."
     import torch
@@ -151,13 +151,20 @@ def train(
     from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
     cfg = run.cfg; disable_progress_bar()
     checkpoint = last_checkpoint(run.folder)
-    if run.done or (checkpoint and checkpoint.name == f'checkpoint-{cfg.updates}'): return
+    if run.done: return
+    seen = int(checkpoint.name.split('-')[1]) if checkpoint else 0
+    if lost := [n for n in range(1, seen * cfg.epochs // cfg.updates + 1) if broken(run.epoch(n)/'model')]:
+        print(f"the model of epoch {lost[0]} is gone or damaged; starting over", file=sys.stderr)
+        for c in [*run.folder.glob('checkpoint-*'), *run.folder.glob('epoch-*')]: shutil.rmtree(c)
+        checkpoint, seen = None, 0
+    if seen == cfg.updates: return
     def table(rows): return Dataset.from_dict(dict(zip(('topic', 'passage', 'label'), map(list, zip(*rows)))))
     args = CrossEncoderTrainingArguments(
         output_dir=str(run.folder), num_train_epochs=cfg.epochs, per_device_train_batch_size=cfg.batch_size, per_device_eval_batch_size=64,
         gradient_accumulation_steps=cfg.accumulation, max_grad_norm=cfg.max_grad_norm, seed=cfg.seed, data_seed=cfg.seed, bf16=use_bf16(cfg),
         logging_strategy='no', eval_strategy='no', save_strategy='no', save_total_limit=2, report_to='none', disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available())
+    if args.n_gpu > 1: args._n_gpu = 1  # without torchrun one GPU works; DataParallel would change the batch and the updates
     optimizer = make_optimizer(model, cfg); schedule = make_schedule(optimizer, cfg, cfg.updates)
     assert schedule.optimizer is optimizer
     trainer = CrossEncoderTrainer(model, args, table(pairs['train']), table(pairs['dev']), BinaryCrossEntropyLoss(model),
@@ -165,6 +172,6 @@ def train(
     trainer.get_batch_sampler = epoch_sampler(cfg.train_pairs)
     for c in list(trainer.callback_handler.callbacks):  # neither a printout per log line nor a model card per checkpoint
         if type(c).__name__ in ('PrinterCallback', 'CrossEncoderModelCardCallback'): trainer.remove_callback(c)
-    rewind_history(run.folder, int(checkpoint.name.split('-')[1]) if checkpoint else 0)
+    rewind_history(run.folder, seen)
     with quiet(): trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.state.global_step != cfg.updates: raise KitError(f"{run.folder.name} stopped after {trainer.state.global_step} of {cfg.updates} updates")

@@ -18,7 +18,7 @@ def ranking(
     "Docids in trec_eval's order."
     return sorted(scores, key=lambda d: (np.float32(scores[d]), d), reverse=True)
 
-# %% ../nbs/10_trec.ipynb #0e79c3b4
+# %% ../nbs/10_trec.ipynb #2b831e74
 def read_lines(
     path,          # a text file, plain or .gz
 ) -> list:         # its lines, without line ends
@@ -27,9 +27,10 @@ def read_lines(
     try: raw = path.read_bytes()
     except FileNotFoundError: raise KitError(f"{path} does not exist") from None
     except IsADirectoryError: raise KitError(f"{path} is a folder; a file was expected") from None
-    try: return (gzip.decompress(raw) if raw[:2] == b'\x1f\x8b' else raw).decode('utf-8').splitlines()
+    try: text = (gzip.decompress(raw) if raw[:2] == b'\x1f\x8b' else raw).decode('utf-8')
     except (EOFError, gzip.BadGzipFile, OSError): raise KitError(f"{path} is truncated: the gzip stream ends early; fetch or make it again") from None
     except UnicodeDecodeError as e: raise KitError(f"{path} is not UTF-8 text (byte {e.start})") from None
+    return [l.removesuffix('\r') for l in text.removesuffix('\n').split('\n')]  # not splitlines: U+2028 is legal within a JSON line
 
 def _table(path, columns: str, make) -> dict:
     "{topic: {docid: value}} from lines of whitespace-separated columns; `make` turns a line's words into (topic, docid, value)."

@@ -1,6 +1,7 @@
 """End to end through the console script: run, skip, kill, resume, by hand, tables, why."""
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -99,10 +100,11 @@ def test_tables_figures_and_why(study):
     got = json.loads(reproduce('why', paper / 'tables/table1.tex', '--json', env=study['env']).stdout)
     rows = {tuple(c['row']) for c in got['cells']}
     assert len(rows) == 2 + 2*2 and len(got['cells']) == len(rows) * 12
-    assert {c['check'] for c in got['cells']} == {'matches'}
+    assert {c['check'] for c in got['cells']} == {'matches', 'source matches'}
+    assert all(c['check'] == 'matches' for c in got['cells'] if 'vs BM25' not in c['column'])
     assert all({'run', 'run_file', 'sha256', 'measure'} <= c['source'].keys() for c in got['cells'])
     one = reproduce('why', paper / 'tables/table1.tex', 'lion', '2', 'ndcg', env=study['env'])
-    assert one.returncode == 0 and 'smoke-lion-' in one.stdout
+    assert one.returncode == 0 and len(re.findall(r'^MiniLM-L1 Lion 2 ', one.stdout, re.M)) == 1 and len(one.stdout.splitlines()) == 4, one.stdout
     run = next(c for c in got['cells'] if c['row'][1] == 'Lion')['source']
     file = study['base'] / 'runs' / run['run_file']; kept = file.read_bytes()
     file.write_bytes(kept + b'x')

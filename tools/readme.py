@@ -15,7 +15,9 @@ def render() -> str:
     nb = nbformat.read(ROOT / 'nbs/index.ipynb', as_version=4)
     nb.cells = [c for c in nb.cells if '#| hide' not in c.source]
     for c in nb.cells:
-        if c.cell_type == 'code': c.source = re.sub(r'^#\|.*\n?', '', c.source, flags=re.M)
+        if c.cell_type != 'code': continue
+        if '#| echo: false' in c.source: c.metadata['transient'] = {'remove_source': True}
+        c.source = re.sub(r'^#\|.*\n?', '', c.source, flags=re.M)
     text, _ = MarkdownExporter().from_notebook_node(nb)
     text = re.sub(r'\n{3,}', '\n\n', text.replace('](../', '](')).strip() + '\n'
     return '<!-- Rendered from nbs/index.ipynb by tools/readme.py; edit the notebook. -->\n' + text
