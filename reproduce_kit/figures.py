@@ -33,7 +33,7 @@ def save_figure(fig, name: str, runs: list, notebook: str) -> Path:
         dict(row=r.folder.name, column='history.jsonl', text='', value=None, source=dict(run=r.folder.name, history=sha256(r.folder/'history.jsonl'))) for r in runs]))
     return place('figures')/f'{name}.png'
 
-# %% ../nbs/82_figures.ipynb #cc708209
+# %% ../nbs/82_figures.ipynb #c0771511
 def figure1():
     "The retrieve-and-rerank pipeline with the cross-encoder opened up."
     look(); fig, ax = plt.subplots(figsize=(3.5, 3.3)); ax.set(xlim=(0, 10), ylim=(0, 10.2)); ax.axis('off')
@@ -47,10 +47,10 @@ def figure1():
     for text, w, fill in tokens:
         box(x, 2.3, w - 0.08, 1.0, text, fill, fontsize=6.5); arrow((x + w/2 - 0.04, 3.3), (x + w/2 - 0.04, 4.3)); x += w
     arrow((2.8, 0.85), (5.33, 0.85)); arrow((5.33, 0.85), (5.33, 2.3)); ax.plot([2.8, 3.25, 3.25, 7.83], [5.25, 5.25, 1.5, 1.5], lw=0.8, color='#333333'); arrow((7.83, 1.5), (7.83, 2.3))
-    box(3.7, 4.3, 6.07, 1.9, 'transformer encoder\nevery token of $q$ attends to every token of $d_i$', '#f3f3f3', fontsize=6.8)
-    box(3.7, 7.0, 1.9, 1.0, 'linear + $\\sigma$'); arrow((4.18, 6.2), (4.18, 7.0)); ax.text(4.35, 6.55, '[CLS] vector', fontsize=6.5, va='center')
-    box(6.6, 7.0, 3.17, 1.0, '$s(q, d_i) \\in [0, 1]$'); arrow((5.6, 7.5), (6.6, 7.5))
-    box(6.6, 8.9, 3.17, 1.0, 'reranked list', '#fdf1dc'); arrow((8.18, 8.0), (8.18, 8.9)); ax.text(8.0, 8.45, 'sort', fontsize=6.5, ha='right', va='center')
+    box(3.7, 4.3, 6.07, 1.9, 'transformer encoder\nevery token of $q$ attends\nto every token of $d_i$', '#f3f3f3', fontsize=6.5)
+    box(3.7, 7.0, 2.2, 1.0, 'linear + $\\sigma$', fontsize=7); arrow((4.18, 6.2), (4.18, 7.0)); ax.text(4.35, 6.6, '[CLS] vector', fontsize=6.5, va='center')
+    box(6.7, 7.0, 3.07, 1.0, '$s(q, d_i) \\in [0, 1]$', fontsize=7); arrow((5.9, 7.5), (6.7, 7.5))
+    box(6.7, 8.9, 3.07, 1.0, 'reranked list', '#fdf1dc'); arrow((8.24, 8.0), (8.24, 8.9)); ax.text(8.05, 8.45, 'sort', fontsize=6.5, ha='right', va='center')
     return fig
 
 # %% ../nbs/82_figures.ipynb #dc97335e

@@ -94,7 +94,7 @@ def table1(runs: list) -> Table:
     mark_best(t, [col for col, _ in COLUMNS], {c['row'] for c in t.cells} - {('BM25', '', ''), ('Ceiling', '', '')})
     return t
 
-# %% ../nbs/80_tables.ipynb #29f29eab
+# %% ../nbs/80_tables.ipynb #df1dbebd
 def reference(name: str) -> pd.DataFrame:
     "A table of published numbers that ships with the kit."
     return pd.read_csv(files('reproduce_kit').joinpath(f'reference/{name}.csv').open(encoding='utf-8'), dtype=str, keep_default_na=False)
@@ -106,7 +106,7 @@ def best_epoch(runs: list) -> tuple:
 def table2(runs: list) -> Table:
     "The study's best beside BM25, and the systems that the paper lists."
     c = runs[0].cfg
-    t = Table('table2', f"nDCG@10 beside other systems. Left: TREC DL 2019 as printed in the paper's Table II. Right: this study, {_escape(c.collection)} collection. The two columns are different test collections.")
+    t = Table('table2', f"nDCG@10 beside other systems. Left: TREC DL 2019 as printed in the paper's Table II. Right: this study, {_escape(c.collection)} collection. The two columns are different test collections. Numbers in brackets are the paper's own references.")
     there, here = 'DL 2019 (published)', f'{_escape(c.collection)} (this study)'
     def row(group, system, cites, a, b, value, **source):
         t.add((group, system), 'Cited as', cites); t.add((group, system), there, a, value if a else None, **(source if a else {})); t.add((group, system), here, b, value if b else None, **(source if b else {}))
@@ -163,7 +163,7 @@ def settings_table(runs: list) -> Table:
             t.add(k.replace('_', '\\_'), label, ', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in map(lambda x: _escape(x) if isinstance(x, str) else x, values)), None, config=f'params/{runs[0].cfg.study}')
     return t
 
-# %% ../nbs/80_tables.ipynb #2f7dda4c
+# %% ../nbs/80_tables.ipynb #5ad97e7a
 def _latex(t: Table) -> str:
     "The tabular, with a rule between groups of rows."
     df = t.frame; df = df.reset_index() if isinstance(df.index, pd.MultiIndex) else df.rename_axis('').reset_index()
@@ -174,8 +174,8 @@ def _latex(t: Table) -> str:
     key = list(df.columns[:len(plain)])
     group = df[key[0]].tolist(); seen = [None, *group]
     if len(key) > 1:
-        for i, k in enumerate(key[:-1]):
-            full = df[key[:i + 1]].astype(str).agg('|'.join, axis=1); df[k] = df[k].where(full != full.shift(), '')
+        full = [df[key[:i + 1]].astype(str).agg('|'.join, axis=1) for i in range(len(key) - 1)]
+        for k, f in zip(key, full): df[k] = df[k].where(f != f.shift(), '')  # a label stands once per group
     body = df.style.hide(axis='index').to_latex(hrules=True, column_format='l'*len(key) + ('c' if wide else 'r' if t.name == 'table2' else 'l')*(df.shape[1] - len(key)), multicol_align='c')
     head, rows = body.split('\\midrule\n'); lines = rows.split('\n')
     ruled = [('\\addlinespace[2pt]\n' if 0 < i < len(group) and group[i] != group[i-1] and len(key) > 1 else '') + l for i, l in enumerate(lines)]
