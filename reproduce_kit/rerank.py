@@ -88,7 +88,7 @@ def measure(
         run.note(seconds=run.manifest['seconds'] | dict(evaluate=round(run.manifest['seconds']['evaluate'] + time.time() - start, 1)))
     return read_json(folder/'metrics.json')
 
-# %% ../nbs/60_rerank.ipynb #26c00b98
+# %% ../nbs/60_rerank.ipynb #be35f668
 def rerank_collection(
     checkpoint,              # folder with a cross-encoder
     collection,              # folder with a collection
@@ -109,5 +109,5 @@ def rerank_collection(
     if out: write_run(out, got, tag=Path(checkpoint).resolve().parent.name)
     rows = {'first stage': evaluate(candidates, c.qrels[split]), 'reranked': evaluate(got, c.qrels[split]), 'ceiling': ceiling(candidates, c.qrels[split])}
     table = pd.DataFrame({n: means(r) for n, r in rows.items()}).T
-    table.attrs = dict(collection=c.name, split=split, topics=len(rows['reranked']), depth=depth, difference=paired_interval(rows['reranked']['nDCG@10'], rows['first stage']['nDCG@10']))
+    table.attrs = dict(collection=c.name, split=split, topics=len(rows['reranked']), depth=max(map(len, candidates.values())), difference=paired_interval(rows['reranked']['nDCG@10'], rows['first stage']['nDCG@10']))
     return table

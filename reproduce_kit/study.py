@@ -13,7 +13,7 @@ from .config import RunConfig
 from .core import KitError, did_you_mean, disk_error, root, writing
 from .store import Run, run_folder
 
-# %% ../nbs/70_study.ipynb #609c41f2
+# %% ../nbs/70_study.ipynb #598edfa5
 def check_notebook(
     notebook,       # a papermill target
     values: dict,   # what will be passed
@@ -41,7 +41,7 @@ def execute(
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
         papermill.execute_notebook(str(notebook), str(part), values, kernel_name='python3', progress_bar=progress, cwd=str(root()),
-                                   extra_arguments=['--Application.log_level=40'])  # the kernel's own greetings stay out of the terminal
+                                   extra_arguments=['--Application.log_level=50'])  # the kernel's own greetings and farewells stay out of the terminal
     except PapermillExecutionError as e:
         said = re.sub(r'\x1b\[[0-9;]*m', '', str(e.evalue)).strip()
         full = 'No space left' in said or shutil.disk_usage(part.parent).free < 2**26  # torch does not say why a write failed

@@ -59,20 +59,23 @@ def test_papermill_by_hand_equals_the_runner(study, tmp_path):
         assert a.read_bytes().split(b'smoke-lion')[0] == b.read_bytes().split(b'smoke-lion')[0]
 
 
-@pytest.mark.parametrize('after', [3, 6])
-def test_killed_and_resumed_equals_uninterrupted(study, tmp_path, after):
-    """SIGKILL to the whole process group once `after` updates are in the history."""
+@pytest.mark.parametrize('after, how', [(3, 'kill'), (6, 'kill'), (6, 'Ctrl-C')])
+def test_stopped_and_resumed_equals_uninterrupted(study, tmp_path, after, how):
+    """Stop the command and its kernel once `after` lines are in the history: SIGKILL, or SIGINT to the group as a terminal sends it."""
     env = os.environ | {k: str(v) for k, v in study['env'].items()} | dict(REPRODUCE_RUNS=str(tmp_path / 'runs'))
     yaml = study['params'] / 'smoke-lion.yaml'
-    p = subprocess.Popen([Path(sys.executable).parent / 'reproduce', 'run', yaml], cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    p = subprocess.Popen([Path(sys.executable).parent / 'reproduce', 'run', yaml], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
     kernels = lambda: [int(d.name) for d in Path('/proc').iterdir() if d.name.isdigit() and _environ(d).get('REPRODUCE_RUNS') == str(tmp_path / 'runs')]
     deadline = time.time() + 240
     while time.time() < deadline:
         found = list(tmp_path.glob('runs/smoke/smoke/smoke-lion-*/history.jsonl'))
         if found and len(found[0].read_text().splitlines()) >= after: break
         time.sleep(0.02)
-    for pid in kernels(): os.kill(pid, signal.SIGKILL)
-    p.wait()
+    if how == 'kill':
+        for pid in kernels(): os.kill(pid, signal.SIGKILL)
+    else: os.killpg(p.pid, signal.SIGINT)
+    said = p.communicate(timeout=60)[0]
+    if how == 'Ctrl-C': assert p.returncode == 130 and 'Traceback' not in said and 'the same command goes on from the last checkpoint' in said, said
     folder = run_dir(tmp_path / 'runs', 'smoke-lion')
     assert not (folder / 'done.json').exists()
     listed = reproduce('list', yaml, '--json', env=study['env'] | dict(REPRODUCE_RUNS=tmp_path / 'runs'))
