@@ -6,9 +6,8 @@
 __all__ = ['as_json', 'study_option', 'show', 'columns', 'main', 'list_', 'run', 'rerank', 'tables', 'figures', 'paper', 'why',
            'checkup', 'doctor']
 
-# %% ../nbs/90_cli.ipynb #c99c6ba1
+# %% ../nbs/90_cli.ipynb #7b6120b6
 import errno, json, os, sys, time
-from pathlib import Path
 import click
 from .core import KitError, did_you_mean, disk_error, place, root
 

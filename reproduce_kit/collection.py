@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Collection', 'write_collection', 'read_collection']
 
-# %% ../nbs/15_collection.ipynb #bcd61f55
-import json, re
+# %% ../nbs/15_collection.ipynb #a0492ed8
+import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path

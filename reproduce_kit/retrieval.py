@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['java_home', 'lucene', 'bm25']
 
-# %% ../nbs/25_retrieval.ipynb #c2de226a
+# %% ../nbs/25_retrieval.ipynb #b7812849
 import json, os, subprocess, sys, tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from .core import KitError, place, sha256, write_json
+from .core import KitError, place, sha256
 from .trec import read_run, write_run
 
 # %% ../nbs/25_retrieval.ipynb #175c779d

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['PACKAGES', 'git_state', 'hardware', 'Run', 'run_folder', 'open_run', 'same_data', 'finish', 'find_runs', 'finished']
 
-# %% ../nbs/40_store.ipynb #c80cbf67
+# %% ../nbs/40_store.ipynb #822768a3
 import os, platform, shutil, subprocess, time
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from filelock import FileLock, Timeout
 from .config import RunConfig, make_config, read_config, row_order
-from .core import KitError, disk_error, place, read_json, root, sha256, write_json
+from .core import KitError, disk_error, place, read_json, root, write_json
 
 # %% ../nbs/40_store.ipynb #bca0c21e
 PACKAGES = ('torch', 'transformers', 'sentence-transformers', 'lion-pytorch', 'pyserini', 'pytrec-eval-terrier', 'numpy', 'scipy', 'pandas', 'scikit-learn', 'networkx')

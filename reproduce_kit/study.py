@@ -13,7 +13,7 @@ from .config import RunConfig
 from .core import KitError, did_you_mean, disk_error, root, writing
 from .store import Run, run_folder
 
-# %% ../nbs/70_study.ipynb #598edfa5
+# %% ../nbs/70_study.ipynb #59bcf3ad
 def check_notebook(
     notebook,       # a papermill target
     values: dict,   # what will be passed
@@ -30,7 +30,6 @@ def execute(
     notebook,             # a papermill target
     output,               # the executed copy, written when the notebook has ended
     values: dict,         # its parameters
-    progress: bool = False,
 ):
     "Execute a notebook with papermill in this environment's kernel; a failing cell becomes one `KitError`."
     import logging, papermill
@@ -40,7 +39,7 @@ def execute(
     output = Path(output); part = output.with_suffix('.part.ipynb')
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
-        papermill.execute_notebook(str(notebook), str(part), values, kernel_name='python3', progress_bar=progress, cwd=str(root()),
+        papermill.execute_notebook(str(notebook), str(part), values, kernel_name='python3', progress_bar=False, cwd=str(root()),
                                    extra_arguments=['--Application.log_level=50'])  # the kernel's own greetings and farewells stay out of the terminal
     except PapermillExecutionError as e:
         said = re.sub(r'\x1b\[[0-9;]*m', '', str(e.evalue)).strip()

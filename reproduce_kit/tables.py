@@ -6,14 +6,13 @@
 __all__ = ['SHOWN', 'COLUMNS', 'Table', 'mark_best', 'run_epochs', 'first_stage', 'need_runs', 'table1', 'reference',
            'best_epoch', 'table2', 'numbers', 'settings_table', 'provenance', 'header', 'write_table']
 
-# %% ../nbs/80_tables.ipynb #4586f8ae
-import json
+# %% ../nbs/80_tables.ipynb #a3690bad
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 import pandas as pd
 from .config import OPTIMIZERS
-from .core import KitError, place, read_json, root, sha256, write_json, writing
+from .core import KitError, place, read_json, sha256, write_json, writing
 from .metrics import LEVELS, named, paired_interval, read_perquery
 from .store import Run, finished, git_state
 
@@ -163,7 +162,7 @@ def settings_table(runs: list) -> Table:
             t.add(k.replace('_', '\\_'), label, ', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in map(lambda x: _escape(x) if isinstance(x, str) else x, values)), None, config=f'params/{runs[0].cfg.study}')
     return t
 
-# %% ../nbs/80_tables.ipynb #5ad97e7a
+# %% ../nbs/80_tables.ipynb #fa0f871e
 def _latex(t: Table) -> str:
     "The tabular, with a rule between groups of rows."
     df = t.frame; df = df.reset_index() if isinstance(df.index, pd.MultiIndex) else df.rename_axis('').reset_index()
@@ -172,7 +171,7 @@ def _latex(t: Table) -> str:
     wide = isinstance(df.columns, pd.MultiIndex)
     df.columns = pd.MultiIndex.from_tuples([(('', p) if c in names else c) for c, p in zip(df.columns, plain + [None]*len(df.columns))]) if wide else [*plain, *df.columns[len(plain):]]
     key = list(df.columns[:len(plain)])
-    group = df[key[0]].tolist(); seen = [None, *group]
+    group = df[key[0]].tolist()
     if len(key) > 1:
         full = [df[key[:i + 1]].astype(str).agg('|'.join, axis=1) for i in range(len(key) - 1)]
         for k, f in zip(key, full): df[k] = df[k].where(f != f.shift(), '')  # a label stands once per group

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from kit import SMOKE, need, reproduce, run_dir, write_yaml
+from kit import reproduce, run_dir, write_yaml
 
 
 def said(p, *words):
@@ -56,7 +56,6 @@ def test_corrupt_checkpoint_and_truncated_run(tmp_path):
     folder = run_dir(tmp_path / 'runs', 'smoke')
     model = folder / 'epoch-1/model/model.safetensors'; whole = model.read_bytes()
     model.write_bytes(whole[:5000])
-    from kit import DATA
     collection = tmp_path / 'c'; collection.mkdir()
     (collection / 'corpus.jsonl').write_text('{"id": "a", "contents": "fleas live a year"}\n')
     (collection / 'topics.test.tsv').write_text('1\thow long do fleas live\n'); (collection / 'qrels.test.txt').write_text('1 0 a 1\n')
