@@ -28,28 +28,30 @@ def named(
 
 MEASURES = ['nDCG@10', *(named(m, l) for l in LEVELS for m in ('AP', 'RR@10', 'R@10', 'Rprec', 'P@10'))]
 
-# %% ../nbs/12_metrics.ipynb #f1407f50
+# %% ../nbs/12_metrics.ipynb #4f69196f
 def evaluate(
     run: dict,    # {topic: {docid: score}}
     qrels: dict,  # {topic: {docid: grade}}
-) -> pd.DataFrame: # one row per judged topic, one column per name in `MEASURES`
+    shown: dict = None,  # {column: name in `MEASURES`}; None: all of them under their own names
+) -> pd.DataFrame: # one row per judged topic, one column per measure
     "All measures of a run, topic by topic; a judged topic that is missing from the run scores zero (trec_eval -c)."
     if not qrels: raise KitError("no judgments: the qrels hold no topic")
     if not set(run) & set(qrels): raise KitError(
         f"run and qrels share no topic (run: {', '.join(list(run)[:3])}, ...; qrels: {', '.join(list(qrels)[:3])}, ...); do they belong to the same collection?")
     run = {q: {d: float(s) for d, s in run[q].items()} for q in qrels if run.get(q)}
     top = {q: {d: s[d] for d in ranking(s)[:10]} for q, s in run.items()}
-    got = {}
+    got, shown = {}, shown or {m: m for m in MEASURES}
     def measure(run, codes, level, names):
+        if not set(names) & set(shown.values()): return
         rows = pytrec_eval.RelevanceEvaluator(qrels, codes, relevance_level=level).evaluate(run)
         for name, code in names.items(): got[name] = {q: rows.get(q, {}).get(code, 0.) for q in qrels}
     measure(run, {'ndcg_cut.10'}, 1, {'nDCG@10': 'ndcg_cut_10'})
     for l in LEVELS:
         measure(run, {'map', 'recall.10', 'Rprec', 'P.10'}, l, {named(m, l): c for m, c in CODES.items()})
         measure(top, {'recip_rank'}, l, {named('RR@10', l): 'recip_rank'})
-    return pd.DataFrame(got, columns=MEASURES).rename_axis('qid').sort_index()
+    return pd.DataFrame({k: got[m] for k, m in shown.items()}).rename_axis('qid').sort_index()
 
-# %% ../nbs/12_metrics.ipynb #e91a2a04
+# %% ../nbs/12_metrics.ipynb #cf843c40
 def means(perquery: pd.DataFrame) -> dict:
     "{measure: mean over judged topics}."
     return {m: float(perquery[m].mean()) for m in perquery}
@@ -57,9 +59,10 @@ def means(perquery: pd.DataFrame) -> dict:
 def ceiling(
     candidates: dict,  # {topic: {docid: score}}: what a reranker may reorder
     qrels: dict,       # {topic: {docid: grade}}
+    shown: dict = None, # as for `evaluate`
 ) -> pd.DataFrame:     # as `evaluate`
     "What a perfect reranker of these candidates would score."
-    return evaluate({q: {d: qrels[q].get(d, 0) for d in s} for q, s in candidates.items() if q in qrels}, qrels)
+    return evaluate({q: {d: qrels[q].get(d, 0) for d in s} for q, s in candidates.items() if q in qrels}, qrels, shown)
 
 def write_perquery(
     path,                # the CSV to write
@@ -72,7 +75,7 @@ def write_perquery(
 def read_perquery(path) -> dict:
     "{name: frame} as `write_perquery` was given."
     long = pd.read_csv(path, dtype={'name': str, 'qid': str, 'measure': str}, float_precision='round_trip')
-    return {n: g.pivot(index='qid', columns='measure', values='value')[[m for m in MEASURES if m in set(g['measure'])]].rename_axis(None, axis=1)
+    return {n: g.pivot(index='qid', columns='measure', values='value')[list(dict.fromkeys(g['measure']))].rename_axis(None, axis=1)
             for n, g in long.groupby('name')}
 
 # %% ../nbs/12_metrics.ipynb #ed396197

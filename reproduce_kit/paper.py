@@ -14,20 +14,21 @@ from .store import find_runs
 from .study import execute
 from .tables import need_runs
 
-# %% ../nbs/85_paper.ipynb #1a6d04c8
-TABLES = ('table1', 'table2', 'settings', 'numbers')
-FIGURES = ('figure1', 'figure2')
+# %% ../nbs/85_paper.ipynb #e02d5256
+TABLES = ('table1', 'table2', 'settings', 'memory', 'numbers')
+FIGURES = ('figure1', 'figure2', 'scaling', 'curves')
 
 def make_outputs(
     names,               # of analysis notebooks
     study: str,
+    recipe: str = '',    # needed when the study has finished runs of several
     say=print,
 ) -> list:               # the files that were written
     "Execute `nbs/analysis/NAME.ipynb` for a study that has finished runs."
-    need_runs(study); out = []
+    need_runs(study, recipe); out = []
     for n in names:
-        execute(root()/f'nbs/analysis/{n}.ipynb', place('runs')/study/'analysis'/f'{n}.ipynb', dict(study=study))
-        path = place('figures')/f'{n}.pdf' if n in FIGURES else place('paper')/('numbers.tex' if n == 'numbers' else f'tables/{n}.tex')
+        execute(root()/f'nbs/analysis/{n}.ipynb', place('runs')/study/'analysis'/f'{n}.ipynb', dict(study=study, recipe=recipe))
+        path = place('paper')/'curves.tex' if n == 'curves' else place('figures')/f'{n}.pdf' if n in FIGURES else place('paper')/('numbers.tex' if n == 'numbers' else f'tables/{n}.tex')
         out.append(path); say(f'wrote {shown(path)}')
     return out
 

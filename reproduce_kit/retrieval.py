@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['java_home', 'lucene', 'bm25']
 
-# %% ../nbs/25_retrieval.ipynb #b7812849
-import json, os, subprocess, sys, tempfile
+# %% ../nbs/25_retrieval.ipynb #834227b9
+import json, os, re, subprocess, sys, tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from .core import KitError, place, sha256
@@ -35,35 +35,46 @@ def _start_java():
     from pyserini.search.lucene import LuceneSearcher
     return LuceneSearcher
 
-# %% ../nbs/25_retrieval.ipynb #7ffb41db
+# %% ../nbs/25_retrieval.ipynb #e0dc131e
 def _work(job: dict) -> dict:
-    "Index `job['input']`, search `job['topics']`; returns rankings and the index's counts. Runs in the child."
+    "Search `job['topics']` in an index, made from `job['input']` where that is given; topics and qrels may be Pyserini's names. Runs in the child."
     Searcher = _start_java()
     from jnius import autoclass
     from pyserini.index.lucene import LuceneIndexReader
-    with tempfile.TemporaryDirectory(dir=job['scratch']) as index:
+    topics, qrels = job['topics'], {}
+    if isinstance(topics, str):
+        from pyserini.search import get_qrels, get_topics
+        topics = {str(q): t['title'] for q, t in get_topics(job['topics']).items()}
+        qrels = {str(q): {str(d): int(g) for d, g in docs.items()} for q, docs in get_qrels(job['qrels']).items()}
+    index = job['index']
+    if job['input']:
+        index = tempfile.mkdtemp(dir=job['scratch'])
         autoclass('io.anserini.index.IndexCollection').main(
             ['-collection', job['format'], '-input', job['input'], '-index', index, '-generator', 'DefaultLuceneDocumentGenerator', '-threads', '1', '-storePositions', '-storeDocvectors', '-quiet'])
-        searcher = Searcher(index); searcher.set_bm25(job['k1'], job['b'])
-        qids = sorted(job['topics'])
-        hits = searcher.batch_search([job['topics'][q] for q in qids], qids, k=job['depth'], threads=1)
-        run = {q: {h.docid: h.score for h in hits[q]} for q in qids}
-        stats = {k: int(v) for k, v in LuceneIndexReader(index).stats().items() if k in ('documents', 'total_terms', 'unique_terms')}
-        searcher.close()
-    return dict(run=run, stats=stats)
+    searcher = Searcher(index) if Path(index).is_dir() else Searcher.from_prebuilt_index(index)
+    if searcher is None: raise KitError(f"Pyserini knows no prebuilt index {index!r}, and there is no such folder")
+    searcher.set_bm25(job['k1'], job['b'])
+    qids = sorted(topics)
+    hits = searcher.batch_search([topics[q] for q in qids], qids, k=job['depth'], threads=os.cpu_count() or 1)
+    run = {q: {h.docid: h.score for h in hits[q]} for q in qids}
+    stats = {k: int(v) for k, v in LuceneIndexReader(searcher.index_dir).stats().items() if k in ('documents', 'total_terms', 'unique_terms')}
+    searcher.close()
+    return dict(run=run, stats=stats, topics=topics, qrels=qrels)
 
 def lucene(
-    input,                 # folder of documents
-    topics: dict,          # {topic: text}
+    input,                 # folder of documents, or None when there is an index
+    topics,                # {topic: text}, or Pyserini's name of a set of topics
     depth: int = 1000,     # candidates per topic
     k1: float = 0.9, b: float = 0.4,
     format: str = 'JsonCollection',  # Anserini's name for the documents' format
-) -> tuple:                # ({topic: {docid: score}}, {documents, total_terms, unique_terms})
-    "BM25 rankings of `topics` over the documents in a folder, by Lucene in a child process."
+    index: str = '',       # an index's folder, or Pyserini's name of a prebuilt one (fetched once, checked by hash)
+    qrels: str = '',       # Pyserini's name of the judgments, with topics by name
+) -> dict:                 # {'run': {topic: {docid: score}}, 'stats': {documents, total_terms, unique_terms}, 'topics', 'qrels'}
+    "BM25 rankings by Lucene, in a child process."
     java_home()
     with tempfile.TemporaryDirectory() as tmp:
         job, out = Path(tmp)/'job.json', Path(tmp)/'out.json'
-        job.write_text(json.dumps(dict(input=str(input), topics=topics, depth=depth, k1=k1, b=b, format=format, scratch=tmp)))
+        job.write_text(json.dumps(dict(input=input and str(input), index=str(index), topics=topics, qrels=qrels, depth=depth, k1=k1, b=b, format=format, scratch=tmp)))
         code = ("import json,sys; from reproduce_kit.retrieval import _work, KitError\n"
                 "try: r = _work(json.load(open(sys.argv[1])))\n"
                 "except KitError as e: sys.exit(f'KitError: {e}')\n"
@@ -72,11 +83,11 @@ def lucene(
         if p.returncode or not out.exists():
             last = (p.stderr.strip() or p.stdout.strip() or f'exit code {p.returncode}').splitlines()
             said = next((l.removeprefix('KitError: ') for l in last if l.startswith('KitError: ')), None)
-            raise KitError(said or f"Lucene failed on {input}: {' | '.join(last[-3:])}")
-        r = json.loads(out.read_text())
-    return r['run'], r['stats']
+            if away := next((l for l in last if re.search(r'Error downloading|urlopen error|HTTP Error|UnknownHost', l)), None): said = f"Pyserini could not download what {index or topics} needs ({away.strip()[:160]}); run this once where there is a network"
+            raise KitError(said or f"Lucene failed on {input or index}: {' | '.join(last[-3:])}")
+        return json.loads(out.read_text())
 
-# %% ../nbs/25_retrieval.ipynb #d1f4847b
+# %% ../nbs/25_retrieval.ipynb #5067c9b4
 def bm25(
     corpus: dict,       # {docid: passage}
     topics: dict,       # {topic: text}
@@ -91,6 +102,6 @@ def bm25(
         with tempfile.TemporaryDirectory() as tmp:
             with open(Path(tmp)/'corpus.jsonl', 'w') as f:
                 for d, text in sorted(corpus.items()): f.write(json.dumps({'id': d, 'contents': text}) + '\n')
-            run, _ = lucene(tmp, topics, depth, k1, b)
+            run = lucene(tmp, topics, depth, k1, b)['run']
         write_run(path, run, tag=f'bm25-k1={k1}-b={b}')
     return read_run(path)

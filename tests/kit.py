@@ -9,12 +9,9 @@ import pytest
 import yaml
 
 from conftest import DATA, ROOT
+from reproduce_kit.config import example
 
-SMOKE = dict(
-    study='smoke', recipe='smoke', name='smoke', collection='docs', passage_words=32, test_topics=150, dev_topics=100, train_pairs=64,
-    hard_share=0.5, bm25_k1=0.9, bm25_b=0.4, depth=2, backbone='minilm-l6-h384', layers=1, dropout=0.1, max_length=48, optimizer='lion',
-    learning_rate=2.0e-5, beta1=0.9, beta2=0.99, weight_decay=0.01, decay_on='matrices', schedule='cosine', warmup=0.1,
-    max_grad_norm=1.0, epochs=2, batch_size=16, accumulation=1, precision='auto', seed=12, log_steps=1, save_steps=2)
+SMOKE = example()
 
 
 def write_yaml(folder: Path, name: str, **changes) -> Path:

@@ -17,11 +17,11 @@ def said(p, *words):
 
 
 @pytest.mark.parametrize('change, words', [
-    (('learning_rate: ', 'learning_rat: '), ["unknown key 'learning_rat'; did you mean 'learning_rate'?", 'line 18']),
+    (('learning_rate: ', 'learning_rat: '), ["unknown key 'learning_rat'; did you mean 'learning_rate'?", 'line 23']),
     (('epochs: 2', 'epochs: two'), ['epochs: ', "found 'two'"]),
     (('learning_rate: 2.0e-05', 'learning_rate: -0.1'), ['greater than 0']),
     (('learning_rate: 2.0e-05', 'learning_rate: 2e-5'), ['YAML reads 2e-5 as text, write 2.0e-05']),
-    (('minilm-l6-h384', 'minilm-l12'), ["backbone: 'minilm-l12' is unknown; did you mean 'minilm-l6-h384'?"]),
+    (('minilm-l6-h384', 'minilm-l12'), ["backbone: 'minilm-l12' is unknown; did you mean 'minilm-l12-h384'?"]),
     (('name: smoke', 'name: other'), ["must be the file's own name"]),
     (('epochs: 2', 'epochs: ['), ['is not valid YAML']),
 ])

@@ -15,7 +15,7 @@ def test_cacm(tmp_path):
     with tarfile.open(folder / 'cacm.tar.gz') as t: t.extractall(tmp_path, filter='data')
     text = (folder / 'topics.cacm.txt').read_text(errors='replace')
     topics = {m[1]: ' '.join(m[2].split()) for m in re.finditer(r'<DOCNO>\s*(\d+)\s*</DOCNO>(.*?)</DOC>', text, re.S)}
-    run, stats = lucene(tmp_path, topics, 1000, 0.9, 0.4, format='HtmlCollection')
+    made = lucene(tmp_path, topics, 1000, 0.9, 0.4, format='HtmlCollection'); run, stats = made['run'], made['stats']
     assert stats['documents'] == 3204 and stats['unique_terms'] == 14363
     qrels = read_qrels(folder / 'qrels.cacm.txt')
     rows = pytrec_eval.RelevanceEvaluator(qrels, {'P.30'}).evaluate({q: s for q, s in run.items() if s})
