@@ -36,7 +36,7 @@ BACKBONES = {
 }
 OPTIMIZERS = {'adamw': 'AdamW', 'lion': 'Lion'}
 
-# %% ../nbs/05_config.ipynb #c08ebcaa
+# %% ../nbs/05_config.ipynb #bc23c5d7
 Rate = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -82,7 +82,8 @@ class Settings(BaseModel):
     chained: bool = Field(description="each epoch is a run of its own: fresh optimizer state and schedule on the trained model")
     max_grad_norm: Annotated[float, Field(gt=0)] = Field(description="gradient clipping")
     epochs: Annotated[int, Field(ge=1, le=100)] = Field(description="passes over the training pairs")
-    global_batch: Count = Field(description="pairs behind one update, over all devices; an epoch's incomplete last batch is left out")
+    global_batch: Count = Field(description="pairs behind one update, over all devices")
+    last_batch: Literal['keep', 'drop'] = Field(description="what becomes of an epoch's last batch when it is not full")
     device_batch: Count = Field(description="pairs that a device takes at once, at most")
     precision: Literal['auto', 'fp32', 'bf16'] = Field(description="auto = bf16 on a GPU that has it, fp32 elsewhere; scores are always fp32")
     select_on: Literal['none', 'dev', 'nanobeir'] = Field(description="what picks the best epoch: nDCG@10 of the dev topics or of NanoBEIR")
@@ -97,7 +98,7 @@ class Settings(BaseModel):
 
 WHERE = ('gpu', 'gpus', 'workers')
 
-# %% ../nbs/05_config.ipynb #fa907eac
+# %% ../nbs/05_config.ipynb #dac311c5
 def _misfits(c: Settings):
     "`key: what is wrong` for values that are each fine and together impossible."
     docs, marco = c.collection == 'docs', c.collection == 'msmarco'
@@ -111,6 +112,8 @@ def _misfits(c: Settings):
     if c.holdout == 'pairs' and not marco: yield "holdout: 'pairs' is for msmarco; other collections hold out topics"
     if c.select_on == ('dev' if marco else 'nanobeir'): yield f"select_on: {c.select_on!r} does not go with {c.collection!r}; write {'nanobeir' if marco else 'dev'!r} or 'none'"
     if c.global_batch % c.device_batch: yield f"device_batch: {c.device_batch} does not divide global_batch ({c.global_batch})"
+    if c.last_batch == 'keep' and c.train_pairs % c.global_batch and c.device_batch != c.global_batch: yield f"last_batch: a short last batch ({c.train_pairs % c.global_batch} pairs) can only be kept when a device takes a whole batch at once; set device_batch to {c.global_batch}, or write drop"
+    if c.attention == 'flash_attention_2' and c.precision == 'fp32': yield "attention: 'flash_attention_2' computes in bf16 only; write precision: bf16, or sdpa"
     if c.train_pairs < c.global_batch: yield f"global_batch: {c.global_batch} is more than an epoch's {c.train_pairs} train_pairs"
     if c.schedule_updates and (c.schedule == 'none' or c.chained): yield "schedule_updates: write null, since there is no schedule of the whole run"
     if c.save_steps % c.log_steps: yield f"save_steps: {c.save_steps} must be a multiple of log_steps ({c.log_steps}), so that a resumed run logs what an uninterrupted one does"
@@ -127,17 +130,20 @@ class RunConfig(Settings):
     @property
     def identity(self) -> str: return sha256(self.model_dump(exclude=set(WHERE)))[:8]
     @property
-    def epoch_updates(self) -> int: return self.train_pairs // self.global_batch
+    def short_batch(self) -> int: return self.train_pairs % self.global_batch if self.last_batch == 'keep' else 0  # pairs of the last batch that is kept though not full
+    @property
+    def epoch_updates(self) -> int: return self.train_pairs // self.global_batch + bool(self.short_batch)
     @property
     def updates(self) -> int: return self.epochs * self.epoch_updates
 
     def batch(self, world: int = 1) -> dict:  # how one update's pairs are divided among `world` devices
+        if self.short_batch and world > 1: raise KitError(f"{self.name}: last_batch: keep leaves {self.short_batch} pairs for an epoch's last update, which cannot be divided among {world} devices; start one, or write drop")
         if self.global_batch % world: raise KitError(f"{self.name}: a global batch of {self.global_batch} cannot be divided among {world} devices; start {', '.join(str(d) for d in range(1, 9) if self.global_batch % d == 0)} of them")
         share = self.global_batch // world
         per = max(d for d in range(1, min(self.device_batch, share) + 1) if share % d == 0)
         return {'per_device': per, 'world': world, 'accumulation': share // per, 'global': self.global_batch}
 
-# %% ../nbs/05_config.ipynb #a702280b
+# %% ../nbs/05_config.ipynb #b3493bf8
 def _line(text: str, key: str) -> str:
     "`, line 7` for the line of `text` that sets `key`."
     hits = [i for i, l in enumerate(text.splitlines(), 1) if l.split('#')[0].split(':')[0].strip() == key]
@@ -160,7 +166,8 @@ def _explain(err: dict, where: str, text: str) -> str:
         key, _, msg = str(err['ctx']['error']).partition(': ')
         return f"{where}{_line(text, key)}: {key}: {msg}"
     msg = err['msg'].replace('Input should be', 'expected').replace('a valid integer', 'an integer').replace('a valid', 'a')
-    if isinstance(got, str) and (number := _number(got, err['type'].startswith('int'))): msg += f"; YAML reads {got} as text, write {number}"
+    if isinstance(got, list) and key in SWEPT: msg += f'; a list makes a sweep, which `reproduce run` takes apart (by hand: one value, -p {key} ... -p name ...)'
+    elif isinstance(got, str) and (number := _number(got, err['type'].startswith('int'))): msg += f"; YAML reads {got} as text, write {number}"
     elif allowed := err.get('ctx', {}).get('expected'): msg += did_you_mean(got, allowed.replace("'", '').replace(' or ', ', ').split(', '))
     return f"{where}{_line(text, key)}: {key}: {msg}; found {got!r}"
 
@@ -234,7 +241,7 @@ def from_namespace(
     "The run that a notebook's parameters describe."
     return make_config({k: v for k, v in ns.items() if k in RunConfig.model_fields or (type(v) in (str, int, float, bool, list) and not k.startswith('_') and k not in ('In', 'Out'))})
 
-# %% ../nbs/05_config.ipynb #3984d0d9
+# %% ../nbs/05_config.ipynb #5e9b15ae
 def example(
     **changes,    # fields to set otherwise
 ) -> dict:        # values for `make_config`
@@ -243,5 +250,5 @@ def example(
         study='smoke', recipe='smoke', name='smoke', collection='docs', passage_words=32, test_topics=150, test_sets=['test'], train_triplets=None,
         train_pairs=64, dev_pairs=200, holdout='topics', hard_share=0.5, bm25_k1=0.9, bm25_b=0.4, depth=2, backbone='minilm-l6-h384', layers=1, dropout=0.1,
         attention='sdpa', max_length=48, optimizer='lion', learning_rate=2.0e-5, beta1=0.9, beta2=0.99, weight_decay=0.01, decay_on='matrices', schedule='cosine',
-        schedule_updates=None, warmup=0.1, chained=False, max_grad_norm=1.0, epochs=2, global_batch=16, device_batch=16, precision='auto', select_on='none',
+        schedule_updates=None, warmup=0.1, chained=False, max_grad_norm=1.0, epochs=2, global_batch=16, last_batch='drop', device_batch=16, precision='auto', select_on='none',
         seed=12, log_steps=1, save_steps=2, gpu=None, gpus=1, workers=0) | changes

@@ -79,7 +79,7 @@ def figure2(
     fig.legend(handles=handles, loc='outside upper center', ncols=2, frameon=False)
     return fig
 
-# %% ../nbs/82_figures.ipynb #d173ed25
+# %% ../nbs/82_figures.ipynb #ce9091b7
 def gap_frame(
     runs: list,
     test_set: str = '',    # '' for the first
@@ -100,7 +100,9 @@ def gap_frame(
 
 def scaling_figure(gaps: pd.DataFrame):
     "Gap with interval against non-embedding parameters, last epoch strong, earlier ones faint."
-    look(); fig, ax = plt.subplots(figsize=(3.5, 2.5), constrained_layout=True); last = gaps['epoch'].max()
+    look(); fig, ax = plt.subplots(figsize=(3.5, 2.5), constrained_layout=True)
+    if not len(gaps): ax.text(.5, .5, 'no backbone was run with both optimizers', ha='center', va='center'); ax.axis('off'); return fig
+    last = gaps['epoch'].max()
     for n, g in gaps.sort_values('encoder').groupby('epoch'):
         x, strong = g['encoder'] / 1e6 * (1 + .035*(n - last)), n == last
         ax.errorbar(x, g['gap'], yerr=[g['gap'] - g['low'], g['high'] - g['gap']], fmt='s-' if strong else 'o:', ms=4 if strong else 2.5, lw=1.2 if strong else .7, capsize=2, color='#333333', alpha=1 if strong else .4, label=f'epoch {n}')

@@ -41,7 +41,7 @@ def full_revision(
     if len(found) != 1: raise KitError(f"{repo}: commit {revision} is {'not unique' if found else 'not'} in the history of {ref}; the repository was rewritten, so what it holds is not what was pinned")
     return found[0]
 
-# %% ../nbs/07_hub.ipynb #31a098ee
+# %% ../nbs/07_hub.ipynb #9a96c426
 class _network:
     "Turns the hub's many ways of being away into one message."
     def __init__(self, repo, revision, kind): self.what = f"{kind} {repo} at {revision}"; self.cache = _cache(repo, kind)
@@ -51,7 +51,7 @@ class _network:
         from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
         if isinstance(e, GatedRepoError): raise KitError(f"{self.what} asks for a login; accept its terms on the hub, then `hf auth login`") from None
         if isinstance(e, HfHubHTTPError): raise KitError(f"{self.what}: the hub refused ({str(e).splitlines()[0]})") from None
-        if isinstance(e, (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError)):
+        if isinstance(e, (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError)) or type(e).__module__.split('.')[0] in ('httpx', 'httpx2', 'httpcore', 'requests', 'urllib3'):
             why = 'HF_HUB_OFFLINE is set' if os.environ.get('HF_HUB_OFFLINE') in ('1', 'true', 'on') else 'the hub cannot be reached from here'
             raise KitError(f"{self.what} is not in the cache ({self.cache}) and {why}; run once with a network, or copy that folder from a machine that has it") from None
 

@@ -86,7 +86,7 @@ def tiny_model(
                                                    bos_token_id=ids['[CLS]'], eos_token_id=ids['[SEP]'])).save_pretrained(tmp)
         return put(spec['repo'], spec['revision'], folder)
 
-# %% ../nbs/09_miniature.ipynb #e9aa90fd
+# %% ../nbs/09_miniature.ipynb #5c85b1fa
 def _parquet(path: Path, rows_per_file: int = 0, **columns):
     "Columns as parquet, numbered files of `rows_per_file` rows where given (`path` holds {i} and {n})."
     import pyarrow as pa
@@ -112,9 +112,9 @@ def tiny_msmarco(
 ) -> Path:
     "`sentence-transformers/msmarco` with made-up text, in the hub's cache."
     rng = np.random.default_rng(seed); lexicon = made_up_words()
-    text = [' '.join(w) for w in lexicon[rng.integers(0, len(lexicon), (passages, words))]]
+    text = [' '.join(w) for i in range(0, passages, 10_000) for w in lexicon[rng.integers(0, len(lexicon), (min(10_000, passages - i), words))]]
     own = rng.integers(0, passages, queries)                   # each query's positive ...
-    asked = [' '.join(rng.choice(text[p].split(), 4)) for p in own]  # ... holds its words
+    asked = [' '.join(text[p].split()[j:j + 4]) for p, j in zip(own, rng.integers(0, words - 4, queries))]  # ... holds its words
     docids = [str(9_000_000 + i) for i in range(passages)]; qids = [str(8_000_000 + i) for i in range(queries)]
     q = rng.integers(0, queries, triplets); negative = (own[q] + rng.integers(1, passages, triplets)) % passages
     with tempfile.TemporaryDirectory() as tmp:

@@ -53,7 +53,7 @@ def passages() -> Texts:
     "The corpus."
     return Texts(_table('corpus'), 'passage_id', 'passage')
 
-# %% ../nbs/28_msmarco.ipynb #c7490838
+# %% ../nbs/28_msmarco.ipynb #7e92351b
 def first_triplets(
     n: int,          # how many
 ):                   # pyarrow.Table: query_id, positive_id, negative_id
@@ -64,7 +64,7 @@ def first_triplets(
     while have < n:
         try: folder = fetch(pin['repo'], pin['revision'], [f'triplets/train-{len(parts):05d}-of-*.parquet'], 'dataset', pin['ref'])
         except KitError as e:
-            if not parts or 'has no file' not in str(e): raise
+            if not parts or 'has no file' not in str(e) or len(parts) < int(file.stem.rsplit('-', 1)[1]): raise
             raise KitError(f"train_triplets: {n:,} asked for, {pin['repo']} has {have:,}") from None
         (file,) = folder.glob(f'triplets/train-{len(parts):05d}-of-*.parquet')
         reader = pq.ParquetFile(file); rows = []

@@ -14,7 +14,7 @@ from .core import KitError, read_json
 from .store import Run, find_runs, run_folder
 from .training import planned_rate, read_history
 
-# %% ../nbs/68_plan.ipynb #3ee1d9ea
+# %% ../nbs/68_plan.ipynb #52cefb41
 TOKENS = dict(mean=95, padded=198)            # 4,300 pairs of DL19, WordPiece
 PAIRS = dict(dl19=43, dl20=54, dev=6980)      # judged topics; times depth
 QA_PAIRS = 82_360                             # 10,047 questions of microsoft/ms_marco v1.1 validation, 8.2 passages each
@@ -24,32 +24,33 @@ def work(cfg: RunConfig) -> dict:
     marco = cfg.collection == 'msmarco'
     score = sum(QA_PAIRS if s == 'qa' else PAIRS.get(s, cfg.test_topics or 100) * cfg.depth for s in cfg.test_sets)
     score += {'none': 0, 'nanobeir': 3*50*100, 'dev': cfg.dev_pairs // 2 * cfg.depth}[cfg.select_on]
-    return dict(train_pairs=cfg.updates * cfg.global_batch, scored_pairs=cfg.epochs * score,
+    return dict(train_pairs=cfg.updates * cfg.global_batch - cfg.epochs * (cfg.global_batch - cfg.short_batch if cfg.short_batch else 0), scored_pairs=cfg.epochs * score,
                 train_tokens=min(cfg.max_length, TOKENS['padded'] if marco else cfg.max_length), score_tokens=min(cfg.max_length, TOKENS['mean'] if marco else cfg.max_length))
 
-# %% ../nbs/68_plan.ipynb #6a7fab04
+# %% ../nbs/68_plan.ipynb #d6926927
 GPUS = {  # TFLOP/s in dense bf16 and in fp32, and GiB, from the makers' data sheets
     'A100-80GB': (312, 19.5, 80), 'L40S': (362, 91.6, 48), 'H100': (989, 67, 80), 'H200': (989, 67, 141),
 }
 UTILISATION = dict(train=0.25, small=0.12, score=0.5)  # assumed share of that: training in bf16, with fewer than 512 hidden units, scoring in fp32
 
 def assumed_hours(cfg: RunConfig, parameters: dict, gpu: str) -> tuple:
-    "(hours on one GPU, the assumption): 2 operations per parameter and token forwards, three times that with the way back, plus attention."
+    "(hours on the config's GPUs, the assumption), scoring on the first of them: 2 operations per parameter and token forwards, three times that with the way back, plus attention."
     e, w = BACKBONES[cfg.backbone]['expect'], work(cfg); bf16, fp32, _ = GPUS[gpu]
     def pair(tokens): return 2 * parameters['encoder'] * tokens + 4 * cfg.layers * e['hidden_size'] * tokens ** 2
     share = UTILISATION['train' if e['hidden_size'] >= 512 else 'small']
+    world = cfg.gpus
     train, score = 3 * w['train_pairs'] * pair(w['train_tokens']) / (share * bf16), w['scored_pairs'] * pair(w['score_tokens']) / (UTILISATION['score'] * fp32)
-    return (train + score) / 1e12 / 3600, f"assumed: {share:.0%} of {bf16} bf16 TFLOP/s in training, {UTILISATION['score']:.0%} of {fp32} fp32 TFLOP/s in scoring"
+    return (train / world + score) / 1e12 / 3600, f"assumed: {share:.0%} of {bf16} bf16 TFLOP/s in training, {UTILISATION['score']:.0%} of {fp32} fp32 TFLOP/s in scoring"
 
 def measured_hours(cfg: RunConfig, gpu: str):
-    "(hours on one GPU, run it was measured by) from finished runs of this backbone on this GPU, or None."
+    "(hours on the config's GPUs, run it was measured by) from finished runs of this backbone on this GPU, or None."
     for r in find_runs():
         m = r.manifest
         if r.done and r.cfg.backbone == cfg.backbone and r.cfg.layers == cfg.layers and any(gpu.split('-')[0] in g for g in m['hardware']['gpus']):
             mine, w = work(r.cfg), work(cfg)
             if mine['train_tokens'] != w['train_tokens']: continue
             rates = [m['seconds'][k] / max(1, mine[n]) for k, n in (('train', 'train_pairs'), ('evaluate', 'scored_pairs'))]
-            return (rates[0] * w['train_pairs'] * m['batch']['world'] + rates[1] * w['scored_pairs']) / 3600, f'measured: {r.folder.name}'
+            return (rates[0] * w['train_pairs'] * m['batch']['world'] / cfg.gpus + rates[1] * w['scored_pairs']) / 3600, f'measured: {r.folder.name}'
 
 def memory_gib(cfg: RunConfig, parameters: dict, per_device: int) -> dict:
     "GiB of one device by what holds them."
@@ -62,7 +63,7 @@ def describe_schedule(cfg: RunConfig) -> str:
     if cfg.schedule == 'none': return f'constant {cfg.learning_rate:g}'
     span = cfg.epoch_updates if cfg.chained else cfg.schedule_updates or cfg.updates
     last = planned_rate(cfg, cfg.updates - 1) / cfg.learning_rate
-    return (f"{cfg.schedule} from {cfg.learning_rate:g} over {span:,} updates" + (f', warm-up {round(cfg.warmup*span):,}' if cfg.warmup else ', no warm-up')
+    return (f"{cfg.schedule} from {cfg.learning_rate:g} over {span:,} updates" + (f', warm-up {math.ceil(cfg.warmup*span):,}' if cfg.warmup else ', no warm-up')
             + (', again in each epoch' if cfg.chained else '') + (f', ends at {last:.0%} of the peak' if last > .01 else ''))
 
 def plan_run(cfg: RunConfig) -> dict:
@@ -75,7 +76,7 @@ def plan_run(cfg: RunConfig) -> dict:
     if cfg.gpu:
         if cfg.gpu not in GPUS: raise KitError(f"{cfg.name}: gpu {cfg.gpu!r} is unknown; known: {', '.join(GPUS)}")
         found = measured_hours(cfg, cfg.gpu); hours, source = found or assumed_hours(cfg, parameters, cfg.gpu)
-        out |= dict(gpu_hours=round(hours, 2), hours=round(hours / world, 2), hours_from=source, fits=memory['total'] < 0.92 * GPUS[cfg.gpu][2])
+        out |= dict(gpu_hours=round(hours * world, 2), hours=round(hours, 2), hours_from=source, fits=memory['total'] < 0.92 * GPUS[cfg.gpu][2])
     return out
 
 # %% ../nbs/68_plan.ipynb #4171611d

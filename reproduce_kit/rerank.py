@@ -46,7 +46,7 @@ def rerank(
             bar.update(len(part))
     return dict(sorted(out.items()))
 
-# %% ../nbs/60_rerank.ipynb #6b1b8173
+# %% ../nbs/60_rerank.ipynb #8dfbbdf8
 def _split(cfg: RunConfig, c: Collection, split: str) -> EvalSet:
     "A split of a collection: its own candidates where it brings some, else BM25's."
     given = c.candidates.get(c.only(split)) or bm25(c.corpus, c.topics[split], cfg.depth, cfg.bm25_k1, cfg.bm25_b)
@@ -54,14 +54,16 @@ def _split(cfg: RunConfig, c: Collection, split: str) -> EvalSet:
     return EvalSet(split, c.topics[split], c.qrels[split], run, c.corpus, c.fingerprint)
 
 def load_sets(cfg: RunConfig) -> dict:
-    "{name: EvalSet} for the run's `test_sets`; a first stage that is not the published one is refused here."
+    "{name: EvalSet} for the run's `test_sets`; a first stage that is not the published one is refused here. Of several processes the first one measures, so the others get none."
+    if rank(): return {}
     with exclusive('prepare'): return msmarco_sets(cfg) if cfg.collection == 'msmarco' else {s: _split(cfg, load_collection(cfg), s) for s in cfg.test_sets}
 
-# %% ../nbs/60_rerank.ipynb #41169ca6
+# %% ../nbs/60_rerank.ipynb #75c742fc
 NANO = ('msmarco', 'nfcorpus', 'nq')
 
 def load_selector(cfg: RunConfig):
     "A function of a model that returns {'metric', 'value', ...}, higher is better; None under `select_on: none`."
+    if rank(): return None
     if cfg.select_on == 'dev':
         with exclusive('prepare'): dev = _split(cfg, load_collection(cfg), 'dev')
         def on_dev(model): return dict(metric='dev nDCG@10', value=float(evaluate(rerank(model, dev.topics, dev.corpus, dev.candidates, cfg.depth), dev.qrels)['nDCG@10'].mean()))

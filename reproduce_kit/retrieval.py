@@ -35,7 +35,7 @@ def _start_java():
     from pyserini.search.lucene import LuceneSearcher
     return LuceneSearcher
 
-# %% ../nbs/25_retrieval.ipynb #e0dc131e
+# %% ../nbs/25_retrieval.ipynb #c1b656b2
 def _work(job: dict) -> dict:
     "Search `job['topics']` in an index, made from `job['input']` where that is given; topics and qrels may be Pyserini's names. Runs in the child."
     Searcher = _start_java()
@@ -55,8 +55,10 @@ def _work(job: dict) -> dict:
     if searcher is None: raise KitError(f"Pyserini knows no prebuilt index {index!r}, and there is no such folder")
     searcher.set_bm25(job['k1'], job['b'])
     qids = sorted(topics)
-    hits = searcher.batch_search([topics[q] for q in qids], qids, k=job['depth'], threads=os.cpu_count() or 1)
-    run = {q: {h.docid: h.score for h in hits[q]} for q in qids}
+    run = {}
+    for i in range(0, len(qids), 100):  # hits carry whole documents: reduced to ids and scores before the next hundred
+        hits = searcher.batch_search([topics[q] for q in qids[i:i + 100]], qids[i:i + 100], k=job['depth'], threads=os.cpu_count() or 1)
+        run |= {q: {h.docid: h.score for h in hits[q]} for q in qids[i:i + 100]}
     stats = {k: int(v) for k, v in LuceneIndexReader(searcher.index_dir).stats().items() if k in ('documents', 'total_terms', 'unique_terms')}
     searcher.close()
     return dict(run=run, stats=stats, topics=topics, qrels=qrels)

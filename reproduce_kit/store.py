@@ -55,7 +55,7 @@ def run_folder(cfg: RunConfig) -> Path:
     "Where the run of these settings lives."
     return place('runs')/cfg.study/cfg.recipe/f'{cfg.name}-{cfg.identity}'
 
-# %% ../nbs/40_store.ipynb #d49af014
+# %% ../nbs/40_store.ipynb #d0f49bdc
 def rank() -> int: return int(os.environ.get('RANK', 0))
 def world() -> int: return int(os.environ.get('WORLD_SIZE', 1))
 
@@ -74,7 +74,7 @@ def open_run(
     if not run.manifest:
         run.note(config=cfg.model_dump(), identity=cfg.identity, git=git_state(), hardware=hardware(), packages={p: version(p) for p in PACKAGES},
                  batch=cfg.batch(world()), updates=dict(planned=cfg.updates, done=0), seconds=dict(train=0., evaluate=0.), cost=None, attempts=[])
-    if not run.done: run.note(attempts=run.manifest['attempts'] + [dict(started=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()), threads=hardware()['threads'], world=world())])
+    if not run.done: run.note(attempts=run.manifest['attempts'] + [dict(started=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()), threads=hardware()['threads'], batch=cfg.batch(world()))])
     return run
 
 def same_data(run: Run, **fingerprints):

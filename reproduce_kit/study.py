@@ -13,7 +13,7 @@ from .config import RunConfig
 from .core import KitError, did_you_mean, disk_error, root, writing
 from .store import Run, run_folder
 
-# %% ../nbs/70_study.ipynb #49e54ab4
+# %% ../nbs/70_study.ipynb #1839a0fe
 def check_notebook(
     notebook,       # a papermill target
     values: dict,   # what will be passed
@@ -30,7 +30,7 @@ def processes(cfg: RunConfig) -> int:
     "Processes that train a run here: one for each GPU that is there, is wanted and divides the global batch (`$REPRODUCE_PROCESSES` says otherwise)."
     import torch
     most = int(os.environ.get('REPRODUCE_PROCESSES') or min(cfg.gpus, torch.cuda.device_count()) or 1)
-    return max(n for n in range(1, most + 1) if cfg.global_batch % n == 0)
+    return 1 if cfg.short_batch else max(n for n in range(1, most + 1) if cfg.global_batch % n == 0)
 
 def execute(
     notebook,             # a papermill target
@@ -57,18 +57,22 @@ def execute(
         raise KitError(f"{why}\nWhat was finished before is kept; run the same command again to go on.") from None
     except OSError as e:
         raise disk_error(e, part) from None
+    except RuntimeError as e:  # nbclient's DeadKernelError
+        if 'kernel' not in f'{type(e).__name__} {e}'.lower(): raise
+        raise KitError("the kernel that executed the notebook was killed, most likely because memory ran out; lower device_batch or free some memory\nWhat was finished before is kept; run the same command again to go on.") from None
     part.replace(output)
 
-# %% ../nbs/70_study.ipynb #d5b97ae8
+# %% ../nbs/70_study.ipynb #06ac37ac
 def estimate(
     cfgs: list,      # runs still to do
 ) -> list:           # seconds for each
-    "Seconds that each run will take on this machine, from a measurement of a few seconds."
+    "Seconds that each run will take on this machine: on a CPU from a measurement of a few seconds, on a GPU as `plan` has it (None where it cannot tell)."
     import torch
     from reproduce_kit.backbone import load_backbone
-    from reproduce_kit.plan import work
+    from reproduce_kit.plan import plan_run, work
     from reproduce_kit.training import make_optimizer
     if not cfgs: return []
+    if torch.cuda.device_count(): return [3600 * h if (h := plan_run(c)['hours']) else None for c in cfgs]  # no model of ours may sit on the GPU that is to train
     def rates(cfg):  # seconds per pair, token and layer, with and without learning
         model = load_backbone(cfg).train(); opt = make_optimizer(model, cfg); n = min(32, cfg.device_batch); tokens = work(cfg)['train_tokens']
         x = model.preprocess([('sort a copy of an array in place', 'array values order ' * tokens)] * n)
@@ -86,9 +90,10 @@ def estimate(
 
 def in_words(seconds: float) -> str:
     "`40 s`, `12 min`, `3.5 h`."
+    if seconds is None: return 'an unknown time'
     return f'{seconds:.0f} s' if seconds < 90 else f'{seconds/60:.0f} min' if seconds < 5400 else f'{seconds/3600:.1f} h'
 
-# %% ../nbs/70_study.ipynb #09563d1e
+# %% ../nbs/70_study.ipynb #f73900a3
 def _execute_together(notebook, output, values: dict, processes: int):
     "`execute` under torchrun."
     with tempfile.TemporaryDirectory() as tmp:
@@ -100,16 +105,16 @@ def _execute_together(notebook, output, values: dict, processes: int):
         try: p.wait()
         except BaseException: p.terminate(); p.wait(30); raise
         if p.returncode:
-            said = [f.read_text() for f in sorted(Path(tmp).glob('error-*'))]
+            said = [f.read_text() for f in sorted(Path(tmp).glob('error-*'), key=lambda f: f.stat().st_mtime_ns)]  # the first to fail is the cause
             raise KitError(said[0] if said else f"torchrun ended with {p.returncode}: {Path(tmp, 'log').read_text()[-500:]}")
 
 def execute_rank(notebook, output, folder):
     "One process of several: the first writes the notebook, each leaves its error in `folder`."
     n = int(os.environ['RANK'])
     try: execute(notebook, output if n == 0 else Path(folder)/f'rank-{n}.ipynb', json.loads(Path(folder, 'values.json').read_text()))
-    except KitError as e: Path(folder, f'error-{n}').write_text(str(e)); sys.exit(1)
+    except Exception as e: Path(folder, f'error-{n}').write_text(str(e) if isinstance(e, KitError) else f'{type(e).__name__}: {e}'); sys.exit(1)
 
-# %% ../nbs/70_study.ipynb #580a7df3
+# %% ../nbs/70_study.ipynb #d1a11b68
 class _Watch(threading.Thread):
     "A progress bar over a run's updates, fed by its history."
     def __init__(self, cfg: RunConfig, label: str):
@@ -140,7 +145,7 @@ def run_study(
         with writing(run_folder(c)/'.writable') as f: f.write('')
         (run_folder(c)/'.writable').unlink()
     seconds = estimate(todo)
-    say(f"{len(todo)} to train, about {in_words(sum(seconds))} on this machine: " + ', '.join(f'{c.name} {in_words(s)}' for c, s in zip(todo, seconds)))
+    say(f"{len(todo)} to train, about {in_words(None if None in seconds else sum(seconds))} on this machine: " + ', '.join(f'{c.name} {in_words(s)}' for c, s in zip(todo, seconds)))
     for i, cfg in enumerate(todo, 1):
         start, folder = time.time(), run_folder(cfg)
         try:

@@ -83,7 +83,7 @@ def table_runs(study: str, recipe: str = '') -> list:
     try: return need_runs(study, recipe)
     except KitError as e: print(e); return []
 
-# %% ../nbs/80_tables.ipynb #7d9efc0a
+# %% ../nbs/80_tables.ipynb #0fad9de5
 SHOWN = {'AP': 'MAP', 'RR@10': 'MRR@10', 'R@10': 'R@10', 'Rprec': 'Rprec', 'P@10': 'P@10'}
 COLUMNS = [(('grades', 'nDCG@10'), 'nDCG@10')] + [((f'rel$\\geq${l}', t), named(m, l)) for l in LEVELS for m, t in SHOWN.items()]
 
@@ -102,11 +102,14 @@ def row_label(run: Run, runs: list) -> tuple:
 def table1(runs: list) -> Table:
     "All finished rows of a study."
     c, bm25, top = runs[0].cfg, first_stage(runs, 'BM25'), first_stage(runs, 'ceiling')
-    columns = table_columns(runs); main, lead = columns[0][1:]
+    columns = table_columns(runs); main, lead = columns[0][1:]; ranked = read_json(runs[0].folder/'first-stage/metrics.json')['ranked_by']
     t = Table('table1', f"Reranking BM25's top {c.depth}: {_escape(c.collection)} collection, {_escape(main)} topics ({len(bm25[main][0])}). Relevance level, or other test set, above each measure; best of the trained rows in bold; "
                         f"$\\Delta$: {_escape(lead)} minus BM25's, 95\\,\\% paired bootstrap interval over topics.", ('Backbone', 'Optimizer', 'Epoch'), 'c')
     def row(label, evidence, gain=None):
-        for column, s, m in columns: df, source = evidence[s]; t.add(label, column, f'{df[m].mean():.4f}', float(df[m].mean()), measure=m, **source)
+        for column, s, m in columns:
+            df, source = evidence[s]
+            if label[0] == 'BM25' and ranked[s] != 'BM25': t.add(label, column, '--'); continue  # nobody ranked these candidates
+            t.add(label, column, f'{df[m].mean():.4f}', float(df[m].mean()), measure=m, **source)
         text = '--' if gain is None else '${:+.3f}$ $[{:+.3f}, {:+.3f}]$'.format(*gain)
         t.add(label, ('vs BM25', '$\\Delta$ [95\\,\\%]'), text, gain and gain[0], measure=lead, **evidence[main][1])
     row(('BM25', '', ''), bm25); row(('Ceiling', '', ''), top)

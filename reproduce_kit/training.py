@@ -6,13 +6,13 @@
 __all__ = ['make_optimizer', 'make_schedule', 'planned_rate', 'read_history', 'rewind_history', 'last_checkpoint', 'publish',
            'Telemetry', 'optimizer_bytes', 'describe_optimizer', 'epoch_sampler', 'use_bf16', 'train']
 
-# %% ../nbs/50_training.ipynb #9d840baf
+# %% ../nbs/50_training.ipynb #3bbb888b
 import json, math, os, shutil, sys, threading, time
 from pathlib import Path
 from tqdm import tqdm
 from .backbone import count_parameters, quiet
 from .config import RunConfig
-from .core import KitError, broken, seal, writing
+from .core import KitError, broken, seal, sha256, writing
 from .store import Run, rank, world
 
 # %% ../nbs/50_training.ipynb #95201b09
@@ -29,17 +29,17 @@ def make_optimizer(
     kw = dict(lr=cfg.learning_rate, betas=(cfg.beta1, cfg.beta2))
     return torch.optim.AdamW(groups, fused=True, **kw) if cfg.optimizer == 'adamw' else Lion(groups, **kw)
 
-# %% ../nbs/50_training.ipynb #d47fbf07
+# %% ../nbs/50_training.ipynb #620d681b
 def make_schedule(
     optimizer,
     cfg: RunConfig,
 ):
-    "`none`: constant; `linear`, `cosine`: warm-up over `cfg.warmup` of the schedule, then down to zero."
+    "`none`: constant; `linear`, `cosine`: warm-up over `cfg.warmup` of the schedule (rounded up, as the trainer does), then down to zero."
     from torch.optim.lr_scheduler import LambdaLR
     from transformers import get_scheduler
     if cfg.schedule == 'none': return get_scheduler('constant', optimizer)
     span = cfg.epoch_updates if cfg.chained else cfg.schedule_updates or cfg.updates
-    course = get_scheduler(cfg.schedule, optimizer, num_warmup_steps=round(cfg.warmup * span), num_training_steps=span)
+    course = get_scheduler(cfg.schedule, optimizer, num_warmup_steps=math.ceil(cfg.warmup * span), num_training_steps=span)
     return LambdaLR(optimizer, lambda n: course.lr_lambdas[0](n % span)) if cfg.chained else course
 
 def planned_rate(
@@ -49,7 +49,7 @@ def planned_rate(
     "The rate of update `n` + 1 in closed form; what a run's history is checked against."
     if cfg.schedule == 'none': return cfg.learning_rate
     span = cfg.epoch_updates if cfg.chained else cfg.schedule_updates or cfg.updates
-    warm = round(cfg.warmup * span); n = n % span if cfg.chained else n
+    warm = math.ceil(cfg.warmup * span); n = n % span if cfg.chained else n
     if n < warm: return cfg.learning_rate * n / warm
     left = (n - warm) / max(1, span - warm)
     return cfg.learning_rate * max(0., 1 - left if cfg.schedule == 'linear' else (1 + math.cos(math.pi * left)) / 2)
@@ -68,7 +68,7 @@ def rewind_history(folder, step: int):
     kept = [l for l in read_history(folder) if l['step'] <= step]
     with writing(Path(folder)/'history.jsonl') as f: f.writelines(json.dumps(l) + '\n' for l in kept)
 
-# %% ../nbs/50_training.ipynb #1662de20
+# %% ../nbs/50_training.ipynb #ec4f23af
 def last_checkpoint(folder):
     "The newest whole checkpoint in a run's folder, or None; damaged ones are deleted, aloud."
     found = sorted(Path(folder).glob('checkpoint-*'), key=lambda p: int(p.name.split('-')[1]), reverse=True)
@@ -78,39 +78,49 @@ def last_checkpoint(folder):
 
 def publish(checkpoint: Path, epoch: Path):
     "Copy a checkpoint's model (not its optimizer) to `epoch/model`, whole or not at all."
-    if (epoch/'model').exists() and not broken(epoch/'model'): return
-    tmp = epoch/'.model.part'; shutil.rmtree(tmp, ignore_errors=True); shutil.rmtree(epoch/'model', ignore_errors=True)
+    weights = 'model.safetensors'
+    if (epoch/'model').exists() and not broken(epoch/'model') and sha256(epoch/'model'/weights) == sha256(checkpoint/weights): return
+    shutil.rmtree(epoch, ignore_errors=True); tmp = epoch/'.model.part'  # with it what was measured on other weights
     skip = shutil.ignore_patterns('optimizer*', 'scheduler*', 'rng_state*', 'trainer_state*', 'training_args*', 'scaler*', 'README.md', '*.json.part', 'sha256.json')
     shutil.copytree(checkpoint, tmp, ignore=skip); seal(tmp); tmp.rename(epoch/'model')
 
-# %% ../nbs/50_training.ipynb #688f071a
+# %% ../nbs/50_training.ipynb #8572f7dd
 class Telemetry(threading.Thread):
     "Samples this process and its GPU until closed."
     def __init__(self, path: Path, every: float = 1.):
         super().__init__(daemon=True); self.path, self.every, self.over, self.seen = path, every, threading.Event(), []
         import psutil, torch
         self.process, self.gpu, self.torch = psutil.Process(), None, torch
-        if torch.cuda.is_available():
-            import pynvml
-            pynvml.nvmlInit(); self.nv = pynvml
-            props = torch.cuda.get_device_properties(torch.cuda.current_device()); self.gpu = pynvml.nvmlDeviceGetHandleByUUID(f'GPU-{props.uuid}')
+        self.cuda, self.paused = torch.cuda.is_available(), False
+        if not self.cuda: return
+        import pynvml
+        try:
+            pynvml.nvmlInit(); props = torch.cuda.get_device_properties(torch.cuda.current_device())
+            self.nv, self.gpu = pynvml, pynvml.nvmlDeviceGetHandleByUUID(f'GPU-{props.uuid}')
+        except (pynvml.NVMLError, AttributeError): pass  # another vendor, or a slice of a GPU: torch's own numbers remain
     def sample(self) -> dict:
         out = dict(rss_gib=self.process.memory_info().rss / 2**30)
+        if self.cuda: out |= dict(gpu_allocated_gib=self.torch.cuda.memory_allocated() / 2**30, gpu_reserved_gib=self.torch.cuda.memory_reserved() / 2**30)
         if self.gpu is not None:
-            out |= dict(gpu_allocated_gib=self.torch.cuda.memory_allocated() / 2**30, gpu_reserved_gib=self.torch.cuda.memory_reserved() / 2**30)
-            m = self.nv.nvmlDeviceGetMemoryInfo(self.gpu); out |= dict(gpu_memory_share=m.used / m.total, gpu_utilisation=self.nv.nvmlDeviceGetUtilizationRates(self.gpu).gpu / 100)
+            try: m = self.nv.nvmlDeviceGetMemoryInfo(self.gpu); out |= dict(gpu_memory_share=m.used / m.total, gpu_utilisation=self.nv.nvmlDeviceGetUtilizationRates(self.gpu).gpu / 100)
+            except self.nv.NVMLError: pass
         return out
     def run(self):
-        while not self.over.wait(self.every): self.seen.append(self.sample())
+        while not self.over.wait(self.every):
+            if not self.paused: self.seen.append(self.sample())
+    def resume(self):
+        "Begin afresh: what was sampled while nothing trained is forgotten."
+        self.seen, self.paused = [], False
+        if self.cuda: self.torch.cuda.reset_peak_memory_stats()
     def line(self, step: int):
         "Write the means since the last line."
         seen, self.seen = self.seen + [self.sample()], []
-        row = {k: round(sum(s[k] for s in seen) / len(seen), 4) for k in seen[0]}
-        if self.gpu is not None: row['gpu_peak_gib'] = round(self.torch.cuda.max_memory_allocated() / 2**30, 4)
+        row = {k: round(sum(s.get(k, 0) for s in seen) / len(seen), 4) for k in seen[0]}
+        if self.cuda: row['gpu_peak_gib'] = round(self.torch.cuda.max_memory_allocated() / 2**30, 4)
         with open(self.path, 'a') as f: f.write(json.dumps(dict(step=step, time=round(time.time(), 1), samples=len(seen)) | row) + '\n')
     def close(self): self.over.set()
 
-# %% ../nbs/50_training.ipynb #932b3df8
+# %% ../nbs/50_training.ipynb #26860df0
 def _together():
     "Wait for the other processes, if any."
     import torch.distributed as dist
@@ -142,6 +152,7 @@ def _clock(run: Run, on_epoch):
 
         def on_epoch_begin(self, args, state, control, optimizer=None, **_):
             if cfg.chained and state.global_step % per_epoch == 0: optimizer.state.clear()  # not when an epoch is resumed halfway
+            if first: self.telemetry.resume()
 
         def on_pre_optimizer_step(self, args, state, control, optimizer=None, **_): self.rate = optimizer.param_groups[0]['lr']
 
@@ -163,7 +174,8 @@ def _clock(run: Run, on_epoch):
             if len(line) == 2 or not first: return
             with open(folder/'history.jsonl', 'a') as f: f.write(json.dumps(line) + '\n')
             for k in line.keys() - {'step', 'epoch'}: self.board.add_scalar(k, line[k], state.global_step)
-            if 'loss' in logs: self.telemetry.line(state.global_step); self.bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
+            if 'loss' in logs and not math.isfinite(logs['loss']): raise KitError(f"{folder.name}: the loss is {logs['loss']} at update {state.global_step}: the run has diverged; lower the rate, or keep it as a result (history.jsonl has it)")
+            if 'loss' in logs: self.telemetry.line(state.global_step); self.telemetry.paused = state.global_step % per_epoch == 0; self.bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
 
         def on_save(self, args, state, control, **_):
             _together()  # each process has written its part
@@ -181,32 +193,35 @@ def _clock(run: Run, on_epoch):
             if first: self.board.close(); self.telemetry.close()
     return Clock()
 
-# %% ../nbs/50_training.ipynb #e36ca2cb
+# %% ../nbs/50_training.ipynb #967f55d5
 def epoch_sampler(
     per_epoch: int,      # pairs of one epoch
     global_batch: int,   # pairs of one update
+    keep: bool = False,  # the last batch, when it is not full
+    at=None,             # function that says which epoch it is; None: whatever `set_epoch` was told
 ):
     "The trainer's batch sampler for training data of `per_epoch` pairs per epoch."
     import torch
     from sentence_transformers.base.sampler import DefaultBatchSampler
 
     class EpochSampler(DefaultBatchSampler):
-        used = per_epoch // global_batch * global_batch
+        used = per_epoch if keep else per_epoch // global_batch * global_batch
         def __init__(self, data, **kw):
             super().__init__(range(len(data)), **kw); self.blocks = len(data) // per_epoch
             if len(data) != self.blocks * per_epoch: raise KitError(f"{len(data):,} training pairs are not a whole number of epochs of {per_epoch:,}")
-        def __len__(self): return self.used // self.batch_size
+        def __len__(self): return -(-self.used // self.batch_size)
         def __iter__(self):
-            start = self.epoch % self.blocks * per_epoch
-            order = (start + torch.randperm(per_epoch, generator=torch.Generator().manual_seed(self.seed * 1000 + self.epoch))).tolist()
-            yield from (order[i:i + self.batch_size] for i in range(0, self.used, self.batch_size))
+            epoch = at() if at else self.epoch
+            start = epoch % self.blocks * per_epoch
+            order = (start + torch.randperm(per_epoch, generator=torch.Generator().manual_seed(self.seed * 1000 + epoch))).tolist()
+            yield from (order[i:min(i + self.batch_size, self.used)] for i in range(0, self.used, self.batch_size))
     return EpochSampler
 
-# %% ../nbs/50_training.ipynb #511128bc
+# %% ../nbs/50_training.ipynb #bb72aa84
 def use_bf16(cfg: RunConfig) -> bool:
     "bf16 where asked for, or, under `auto`, on a GPU that computes in it."
     import torch
-    gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     if cfg.precision == 'bf16' and not gpu and torch.cuda.is_available(): raise KitError(f"precision: bf16 is asked for, but {torch.cuda.get_device_name()} does not compute in it; write auto or fp32")
     return cfg.precision == 'bf16' or (cfg.precision == 'auto' and gpu)
 
@@ -219,6 +234,11 @@ def _starting_point(run: Run):
         for c in [*run.folder.glob('checkpoint-*'), *run.folder.glob('epoch-*')]: shutil.rmtree(c)
         return None, 0
     return checkpoint, seen
+
+def _eval_batch(pairs: int, most: int = 64) -> int:
+    "Dev pairs taken at once. Of several processes each gets whole batches where it can be: the trainer fills up a short one with pairs that were counted already."
+    share, rest = divmod(pairs, world())
+    return most if world() == 1 or rest else max(b for b in range(1, most + 1) if share % b == 0)
 
 def train(
     run: Run,
@@ -234,18 +254,20 @@ def train(
     cfg = run.cfg; batch = cfg.batch(world())
     if run.done: return
     args = CrossEncoderTrainingArguments(
-        output_dir=str(run.folder), num_train_epochs=cfg.epochs, per_device_train_batch_size=batch['per_device'], per_device_eval_batch_size=64,
+        output_dir=str(run.folder), num_train_epochs=cfg.epochs, per_device_train_batch_size=batch['per_device'], per_device_eval_batch_size=_eval_batch(len(pairs['dev'])),
         gradient_accumulation_steps=batch['accumulation'], max_grad_norm=cfg.max_grad_norm, seed=cfg.seed, data_seed=cfg.seed, bf16=use_bf16(cfg),
-        logging_strategy='no', eval_strategy='no', save_strategy='no', save_total_limit=2, report_to=os.environ.get('REPRODUCE_TRACK', 'none'), run_name=run.folder.name, disable_tqdm=True,
-        dataloader_num_workers=cfg.workers, dataloader_pin_memory=torch.cuda.is_available(), ddp_timeout=24*3600, ddp_find_unused_parameters=False)
+        logging_strategy='no', logging_nan_inf_filter=False, eval_strategy='no', save_strategy='no', save_total_limit=2, report_to=os.environ.get('REPRODUCE_TRACK', 'none'), run_name=run.folder.name, disable_tqdm=True,
+        dataloader_num_workers=cfg.workers, dataloader_pin_memory=torch.cuda.is_available(), ddp_timeout=24*3600, ddp_find_unused_parameters=False,
+        **(dict(use_cpu=True, ddp_backend='gloo') if world() > 1 and not torch.cuda.is_available() else {}))
     if args.n_gpu > 1: args._n_gpu = 1  # without torchrun one GPU works; DataParallel would change the batch and the updates
+    if args.world_size != world(): raise KitError(f"{world()} processes were started, but the trainer sees {args.world_size}; nothing was trained")
     if not rank(): _starting_point(run)  # clears away what is damaged before the others look
-    _together(); checkpoint, seen = _starting_point(run)
+    _together(); checkpoint, seen = _starting_point(run); _together()  # nobody goes on, or tidies up, while another still looks
     if seen == cfg.updates: return
     optimizer = make_optimizer(model, cfg); schedule = make_schedule(optimizer, cfg)
     assert schedule.optimizer is optimizer
     trainer = CrossEncoderTrainer(model, args, pairs['train'], pairs['dev'], BinaryCrossEntropyLoss(model), optimizers=(optimizer, schedule), callbacks=[_clock(run, on_epoch)])
-    by_epoch = epoch_sampler(cfg.train_pairs, cfg.global_batch)
+    by_epoch = epoch_sampler(cfg.train_pairs, cfg.global_batch, bool(cfg.short_batch), lambda: trainer.state.global_step // cfg.epoch_updates)
     trainer.get_batch_sampler = lambda data, **kw: by_epoch(data, **kw) if data is trainer.train_dataset else DefaultBatchSampler(range(len(data)), **kw)
     for c in list(trainer.callback_handler.callbacks):  # neither a printout per log line nor a model card per checkpoint
         if type(c).__name__ in ('PrinterCallback', 'CrossEncoderModelCardCallback'): trainer.remove_callback(c)

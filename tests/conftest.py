@@ -12,3 +12,5 @@ os.environ.setdefault('REPRODUCE_PAPER', tempfile.mkdtemp(prefix='kit-paper-'))
 os.environ.setdefault('REPRODUCE_FIGURES', tempfile.mkdtemp(prefix='kit-figures-'))
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 os.environ.setdefault('MPLBACKEND', 'agg')
+os.environ['HF_HUB_CACHE'] = tempfile.mkdtemp(prefix='kit-hub-')            # a small hub, made by the tests that need one
+os.environ['HF_DATASETS_CACHE'] = tempfile.mkdtemp(prefix='kit-datasets-')
