@@ -7,8 +7,8 @@ import pytest
 
 from conftest import DATA, ROOT
 from kit import need
-from reproduce_kit.backbone import load_backbone
-from reproduce_kit.config import RunConfig, example, make_config, read_configs
+from reproduce_kit.backbone import load_backbone, sources
+from reproduce_kit.config import BACKBONES, RunConfig, example, make_config, read_configs
 from reproduce_kit.core import KitError, read_json, sha256
 from reproduce_kit.metrics import evaluate
 from reproduce_kit.pairs import load_pairs
@@ -83,7 +83,7 @@ class Stop(Exception): pass
 def go(cfg, stop_after=None):
     """What train.ipynb does, in this process."""
     run = open_run(cfg); sets = load_sets(cfg); measure_first_stage(run, sets); pairs = load_pairs(cfg)
-    same_data(run, pairs=pairs['fingerprint'], **{n: s.fingerprint for n, s in sets.items()})
+    same_data(run, pairs=pairs['fingerprint'], **{n: s.fingerprint for n, s in sets.items()}, **sources(cfg))
     model, select = load_backbone(cfg), load_selector(cfg)
     def after(n):
         if n == stop_after: raise Stop
@@ -103,6 +103,7 @@ def test_end_to_end_in_miniature(cache, key):
     assert check_run(run) == [] and m['updates'] == dict(planned=12, done=12) and len(m['attempts']) == 3
     assert m['batch'] == cfg.batch(1) and m['batch']['global'] == cfg.global_batch
     main = cfg.test_sets[0]
+    assert set(m['data']) == {'pairs', main, 'qa', 'weights', 'sentence-transformers/msmarco', 'microsoft/ms_marco', 'sentence-transformers/NanoBEIR-en', BACKBONES[cfg.backbone]['repo']} and all(len(v) >= 40 for v in m['data'].values())
     assert set(done['epochs']['3']['means']) == {main, 'qa'} and list(done['epochs']['3']['means']['qa']) == ['mrr10_qa_v11'] and 'nDCG@10' in done['epochs']['3']['means'][main]
     assert done['selected'] in (1, 2, 3) and done['epochs']['1']['selection']['metric'] == 'NanoBEIR_R100_mean_ndcg@10'
     first = read_json(run.folder / 'first-stage/metrics.json')['means']
@@ -121,8 +122,9 @@ def test_tables_of_the_paper_study(cache):
     from reproduce_kit.tables import memory_table, need_runs, numbers, settings_table, table1, table2
     runs = need_runs('tiny', 'as-run'); t = table1(runs); rows = list(dict.fromkeys(c['row'] for c in t.cells)); columns = dict.fromkeys(c['column'] for c in t.cells)
     assert len(runs) == 6 and len(rows) == 2 + 18 and rows[2] == ('Tiny BERT', 'AdamW', '1')
-    assert ('qa', 'mrr10\\_qa\\_v11') in columns and all(c['source']['perquery_name'].endswith('/qa') == (c['column'][0] == 'qa') for c in t.cells)
-    assert all({'run', 'run_file', 'sha256', 'measure'} <= c['source'].keys() for c in t.cells)
+    assert ('qa', 'mrr10\\_qa\\_v11') in columns and all(c['source']['perquery_name'].endswith('/qa') == (c['column'][0] == 'qa') for c in t.cells if c['source'])
+    assert [c['row'][0] for c in t.cells if not c['source']] == ['BM25'], 'the order given is nobody\'s ranking'
+    assert all({'run', 'run_file', 'sha256', 'measure'} <= c['source'].keys() for c in t.cells if c['source'])
     with pytest.raises(KitError, match=r'several recipes \(as-run, as-stated, controlled\)'): need_runs('tiny')
     for f in (table2, numbers, settings_table, memory_table): assert f(runs).cells
     gaps = gap_frame(runs); assert list(gaps['backbone'].unique()) == ['Tiny BERT', 'Tiny GTE', 'Tiny ModernBERT'] and ((gaps['low'] <= gaps['gap']) & (gaps['gap'] <= gaps['high'])).all()

@@ -32,7 +32,7 @@ def test_run_says_how_long_and_what_next(study):
     have = {p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file()}
     assert {'manifest.json', 'history.jsonl', 'done.json', 'train.ipynb', 'first-stage/perquery.csv', 'epoch-2/test.run.gz', 'epoch-2/perquery.csv', 'epoch-2/model/model.safetensors'} <= have
     m = json.loads((folder / 'manifest.json').read_text())
-    assert m['batch']['global'] == 16 and m['updates'] == dict(planned=8, done=8) and m['data'].keys() == {'test', 'pairs'} and m['packages']['torch']
+    assert m['batch']['global'] == 16 and m['updates'] == dict(planned=8, done=8) and m['data'].keys() == {'test', 'pairs', 'weights'} and m['packages']['torch']
     assert (folder / 'epoch-2/perquery.csv').read_text().splitlines()[0] == 'name,qid,measure,value'
     assert not list(folder.glob('checkpoint-*')), 'checkpoints are only for resuming'
 
