@@ -45,15 +45,15 @@ def main():
     "Re-run a published reranking study from raw data to the printed table."
     os.environ.setdefault('HF_HUB_DISABLE_TELEMETRY', '1'); os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
 
-# %% ../nbs/90_cli.ipynb #28ab45a5
+# %% ../nbs/90_cli.ipynb #aa163cf8
 def _state(cfg) -> dict:
     "One line of `reproduce list`."
     from reproduce_kit.store import run_folder
     from reproduce_kit.training import read_history
-    folder = run_folder(cfg); row = dict(study=cfg.study, recipe=cfg.recipe, name=cfg.name, identity=cfg.identity, title=cfg.title, optimizer=cfg.optimizer, state='not run', updates=0, of=cfg.updates, measure=None, epochs=None, folder=str(folder))
+    folder = run_folder(cfg); row = dict(study=cfg.study, recipe=cfg.recipe, name=cfg.name, identity=cfg.identity, title=cfg.title, optimizer=cfg.optimizer, state='not run', updates=0, of=cfg.updates, measure=None, epochs=None, selected=None, folder=str(folder))
     if (folder/'done.json').exists():
         done = json.loads((folder/'done.json').read_text()); s = cfg.test_sets[0]; m = next(iter(done['epochs']['1']['means'][s]))
-        return row | dict(state='done', updates=cfg.updates, measure=f'{s} {m}', epochs={int(k): v['means'][s][m] for k, v in done['epochs'].items()}, selected=done['selected'])
+        return row | dict(state='done', updates=cfg.updates, measure=f'{s} {m}', epochs={int(k): v['means'][s][m] for k, v in done['epochs'].items()}, selected=done['selected'] and int(done['selected']))
     if h := read_history(folder): return row | dict(state='unfinished', updates=h[-1]['step'])
     return row
 
@@ -65,8 +65,8 @@ def list_(paths, as_json):
     from reproduce_kit.config import read_configs
     rows = [_state(c) for c in read_configs(paths or [root()/'params'])]
     def text():
-        t = columns([(r['study'], r['recipe'], r['name'], r['identity'], r['state'], f"{r['updates']}/{r['of']}", r['measure'], ' '.join(f'{v:.4f}' for v in (r['epochs'] or {}).values())) for r in rows],
-                    ('study', 'recipe', 'name', 'identity', 'state', 'updates', 'measure', 'per epoch'))
+        t = columns([(r['study'], r['recipe'], r['name'], r['identity'], r['state'], f"{r['updates']}/{r['of']}", r['measure'], ' '.join(f"{v:.4f}{'*' if n == r['selected'] else ''}" for n, v in (r['epochs'] or {}).items())) for r in rows],
+                    ('study', 'recipe', 'name', 'identity', 'state', 'updates', 'measure', 'per epoch (* selected)'))
         left = [r for r in rows if r['state'] != 'done']
         return t + ('\n\nnext: reproduce run params/' + left[0]['study'] if left else '\n\nnext: reproduce paper')
     show(rows, as_json, text)

@@ -135,3 +135,15 @@ def test_outside_a_clone(tmp_path):
     env = {k: v for k, v in os.environ.items() if k != 'REPRODUCE_ROOT'}
     p = subprocess.run([Path(sys.executable).parent / 'reproduce', 'list'], cwd=tmp_path, env=env, capture_output=True, text=True)
     said(p, 'is not inside a reproduce-kit folder')
+
+
+def test_tracker_that_nobody_is_logged_in_to(tmp_path):
+    said(reproduce('run', write_yaml(tmp_path, 'smoke'), '--track', 'wandb', env=dict(REPRODUCE_RUNS=tmp_path / 'runs')), '--track wandb', 'wandb')
+    assert not (tmp_path / 'runs').exists()
+
+
+def test_model_that_is_nowhere(tmp_path):
+    """No network, nothing in the hub's cache: what is missing, where it was looked for, and what to do; nothing is left behind but an unfinished run."""
+    p = reproduce('run', write_yaml(tmp_path, 'smoke', backbone='modernbert-base', layers=22, dropout=None), env=dict(REPRODUCE_RUNS=tmp_path / 'runs', HF_HUB_CACHE=tmp_path / 'hub'))
+    assert p.returncode == 1 and 'Traceback' not in p.stderr and 'model answerdotai/ModernBERT-base at 8949b909' in p.stderr and 'run once with a network, or copy that folder' in p.stderr, p.stdout + p.stderr
+    assert not list(tmp_path.rglob('done.json'))

@@ -137,6 +137,7 @@ def test_through_the_notebook_and_the_command_line(cache, tmp_path):
     from kit import reproduce
     cfg = shrink(ALL['as-run/modernbert-lion'], name='row'); file = tmp_path / 'row.yaml'
     file.write_text(yaml.safe_dump(json.loads(cfg.model_dump_json()), sort_keys=False))
+    ready = reproduce('prepare', file, '--json'); assert ready.returncode == 0 and len(json.loads(ready.stdout)) == 4, ready.stdout + ready.stderr
     p = reproduce('run', file, '--json'); assert p.returncode == 0, p.stdout + p.stderr
     assert json.loads(p.stdout)['done'] == ['row'] and 'mrr10_qa_v11' in (open_run(cfg).folder / 'train.ipynb').read_text()
     assert json.loads(reproduce('check', file, '--json').stdout)[0]['state'] == 'as configured'

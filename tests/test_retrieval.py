@@ -23,3 +23,21 @@ def test_cacm(tmp_path):
     assert round(evaluate(run, qrels)['AP(rel=1)'].mean(), 4) == 0.3123
     theirs = read_run(folder / 'cacm-bm25.txt')
     assert all(set(theirs[q]) <= set(run[q]) for q in theirs)
+
+
+def test_an_index_that_is_there(tmp_path):
+    """Searching a finished index, as the prebuilt one is searched, in more than one batch of topics, equals indexing and searching in one go."""
+    import json
+    import subprocess
+    from importlib.util import find_spec
+    from pathlib import Path
+    from reproduce_kit.miniature import made_up_words
+    from reproduce_kit.retrieval import java_home
+    words = made_up_words(); docs = tmp_path / 'docs'; docs.mkdir()
+    (docs / 'corpus.jsonl').write_text(''.join(json.dumps({'id': f'd{i}', 'contents': ' '.join(words[i * 3:i * 3 + 9])}) + '\n' for i in range(190)))
+    jar = sorted((Path(find_spec('pyserini').origin).parent / 'resources/jars').glob('anserini-*-fatjar.jar'))[-1]
+    subprocess.run([java_home() / 'bin/java', '-cp', jar, 'io.anserini.index.IndexCollection', '-collection', 'JsonCollection', '-input', docs, '-index', tmp_path / 'index', '-generator', 'DefaultLuceneDocumentGenerator',
+                    '-threads', '1', '-storePositions', '-storeDocvectors', '-storeRaw'], check=True, capture_output=True)
+    topics = {f't{i}': ' '.join(words[i * 3 + 2:i * 3 + 4]) for i in range(150)}
+    there, fresh = lucene(None, topics, 10, index=tmp_path / 'index'), lucene(docs, topics, 10)
+    assert there['run'] == fresh['run'] and there['stats'] == fresh['stats'] and len(there['run']) == 150 and there['stats']['documents'] == 190
