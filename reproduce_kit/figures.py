@@ -79,7 +79,7 @@ def figure2(
     fig.legend(handles=handles, loc='outside upper center', ncols=2, frameon=False)
     return fig
 
-# %% ../nbs/82_figures.ipynb #ce9091b7
+# %% ../nbs/82_figures.ipynb #de734963
 def gap_frame(
     runs: list,
     test_set: str = '',    # '' for the first
@@ -105,8 +105,8 @@ def scaling_figure(gaps: pd.DataFrame):
     last = gaps['epoch'].max()
     for n, g in gaps.sort_values('encoder').groupby('epoch'):
         x, strong = g['encoder'] / 1e6 * (1 + .035*(n - last)), n == last
-        ax.errorbar(x, g['gap'], yerr=[g['gap'] - g['low'], g['high'] - g['gap']], fmt='s-' if strong else 'o:', ms=4 if strong else 2.5, lw=1.2 if strong else .7, capsize=2, color='#333333', alpha=1 if strong else .4, label=f'epoch {n}')
-    for _, g in gaps[gaps['epoch'] == last].iterrows(): ax.annotate(g['backbone'], (g['encoder']/1e6, g['high']), textcoords='offset points', xytext=(0, 4), ha='center', fontsize=6.5)
+        ax.errorbar(x, g['gap'], yerr=[g['gap'] - g['low'], g['high'] - g['gap']], fmt='s-' if strong else 'o^vDP*'[(n - 1) % 6] + ':', ms=4 if strong else 3, lw=1.2 if strong else .7, capsize=2, color='#333333', alpha=1 if strong else .4, label=f'epoch {n}')
+    for _, g in gaps[gaps['epoch'] == last].iterrows(): ax.annotate(g['backbone'], (g['encoder']/1e6, g['high']), textcoords='offset points', xytext=(0, 4), ha='center', fontsize=6.5, bbox=dict(fc='white', ec='none', pad=.6, alpha=.85))
     ax.axhline(0, color='#999999', lw=.8); ax.set_xscale('log'); ax.margins(x=.15, y=.15)
     ticks = sorted({round(e/1e6, 1) for e in gaps['encoder']}); ax.set_xticks(ticks, [f'{t:g}' for t in ticks]); ax.minorticks_off()
     ax.set(xlabel='non-embedding parameters [millions]', ylabel=f"Lion minus AdamW, {gaps['measure'].iloc[0]}"); ax.legend(frameon=False, loc='best')

@@ -190,7 +190,7 @@ def settings_table(runs: list) -> Table:
             t.add(_escape(k), label, ', '.join(say(list(v) if isinstance(v, tuple) else v) for v in values), None, config=f'params/{runs[0].cfg.study}')
     return t
 
-# %% ../nbs/80_tables.ipynb #28057f92
+# %% ../nbs/80_tables.ipynb #19b06a05
 def telemetry(run: Run) -> dict:
     "Means over a run's telemetry lines, weighted by their samples; empty where there is none."
     lines = [json.loads(l) for l in (run.folder/'telemetry.jsonl').read_text().splitlines()] if (run.folder/'telemetry.jsonl').exists() else []
@@ -206,6 +206,7 @@ def memory_table(runs: list) -> Table:
     for r in runs:
         x = telemetry(r)
         for c, get in shown.items(): values.setdefault((r.cfg.title, r.cfg.optimizer, c), []).append((get(r, x), r))
+    shown = [c for c in shown if any(v is not None for k, got in values.items() if k[2] == c for v, _ in got)]  # no column that nothing was sampled for
     for title in dict.fromkeys(r.cfg.title for r in runs):
         mean = {}
         for o, label in OPTIMIZERS.items():

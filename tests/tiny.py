@@ -7,7 +7,7 @@ from conftest import DATA, ROOT
 from reproduce_kit.collection import read_collection
 from reproduce_kit.config import BACKBONES, make_config, read_runs
 from reproduce_kit.miniature import tiny_model, tiny_msmarco, tiny_nanobeir, tiny_qa
-from reproduce_kit.msmarco import eval_set, first_triplets, keep_set, set_folder
+from reproduce_kit.msmarco import eval_set, first_triplets, keep_set, questions, set_folder
 
 TINY = {'minilm-l12-h384': 'tiny-bert', 'gte-multilingual-base': 'tiny-gte', 'modernbert-base': 'tiny-modernbert'}
 
@@ -40,7 +40,6 @@ def hub(cfg):
 
 def keep_mini(cfg):
     """A set of made-up topics for machines without the real one."""
-    from reproduce_kit.msmarco import Texts, _table
-    asked = Texts(_table('queries'), 'query_id', 'query'); own = {r['query_id']: r['positive_id'] for r in first_triplets(400).to_pylist()}
+    asked = questions(); own = {r['query_id']: r['positive_id'] for r in first_triplets(400).to_pylist()}
     some = sorted(own)[:8]
     keep_set(set_folder('mini', cfg), {q: asked[q] for q in some}, {q: {own[q]: 3} for q in some}, {q: {own[q]: 1., '9000001': 2., '9000002': .5} for q in some})
