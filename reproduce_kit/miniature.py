@@ -86,7 +86,7 @@ def tiny_model(
                                                    bos_token_id=ids['[CLS]'], eos_token_id=ids['[SEP]'])).save_pretrained(tmp)
         return put(spec['repo'], spec['revision'], folder)
 
-# %% ../nbs/09_miniature.ipynb #5c85b1fa
+# %% ../nbs/09_miniature.ipynb #5531f0fe
 def _parquet(path: Path, rows_per_file: int = 0, **columns):
     "Columns as parquet, numbered files of `rows_per_file` rows where given (`path` holds {i} and {n})."
     import pyarrow as pa
@@ -126,6 +126,7 @@ def tiny_msmarco(
         pin = DATASETS['msmarco']
         return put(pin['repo'], pin['revision'].ljust(40, '0'), f, 'dataset')
 
+# %% ../nbs/09_miniature.ipynb #dd58c55c
 def tiny_qa(
     rows: list = None,   # of `microsoft/ms_marco` v1.1; made up when absent
     seed: int = 12,

@@ -120,7 +120,7 @@ class Telemetry(threading.Thread):
         with open(self.path, 'a') as f: f.write(json.dumps(dict(step=step, time=round(time.time(), 1), samples=len(seen)) | row) + '\n')
     def close(self): self.over.set()
 
-# %% ../nbs/50_training.ipynb #26860df0
+# %% ../nbs/50_training.ipynb #07967659
 def _together():
     "Wait for the other processes, if any."
     import torch.distributed as dist
@@ -135,6 +135,7 @@ def describe_optimizer(optimizer) -> dict:
     inner = getattr(optimizer, 'optimizer', optimizer)  # accelerate wraps it
     return dict(kind=f'{type(inner).__module__}.{type(inner).__name__}', groups=[dict(betas=list(g['betas']), weight_decay=g['weight_decay'], tensors=len(g['params'])) for g in inner.param_groups])
 
+# %% ../nbs/50_training.ipynb #029d1671
 def _clock(run: Run, on_epoch):
     "The callback that logs, saves, publishes and shows progress."
     from transformers import TrainerCallback

@@ -37,10 +37,13 @@ def test_native_equals_original(tmp_path, monkeypatch):
     stored = load_file(folder / 'model.safetensors'); assert {t.dtype for t in stored.values()} == {torch.float16}
     w = {k: v.float() for k, v in stored.items()}; cfg = read_json(folder / 'config.json')
     model = load_backbone(make_config(example(backbone='tiny-gte', layers=2, dropout=0.0, max_length=512))).model.eval()
+    for i in range(2):  # fresh weights attend to everything alike: make positions matter
+        w[f'new.encoder.layer.{i}.attention.qkv_proj.weight'] *= 25
+        for part in 'qkv': getattr(model.gte.layers[i].self_attn, f'{part}_proj').weight.data *= 25
     ids = torch.randint(4, 1900, (1, 400), generator=torch.Generator().manual_seed(12))
     with torch.no_grad():
         got, want = model.gte(ids.to(model.device)).last_hidden_state.cpu(), original(w, cfg, ids)
         model.gte.rotary_emb.inv_freq.copy_(1 / 160_000. ** (torch.arange(0, 16, 2).float() / 16))  # transformers' default for this class
         off = model.gte(ids.to(model.device)).last_hidden_state.cpu()
-    assert (got - want).abs().max() < 2e-5, (got - want).abs().max()
-    assert (off - want).abs().max() > 1e-2  # the test would notice
+    assert (got - want).abs().max() < 2e-4, (got - want).abs().max()
+    assert (off - want).abs().max() > 0.1, (off - want).abs().max()  # the test would notice

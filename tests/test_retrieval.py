@@ -12,7 +12,7 @@ from reproduce_kit.trec import read_qrels, read_run
 
 def test_cacm(tmp_path):
     folder = need('cacm')
-    with tarfile.open(folder / 'cacm.tar.gz') as t: t.extractall(tmp_path, filter='data')
+    with tarfile.open(folder / 'cacm.tar.gz') as t: t.extractall(tmp_path, **(dict(filter='data') if hasattr(tarfile, 'data_filter') else {}))  # Python 3.11.4 and newer have filters
     text = (folder / 'topics.cacm.txt').read_text(errors='replace')
     topics = {m[1]: ' '.join(m[2].split()) for m in re.finditer(r'<DOCNO>\s*(\d+)\s*</DOCNO>(.*?)</DOC>', text, re.S)}
     made = lucene(tmp_path, topics, 1000, 0.9, 0.4, format='HtmlCollection'); run, stats = made['run'], made['stats']
