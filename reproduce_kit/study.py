@@ -13,7 +13,7 @@ from .config import RunConfig
 from .core import KitError, did_you_mean, disk_error, root, writing
 from .store import Run, run_folder
 
-# %% ../nbs/70_study.ipynb #1839a0fe
+# %% ../nbs/70_study.ipynb #9f64aa86
 def check_notebook(
     notebook,       # a papermill target
     values: dict,   # what will be passed
@@ -44,6 +44,7 @@ def execute(
     check_notebook(notebook, values)
     if processes > 1: return _execute_together(notebook, output, values, processes)
     logging.getLogger('papermill').setLevel(logging.ERROR)
+    for quiet in ('asyncio', 'traitlets'): logging.getLogger(quiet).setLevel(logging.CRITICAL)  # after Ctrl-C the client complains that its kernel is gone
     output = Path(output); part = output.with_suffix('.part.ipynb')
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
