@@ -64,7 +64,7 @@ class DataSettings(BaseModel):
     bm25_b: Annotated[float, Field(ge=0, le=1)] = Field(description="BM25 length normalisation")
     depth: Annotated[int, Field(ge=1, le=1000)] = Field(description="candidates reranked per topic")
 
-# %% ../nbs/05_config.ipynb #b51b26ea
+# %% ../nbs/05_config.ipynb #ad4ff952
 class Settings(DataSettings):
     "The keys of a parameter file."
     # model
@@ -99,10 +99,16 @@ class Settings(DataSettings):
     gpu: str | None = Field(description="kind of GPU it is meant for, null: whatever is there")
     gpus: Count = Field(description="how many, at most")
     workers: Annotated[int, Field(ge=0)] = Field(description="processes that prepare batches")
+    # on Modal only, so with defaults
+    gpu_fallbacks: list[str] = Field([], description="kinds of GPU to take when the first is not to be had, in this order")
+    cpus: Count = Field(8, description="processor cores reserved")
+    ram_gib: Count = Field(32, description="GiB of memory reserved")
+    timeout_hours: Annotated[float, Field(gt=0, le=24)] = Field(24., description="limit of one attempt; the next goes on from the last checkpoint")
+    retries: Annotated[int, Field(ge=0, le=10)] = Field(10, description="attempts after the first")
 
-WHERE = ('gpu', 'gpus', 'workers')
+WHERE = ('gpu', 'gpus', 'workers', 'gpu_fallbacks', 'cpus', 'ram_gib', 'timeout_hours', 'retries')
 
-# %% ../nbs/05_config.ipynb #dac311c5
+# %% ../nbs/05_config.ipynb #35d10112
 def _misfits(c: Settings):
     "`key: what is wrong` for values that are each fine and together impossible."
     docs, marco = c.collection == 'docs', c.collection == 'msmarco'
@@ -120,6 +126,7 @@ def _misfits(c: Settings):
     if c.attention == 'flash_attention_2' and c.precision == 'fp32': yield "attention: 'flash_attention_2' computes in bf16 only; write precision: bf16, or sdpa"
     if c.train_pairs < c.global_batch: yield f"global_batch: {c.global_batch} is more than an epoch's {c.train_pairs} train_pairs"
     if c.schedule_updates and (c.schedule == 'none' or c.chained): yield "schedule_updates: write null, since there is no schedule of the whole run"
+    if c.gpu_fallbacks and not c.gpu: yield "gpu_fallbacks: write [] where gpu is null; a fallback needs a first choice"
     if c.save_steps % c.log_steps: yield f"save_steps: {c.save_steps} must be a multiple of log_steps ({c.log_steps}), so that a resumed run logs what an uninterrupted one does"
 
 class RunConfig(Settings):

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['TABLES', 'FIGURES', 'NO_LATEX', 'make_outputs', 'shown', 'typeset', 'why']
 
-# %% ../nbs/85_paper.ipynb #8282d562
+# %% ../nbs/85_paper.ipynb #587646c9
 import re, shutil, subprocess
 from pathlib import Path
 from .core import KitError, did_you_mean, place, read_json, root, sha256
 from .metrics import read_perquery
 from .store import find_runs
-from .study import execute
+from .notebook import execute
 from .tables import need_runs
 
 # %% ../nbs/85_paper.ipynb #e02d5256
