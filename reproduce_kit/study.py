@@ -104,7 +104,7 @@ class _Keeper(threading.Thread):
     def __enter__(self): self.beat(); self.start(); return self
     def __exit__(self, *_): self.over.set(); self.join(); self.end_kernel()
 
-# %% ../nbs/70_study.ipynb #4a723b63
+# %% ../nbs/70_study.ipynb #db6cd4fe
 TRAIN = 'nbs/experiments/train.ipynb'
 
 def ended(run: Run) -> bool:
@@ -129,9 +129,9 @@ def _end(keeper: _Keeper, state: str, message: str = '', **more) -> dict:
         keeper.publish()
     except (KitError, OSError) as e:
         if state == 'done': out |= dict(state='failed', message=str(e))
-    return out | dict(cost=cost(run))
+    return {k: v for k, v in out.items() if k != 'traceback'} | dict(cost=cost(run))  # failed.json has the traceback: an answer is short
 
-# %% ../nbs/70_study.ipynb #7665ce98
+# %% ../nbs/70_study.ipynb #fe8a73aa
 def _attempt(run: Run, lease, ground: Ground) -> dict:
     "The notebook under a lease."
     folder = run.folder; part = folder/'train.part.ipynb'
@@ -156,7 +156,7 @@ def _attempt(run: Run, lease, ground: Ground) -> dict:
 def train_config(
     cfg: RunConfig,
     ground: Ground = None,   # default: this machine
-) -> dict:                   # {'name', 'run', 'state': done | skipped | failed | elsewhere, 'message', 'cell', 'traceback', 'cost'}
+) -> dict:                   # {'name', 'run', 'state': done | skipped | failed | elsewhere, 'message', 'cell', 'cost'}
     "One attempt at a run that has not ended; never two at once, wherever they are asked for."
     ground = ground or Ground(); run = Run(cfg, run_folder(cfg)); name = f'{cfg.study}/{cfg.recipe}/{run.folder.name}'
     ground.refresh()

@@ -14,3 +14,5 @@ os.environ.setdefault('HF_HUB_OFFLINE', '1')
 os.environ.setdefault('MPLBACKEND', 'agg')
 os.environ['HF_HUB_CACHE'] = tempfile.mkdtemp(prefix='kit-hub-')            # a small hub, made by the tests that need one
 os.environ['HF_DATASETS_CACHE'] = tempfile.mkdtemp(prefix='kit-datasets-')
+os.environ['MODAL_CONFIG_PATH'] = '/nowhere'                                # nobody's account
+for k in ('MODAL_TOKEN_ID', 'MODAL_TOKEN_SECRET', 'MODAL_PROFILE'): os.environ.pop(k, None)
