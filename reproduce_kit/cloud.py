@@ -7,7 +7,7 @@ __all__ = ['APP', 'HOME', 'VOLUMES', 'SECRETS', 'SEEN', 'JAVA', 'KEPT', 'app', '
            'function_name', 'Leases', 'commit', 'refresh', 'ground', 'prepare', 'train', 'evaluate', 'fetch',
            'call_answer', 'start', 'make_app', 'all_configs', 'study']
 
-# %% ../nbs/75_cloud.ipynb #d4fbdc6b
+# %% ../nbs/75_cloud.ipynb #68b36607
 import json, os, time
 from pathlib import Path
 os.environ.setdefault('MODAL_PAYLOAD_FORMAT', 'cbor')              # arguments and answers are data; the default would be pickle
@@ -17,8 +17,8 @@ from .bill import read_rates
 from .config import RunConfig, make_config, read_configs
 from .core import KitError, disk_error, place, read_json, root, sha256, write_json
 from .lease import BEAT, free, here, kept, take
-from .store import Run, run_folder
-from .study import Ground, prepare_configs, train_config
+from .store import Run, find_runs, run_folder
+from .study import Ground, ended, prepare_configs, train_config
 
 # %% ../nbs/75_cloud.ipynb #a11909b5
 APP, HOME = 'reproduce-kit', '/root'
@@ -108,52 +108,53 @@ def evaluate(job: dict, epoch: int, sets: list) -> dict:
     except KitError as e: return dict(means={}, trouble=str(e))
     return dict(means=got, trouble='')
 
-# %% ../nbs/75_cloud.ipynb #b809d8b1
+# %% ../nbs/75_cloud.ipynb #dcc639a3
 KEPT = ('manifest.json', 'history.jsonl', 'telemetry.jsonl', 'progress.json', 'call.json', 'done.json', 'failed.json', 'train.ipynb', 'train.part.ipynb', 'attempts/*', 'first-stage/*', 'epoch-*/*.json', 'epoch-*/*.csv',
         'epoch-*/*.run.gz', 'epoch-*/also-*/*')
 
 def fetch(study: str, checkpoints: bool = False) -> dict:
     "{path in the run store: [sha256, bytes]} of what is worth bringing home from runs that ended; published first."
     g = ground(); g.refresh(); out = {}
-    for end in sorted([*place('runs').glob(f'{study}/*/*/done.json'), *place('runs').glob(f'{study}/*/*/failed.json')]):
+    for run in find_runs(study):
+        if not (ended(run) or (run.folder/'failed.json').exists()): continue
         for pattern in KEPT + (('epoch-*/model/*',) if checkpoints else ()):
-            for f in sorted(end.parent.glob(pattern)):
+            for f in sorted(run.folder.glob(pattern)):
                 if f.is_file() and not f.name.startswith('.'): out[f.relative_to(place('runs')).as_posix()] = [sha256(f), f.stat().st_size]
     return out
 
 def call_answer(call_id: str) -> str:
-    "Modal's word on a call."
+    "'pending', 'ended', 'stopped', or what was wrong."
     e = modal.exception
-    try: modal.FunctionCall.from_id(call_id).get(timeout=0); return 'ended'
+    try:
+        got = modal.FunctionCall.from_id(call_id).get(timeout=0)
+        return (got.get('trouble') or (got.get('state') == 'failed' and got['message']) if isinstance(got, dict) else '') or 'ended'
     except e.FunctionTimeoutError: return 'the time limit was reached in every attempt; raise timeout_hours or lower save_steps, then run the same command again'
     except (e.OutputExpiredError, e.NotFoundError): return 'ended'
     except (TimeoutError, e.TimeoutError): return 'pending'
-    except e.InputCancellation: return 'stopped'
-    except e.Error as x: return f'Modal says: {str(x).strip() or type(x).__name__}; `reproduce logs` shows more'
-    except BaseException as x:
-        if isinstance(x, KeyboardInterrupt): raise
-        return f'{type(x).__name__}: {x}'
+    except e.RemoteError as x: return f'Modal says: {x}' if str(x) else 'stopped'  # a cancelled call has no more to say
+    except e.Error as x: return f'Modal says: {str(x).strip() or type(x).__name__}'
 
 def _under_way(folder: Path) -> bool:
     "Whether a call for this run was made that has not ended."
     return (folder/'call.json').exists() and call_answer(read_json(folder/'call.json')['call']) == 'pending'
 
 def start(jobs: list, git: dict = {}, track: str = '') -> dict:
-    "Prepare what configs need, then start each that is not under way: {run: call}."
+    "Prepare what configs need, then start each that is not under way: {'calls': {run: call}, 'trouble': '' or what was wrong}."
     configs = [make_config(j, 'the call') for j in jobs]; refresh('/vol/runs'); out = {}
-    todo = [(c, j) for c, j in zip(configs, jobs) if not (run_folder(c)/'done.json').exists() and not _under_way(run_folder(c))]
-    if not todo: return out
-    trouble = modal.Function.from_name(APP, 'prepare').remote([j for _, j in todo])['trouble']
-    for cfg, job in todo:
-        folder = run_folder(cfg)
-        folder.mkdir(parents=True, exist_ok=True); (folder/'failed.json').unlink(missing_ok=True)
-        if trouble: write_json(folder/'failed.json', dict(name=cfg.name, run=folder.name, state='failed', message=f'preparing failed, nothing was trained: {trouble}')); continue
-        call = modal.Function.from_name(APP, function_name(cfg)).spawn(job, git, track)
-        write_json(folder/'call.json', dict(call=call.object_id, function=function_name(cfg), started=time.time())); out[folder.name] = call.object_id
-    commit('/vol/runs')
-    return out
+    try:
+        commit('/vol/runs')  # a full volume is noticed before anything is spent
+        todo = [(c, j) for c, j in zip(configs, jobs) if not ended(Run(c, run_folder(c))) and not _under_way(run_folder(c))]
+        trouble = modal.Function.from_name(APP, 'prepare').remote([j for _, j in todo])['trouble'] if todo else ''
+        for cfg, job in todo:
+            folder = run_folder(cfg); folder.mkdir(parents=True, exist_ok=True); (folder/'failed.json').unlink(missing_ok=True)
+            if trouble: write_json(folder/'failed.json', dict(name=cfg.name, run=folder.name, state='failed', message=f'preparing failed, nothing was trained: {trouble}')); continue
+            call = modal.Function.from_name(APP, function_name(cfg)).spawn(job, git, track)
+            write_json(folder/'call.json', dict(call=call.object_id, function=function_name(cfg), started=time.time())); out[folder.name] = call.object_id; commit('/vol/runs')
+        if trouble: commit('/vol/runs')
+    except (KitError, OSError) as e: trouble = str(e)
+    return dict(calls=out, trouble=trouble)
 
-# %% ../nbs/75_cloud.ipynb #3aae806d
+# %% ../nbs/75_cloud.ipynb #4366f51a
 def make_app(
     configs: list,      # from `read_configs`
     secrets=(),         # names of Modal secrets, keys of SECRETS
@@ -174,8 +175,8 @@ def make_app(
     return app, made
 
 def all_configs() -> list:
-    "Every config of `params/`."
-    return read_configs([root()/'params']) if (root()/'params').is_dir() else []
+    "Every config of `params/`, or of the folders and files that `$REPRODUCE_PARAMS` names, separated by commas."
+    return read_configs(os.environ['REPRODUCE_PARAMS'].split(',') if 'REPRODUCE_PARAMS' in os.environ else [root()/'params'])
 
 # %% ../nbs/75_cloud.ipynb #300de014
 app, FUNCTIONS = make_app(all_configs(), [s for s in os.environ.get('REPRODUCE_SECRETS', '').split(',') if s]) if modal.is_local() else (modal.App(APP), {})

@@ -96,7 +96,7 @@ def read_remote_json(volume, path: str):
     try: return None if got is None else json.loads(got)
     except ValueError: return None
 
-# %% ../nbs/76_remote.ipynb #f9acb1bf
+# %% ../nbs/76_remote.ipynb #a9972853
 def describe(
     done, failed, progress, call,   # contents of done.json, failed.json, progress.json and call.json, or None
     answer: str = '',               # Modal's word on the call: 'pending', 'ended', or an error
@@ -105,7 +105,7 @@ def describe(
     "The state of a run elsewhere."
     now = now or time.time(); p = progress or {}
     out = dict(state='not started', step=p.get('step', 0), of=p.get('of'), eta=None, dollars=p.get('dollars'), device=', '.join(p.get('devices') or []), message='')
-    if done: return out | dict(state='done', step=out['of'])
+    if done and p.get('state', 'done') == 'done': return out | dict(state='done', step=out['of'])  # until then its bill is still being written
     if failed: return out | dict(state='failed', message=failed.get('message', ''))
     alive = p.get('state') == 'running' and now - p['beat'] < STALE * BEAT + 60
     if call is None: return out | dict(state='running' if alive else 'stopped' if p else 'not started')
@@ -165,14 +165,14 @@ def stop_run(cfg: RunConfig) -> dict:
     with modal_errors('stopping'): modal.FunctionCall.from_id(row['call']).cancel()
     return row
 
-# %% ../nbs/76_remote.ipynb #835e86a0
-def watch(configs: list, call: str, say=print, every: float = 10.) -> list:
+# %% ../nbs/76_remote.ipynb #856dc9e5
+def watch(configs: list, call: str, say=print, every: float = BEAT) -> list:
     "Follow a started study until nothing is under way; the rows at the end. Leaving changes nothing for the runs."
     cloud, seen, launching = connect(), {}, True
     while True:
         if launching and (answer := cloud.call_answer(call)) != 'pending':
             launching = False
-            if answer not in ('ended', 'stopped'): raise KitError(f"starting the study failed: {answer}")
+            if answer not in ('ended', 'stopped') and not any(r['state'] == 'failed' for r in remote_states(configs)): raise KitError(f"starting the study failed: {answer}")
         rows = remote_states(configs)
         for r in rows:
             now = (r['state'], r['step'])

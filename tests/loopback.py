@@ -83,7 +83,7 @@ class Modal(ModalClientBase):
         self.folder, self.machines, self.env = Path(folder), machines, env
         self.names, self.count, self.calls, self.tasks, self.functions, self.apps = {}, {}, {}, {}, {}, {}
         self.images, self.mounts, self.contents, self.secrets, self.dicts, self.doors = {}, {}, {}, {}, {}, {}
-        self.faults, self.full, self.report, self.log = {}, set(), None, []   # faults: {function call's config name: [(kind, when)]}
+        self.faults, self.full, self.gone, self.report, self.log = {}, set(), set(), None, []   # faults: {function call's config name: [(kind, when)]}
         self.loop = asyncio.new_event_loop(); self.ready = threading.Event()
         threading.Thread(target=self._serve, daemon=True).start(); assert self.ready.wait(20)
 
@@ -180,6 +180,7 @@ class Modal(ModalClientBase):
                 if due:
                     self.faults[self.name_of(c)].remove(due)
                     if due[0] == 'preempt': self._take_away(t)
+                    elif due[0] == 'full': self.full.add('reproduce-kit-runs')
                     elif due[0] == 'vanish': t.why = 'preempted'; self._kill(t)
                     else: t.why = 'timeout'; self._kill(t)
                 elif time.time() - t.started > d.timeout_secs + 5: t.why = 'timeout'; self._kill(t)
@@ -304,7 +305,11 @@ class Modal(ModalClientBase):
     async def AppGetByDeploymentName(self, stream): r = await stream.recv_message(); await stream.send_message(api.AppGetByDeploymentNameResponse(app_id=self.names.get(('ap', r.name), ''), environment_name='main'))
     async def AppGetLayout(self, stream): r = await stream.recv_message(); await stream.send_message(api.AppGetLayoutResponse(app_layout=api.AppLayout(function_ids=self.apps[r.app_id])))
     async def AppHeartbeat(self, stream): await stream.recv_message(); await stream.send_message(Empty())
-    async def AppClientDisconnect(self, stream): await stream.recv_message(); await stream.send_message(Empty())
+    async def AppClientDisconnect(self, stream): r = await stream.recv_message(); self.gone.add(r.app_id); await stream.send_message(Empty())
+    async def AppGetLogs(self, stream):
+        r = await stream.recv_message()
+        while r.app_id not in self.gone: await asyncio.sleep(.2)
+        await stream.send_message(api.TaskLogsBatch(app_done=True))
 
     async def AppPublish(self, stream):
         r = await stream.recv_message(); self.apps[r.app_id] = dict(r.function_ids)

