@@ -363,7 +363,7 @@ def push(run, epoch, to, yes, as_json):
     got = publish(find_run(run), epoch or 0, to, yes)
     show(got, as_json, lambda: columns([(f, f'{n:,}') for f, n in got['files'].items()], ('file', 'bytes')) + '\n\n' + (f"uploaded to {to}" if yes else f"dry run: epoch {got['epoch']}, nothing was uploaded\n\nnext: reproduce push {run} --to {to or 'USER/NAME'} --yes"))
 
-# %% ../nbs/90_cli.ipynb #f058438d
+# %% ../nbs/90_cli.ipynb #7448520f
 def checkup() -> list:
     "[(what, well?, finding or remedy)] for everything that a study needs."
     import shutil
@@ -393,13 +393,16 @@ def checkup() -> list:
     def latex():
         if missing := [c for c in ('latexmk', 'pdflatex') if not shutil.which(c)]: raise KitError(f"{' and '.join(missing)} not found; tables and figures work without, `reproduce paper` says what to install")
         return shutil.which('pdflatex')
+    def rented():
+        from modal.config import config
+        return 'token found' if config.get('token_id') or config.get('oauth_refresh_token') else 'no token; only --on modal needs one (`modal setup`)'
     def writable(kind):
         from reproduce_kit.core import writing
         with writing(place(kind)/'.doctor') as f: f.write('ok')
         (place(kind)/'.doctor').unlink(); free = shutil.disk_usage(place(kind)).free / 2**30
         if free < 3: raise KitError(f"{place(kind)}: {free:.1f} GiB free; the embedded study needs 3")
         return f'{place(kind)} ({free:.0f} GiB free)'
-    return [found(w, f) for w, f in dict(folder=root, packages=lock, Java=java, weights=weights, LaTeX=latex, runs=lambda: writable('runs'), cache=lambda: writable('cache')).items()]
+    return [found(w, f) for w, f in dict(folder=root, packages=lock, Java=java, weights=weights, LaTeX=latex, Modal=rented, runs=lambda: writable('runs'), cache=lambda: writable('cache')).items()]
 
 @main.command()
 @as_json

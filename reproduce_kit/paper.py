@@ -54,7 +54,7 @@ def typeset() -> Path:
     shutil.copyfile(folder/'build/main.pdf', folder/'.main.pdf.part'); (folder/'.main.pdf.part').replace(folder/'main.pdf')
     return folder/'main.pdf'
 
-# %% ../nbs/85_paper.ipynb #7e81d9e7
+# %% ../nbs/85_paper.ipynb #77f3d30c
 def _check(cell: dict) -> str:
     "What the run store says of a cell today."
     src = cell['source']
@@ -63,6 +63,7 @@ def _check(cell: dict) -> str:
     if 'history' in src:
         f = next((r.folder/'history.jsonl' for r in find_runs() if r.folder.name == src['run']), None)
         return 'run not here' if f is None else 'matches' if sha256(f) == src['history'] else 'history changed'
+    if 'telemetry' in src: return 'matches' if all((f := place('runs')/r/'telemetry.jsonl').exists() and sha256(f) == h for r, h in src['telemetry'].items()) else 'changed or gone'
     if 'run_file' not in src: return 'from the manifest'
     f = place('runs')/src['run_file']
     p = place('runs')/src['perquery']

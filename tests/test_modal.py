@@ -256,3 +256,50 @@ def test_without_an_account():
     p = reproduce('plan', 'params/lion-vs-adamw/as-run', '--on', 'modal', '--json'); plan = json.loads(p.stdout)
     assert len(plan['runs']) == 6 and plan['dollars'] == pytest.approx(sum(r['dollars'] for r in plan['runs']), abs=.05) and plan['rates']['source'].startswith('modal_rates.csv')
     assert all(r['hours_from'].startswith('assumed') and r['dollars'] == pytest.approx(r['hours'] * r['dollars_per_hour'], rel=.02) for r in plan['runs'])
+
+
+LOCAL = "import json, sys; from reproduce_kit.config import read_config; from reproduce_kit.cloud import function_name, make_app; c = read_config(sys.argv[1]); print('answer', json.dumps(make_app([c])[1][function_name(c)].local(json.loads(c.model_dump_json()))))"
+
+
+def start_local(config: Path, runs: Path, cloud):
+    """The function's raw body in a process of its own, on a folder in place of the volumes."""
+    env = os.environ | dict(REPRODUCE_RUNS=str(runs), REPRODUCE_CACHE=str(cloud.volume(CACHE)), HF_HUB_CACHE=str(cloud.volume(HUB)), HF_DATASETS_CACHE=str(cloud.volume(CACHE) / 'datasets'), HF_HUB_OFFLINE='1', OMP_NUM_THREADS='1', REPRODUCE_BEAT='1')
+    return subprocess.Popen([sys.executable, '-c', LOCAL, str(config)], env=env, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def answer(p):
+    said = p.communicate(timeout=300)[0]; return json.loads(re.search(r'^answer (.*)$', said, re.M)[1]) if 'answer ' in said else said
+
+
+@pytest.mark.parametrize('key', ['as-run/minilm-lion', 'as-run/gte-adamw', 'as-run/modernbert-lion'])
+def test_local_body_killed(cloud, tmp_path, key):
+    """`.local()` killed at random moments and started again equals what was never killed; KIT_KILLS sets how often (20 by hand)."""
+    import random
+    rng = random.Random(key); kills = -(-int(os.environ.get('KIT_KILLS', 3)) // 3)
+    names = write(tmp_path / 'p', *(small(key, n, study='local') for n in ('whole', *(f'cut{i}' for i in range(kills)))))
+    begin = time.time(); whole = answer(start_local(names / 'whole.yaml', tmp_path / 'runs', cloud)); took = time.time() - begin; assert whole['state'] == 'done', whole
+    done, i, where = 0, 0, []
+    def folder(n): return next((tmp_path / 'runs/local/as-run').glob(f'{n}-*'), None)
+    def lines(n): f = folder(n) and folder(n) / 'history.jsonl'; return len(f.read_text().splitlines()) if f and f.exists() else 0
+    while done < kills or not (folder(f'cut{i}') / 'done.json').exists():
+        if folder(f'cut{i}') and (folder(f'cut{i}') / 'done.json').exists(): i += 1
+        p = start_local(names / f'cut{i}.yaml', tmp_path / 'runs', cloud)
+        if done < kills:
+            if done % 2: time.sleep(rng.uniform(.3, 1) * took)     # at any moment, or in the midst of training
+            else:
+                n = rng.randrange(1, 12); end = time.time() + 2 * took
+                while p.poll() is None and time.time() < end and lines(f'cut{i}') < n: time.sleep(.01)
+            if p.poll() is None: os.killpg(p.pid, signal.SIGKILL); p.communicate(); done += 1; where.append(lines(f'cut{i}'))
+            else: p.communicate()
+        else: got = answer(p); assert got['state'] in ('done', 'skipped'), got
+    def made(n): return [(folder(n) / f).read_bytes() for f in ('history.jsonl', *(f'epoch-{e}/model/model.safetensors' for e in (1, 2, 3)))]
+    assert all(made(f'cut{n}') == made('whole') for n in range(i + 1))
+    print(f'{key}: {done} kills, {i + 1} runs, history lines at each: {where}')
+
+
+def test_two_starts_at_once(cloud, tmp_path):
+    params = write(tmp_path / 'p', small('as-run/minilm-lion', 'twice', study='local'))
+    both = [answer(p) for p in [start_local(params / 'twice.yaml', tmp_path / 'runs', cloud) for _ in range(2)]]
+    assert sorted(b['state'] for b in both) == ['done', 'elsewhere'], both
+    (folder,) = (tmp_path / 'runs/local/as-run').glob('twice-*'); assert len(json.loads((folder / 'manifest.json').read_text())['attempts']) == 1
+    assert answer(start_local(params / 'twice.yaml', tmp_path / 'runs', cloud))['state'] == 'skipped'
