@@ -124,7 +124,7 @@ def run(paths, on, as_json, track, yes, max_dollars, secrets, detach, rates):
          lambda: f"{len(out['done'])} trained, {len(out['skipped'])} done before, {len(out['failed'])} failed\n\nnext: reproduce {'run ' + ' '.join(paths) if out['failed'] else f'paper --study {study}{only}'}")
     if len(out['done']) + len(out['skipped']) < len(configs): sys.exit(1)
 
-# %% ../nbs/90_cli.ipynb #78ac89c0
+# %% ../nbs/90_cli.ipynb #4f70f178
 def _cost_table(rows) -> str:
     t = columns([(r['recipe'], r['name'], f"{r['updates']:,}", f"{r['gpus']} x {r['gpu']}" if r['gpu'] else 'no GPU', '' if r['gpu_hours'] is None else f"{r['gpu_hours']:.1f}", '' if r['hours'] is None else f"{r['hours']:.1f}", f"{r['dollars_per_hour']:.2f}", '?' if r['dollars'] is None else _dollars(r['dollars']), r['state']) for r in rows],
                 ('recipe', 'name', 'updates', 'on', 'GPU h', 'hours', '$/h', '$', 'state'))
@@ -147,8 +147,8 @@ def _run_modal(paths, configs, as_json, track, yes, max_dollars, secrets, detach
     todo = [c for c in configs if rows[c.identity]['state'] != 'done' and there[c.identity]['state'] not in ('done', 'running', 'waiting')]
     leave = []
     if max_dollars is not None and todo:
-        spent = sum(r['dollars'] or 0 for r in there.values()); going = sum(rows[i]['dollars'] or 0 for i, r in there.items() if r['state'] in ('running', 'waiting'))
-        fits, leave = affordable([rows[c.identity] for c in todo], max_dollars, max(spent, going)); todo = [c for c in todo if rows[c.identity] in fits]
+        bound = sum(max(r['dollars'] or 0, (rows[i]['dollars'] or 0) if r['state'] in ('running', 'waiting') else 0) for i, r in there.items())  # spent, or about to be
+        fits, leave = affordable([rows[c.identity] for c in todo], max_dollars, bound); todo = [c for c in todo if rows[c.identity] in fits]
     say(_cost_table([rows[c.identity] for c in todo])) if todo else None
     if leave: say(f"not started, {max_dollars:,.2f} dollars would not cover them: {', '.join(r['name'] for r in leave)}")
     out = dict(started=[c.name for c in todo], left=[r['name'] for r in leave], call=None)
@@ -171,7 +171,7 @@ def _run_modal(paths, configs, as_json, track, yes, max_dollars, secrets, detach
     show(out, as_json, text)
     if bad: sys.exit(1)
 
-# %% ../nbs/90_cli.ipynb #2f44fd72
+# %% ../nbs/90_cli.ipynb #64b341c5
 def pick(run: str):
     "The config that RUN means: a YAML file, a name, RECIPE/NAME, STUDY/RECIPE/NAME, an identity, or a run folder's name."
     from reproduce_kit.config import read_configs
@@ -194,6 +194,7 @@ def logs(run, on, lines, as_json):
     def text():
         head = f"{got['run']}: {got['state']}" + (f", {got['step']}/{got['of']} updates" if got['of'] else '') + (f", {in_time(got['eta'])} to go" if got['eta'] else '') + (f", on {got['device']}" if got['device'] else '') + (f", {got['dollars']:.2f} dollars so far (estimated)" if got['dollars'] is not None else '')
         rows = [(h['step'], f"{h['epoch']:.2f}", f"{h['loss']:.4f}" if 'loss' in h else '', f"{h['learning_rate']:.2e}" if 'learning_rate' in h else '', f"{h['eval_loss']:.4f}" if 'eval_loss' in h else '') for h in got['history']]
+        if got['cell'] is not None: head += f"; stopped in cell {got['cell']} of train.ipynb"
         return '\n\n'.join(x for x in (head, columns(rows, ('update', 'epoch', 'loss', 'rate', 'dev loss')) if rows else '', got['message'], got['traceback']) if x)
     show(got, as_json, text)
 
@@ -214,7 +215,7 @@ def stop(run, as_json):
     "Stop RUN on Modal; its last checkpoint stays, and the same `run` command goes on from there."
     from reproduce_kit.remote import stop_run
     row = stop_run(pick(run))
-    show(dict(run=row['path'], was=row['state'], step=row['step']), as_json, lambda: f"{row['path']}: stopped at {row['step']} of {row['of'] or '?'} updates\n\nnext: reproduce list --on modal")
+    show(dict(run=row['path'], state=row['state'], step=row['step']), as_json, lambda: f"{row['path']}: stopped at {row['step']} of {row['of'] or '?'} updates\n\nnext: reproduce list --on modal")
 
 @main.command()
 @click.argument('run')

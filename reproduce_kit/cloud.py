@@ -108,7 +108,7 @@ def evaluate(job: dict, epoch: int, sets: list) -> dict:
     except KitError as e: return dict(means={}, trouble=str(e))
     return dict(means=got, trouble='')
 
-# %% ../nbs/75_cloud.ipynb #dcc639a3
+# %% ../nbs/75_cloud.ipynb #39b51752
 KEPT = ('manifest.json', 'history.jsonl', 'telemetry.jsonl', 'progress.json', 'call.json', 'done.json', 'failed.json', 'train.ipynb', 'train.part.ipynb', 'attempts/*', 'first-stage/*', 'epoch-*/*.json', 'epoch-*/*.csv',
         'epoch-*/*.run.gz', 'epoch-*/also-*/*')
 
@@ -151,7 +151,7 @@ def start(jobs: list, git: dict = {}, track: str = '') -> dict:
             call = modal.Function.from_name(APP, function_name(cfg)).spawn(job, git, track)
             write_json(folder/'call.json', dict(call=call.object_id, function=function_name(cfg), started=time.time())); out[folder.name] = call.object_id; commit('/vol/runs')
         if trouble: commit('/vol/runs')
-    except (KitError, OSError) as e: trouble = str(e)
+    except (KitError, OSError, modal.exception.Error) as e: trouble = str(e)
     return dict(calls=out, trouble=trouble)
 
 # %% ../nbs/75_cloud.ipynb #4366f51a
@@ -178,12 +178,12 @@ def all_configs() -> list:
     "Every config of `params/`, or of the folders and files that `$REPRODUCE_PARAMS` names, separated by commas."
     return read_configs(os.environ['REPRODUCE_PARAMS'].split(',') if 'REPRODUCE_PARAMS' in os.environ else [root()/'params'])
 
-# %% ../nbs/75_cloud.ipynb #300de014
+# %% ../nbs/75_cloud.ipynb #518a8e21
 app, FUNCTIONS = make_app(all_configs(), [s for s in os.environ.get('REPRODUCE_SECRETS', '').split(',') if s]) if modal.is_local() else (modal.App(APP), {})
 
 @app.local_entrypoint()
 def study(paths: str, track: str = ''):
-    "Train every config of PATHS (YAML files or folders, separated by commas) in this app, and wait: for what was already deployed, use `reproduce run PATHS --on modal`."
+    "Train every config of PATHS (YAML files or folders, separated by commas) in this app, and wait; `reproduce run PATHS --on modal` does it without waiting."
     from reproduce_kit.store import git_state
     configs = read_configs(paths.split(',')); jobs = [json.loads(c.model_dump_json()) for c in configs]
     if trouble := FUNCTIONS['prepare'].remote(jobs)['trouble']: raise KitError(trouble)

@@ -130,7 +130,7 @@ def remote_states(
         return dict(cfg=cfg, path=path, call=(call or {}).get('call'), **describe(done, failed, progress, call, answer))
     with modal_errors('looking at the runs'), ThreadPoolExecutor(16) as pool: return list(pool.map(look, configs))
 
-# %% ../nbs/76_remote.ipynb #5599ade7
+# %% ../nbs/76_remote.ipynb #37a7064e
 def refuse_changed(cloud, configs: list):
     "Refuse configs that were changed while a run of their name is under way."
     import modal
@@ -163,7 +163,9 @@ def stop_run(cfg: RunConfig) -> dict:
     (row,) = remote_states([cfg])
     if row['state'] not in ('running', 'waiting'): raise KitError(f"{cfg.name} is not under way on Modal ({row['state']}); nothing to stop")
     with modal_errors('stopping'): modal.FunctionCall.from_id(row['call']).cancel()
-    return row
+    end = time.time() + 2 * STALE * BEAT
+    while time.time() < end and (now := remote_states([cfg])[0])['state'] in ('running', 'waiting'): time.sleep(BEAT / 5)  # it is still saving what it has
+    return now
 
 # %% ../nbs/76_remote.ipynb #856dc9e5
 def watch(configs: list, call: str, say=print, every: float = BEAT) -> list:
@@ -215,7 +217,7 @@ def measure_stored(cfg: RunConfig, epoch: int, sets: list, on: str = 'local') ->
     if got['trouble']: raise KitError(got['trouble'])
     return got['means']
 
-# %% ../nbs/76_remote.ipynb #facccf78
+# %% ../nbs/76_remote.ipynb #98ba0270
 def fetch_study(
     study: str, checkpoints: bool = False, say=print,
 ) -> dict:          # {'fetched': paths, 'kept': paths that were here, 'bytes', 'runs', 'dollars', 'bill'}
@@ -244,7 +246,7 @@ def fetch_study(
             for p, n in pool.map(one, wave): (got if n else kept_).append(p); size += n
     for failed in {p.rsplit('/', 1)[0] for p in offered}:  # a run that failed before and ended well since
         if f'{failed}/failed.json' not in offered: (place('runs')/failed/'failed.json').unlink(missing_ok=True)
-    bill = settle(study, {p.split('/done.json')[0] for p in offered if p.endswith('/done.json')}, cloud)
+    bill = settle(study, {p.rsplit('/', 1)[0] for p in offered if p.endswith('/manifest.json')}, cloud)
     return dict(fetched=sorted(got), kept=sorted(kept_), bytes=size, runs=sorted({'/'.join(p.split('/')[:3]) for p in offered}), **bill)
 
 # %% ../nbs/76_remote.ipynb #b3bd7bc3

@@ -49,7 +49,7 @@ def in_words(seconds: float) -> str:
     if seconds is None: return 'an unknown time'
     return f'{seconds:.0f} s' if seconds < 90 else f'{seconds/60:.0f} min' if seconds < 5400 else f'{seconds/3600:.1f} h'
 
-# %% ../nbs/70_study.ipynb #271ea8b4
+# %% ../nbs/70_study.ipynb #b4cc98cd
 @dataclass
 class Ground:
     "Where configs are trained."
@@ -86,11 +86,15 @@ class _Keeper(threading.Thread):
         write_json(self.run_.folder/'progress.json', dict(state=state, attempt=self.number, step=h[-1]['step'] if h else 0, of=self.run_.cfg.updates, first_step=self.first, started=self.lease.since, beat=time.time(),
                                                          devices=self.facts['devices'], dollars=spent['dollars'], seconds=spent['seconds']) | more)
     def publish(self): self.ground.publish(); self.published = time.time()
+    def _renew(self):
+        try: self.lease.beat()
+        except Lost: raise
+        except Exception as e: print(f'the lease was not renewed ({e}); trying again', file=sys.stderr)  # training goes on: whoever took it over is noticed once the board answers
     def run(self):
         beaten = 0
         while not self.over.wait(min(1, BEAT)):
             try:
-                if time.time() - beaten > BEAT: self.lease.beat(); self.beat(); beaten = time.time()
+                if time.time() - beaten > BEAT: self._renew(); self.beat(); beaten = time.time()
                 if (n := self._updates()) != self.done or time.time() - self.published > 6 * BEAT: self.done = n; self.publish()
             except Exception as e: self.trouble = e; return self.end_kernel()
     def end_kernel(self):
@@ -104,12 +108,12 @@ class _Keeper(threading.Thread):
     def __enter__(self): self.beat(); self.start(); return self
     def __exit__(self, *_): self.over.set(); self.join(); self.end_kernel()
 
-# %% ../nbs/70_study.ipynb #db6cd4fe
+# %% ../nbs/70_study.ipynb #249374d8
 TRAIN = 'nbs/experiments/train.ipynb'
 
 def ended(run: Run) -> bool:
     "Whether nothing is left to do for a run, its bill included."
-    return run.settled and not (attempts(run) and run.manifest.get('cost') is None)
+    return run.settled and (run.manifest.get('cost') or dict(attempts=0))['attempts'] == len(attempts(run))
 
 def _stuck(run: Run):
     "Refuse a fourth attempt when three were cut off without a new checkpoint: it would be cut off as well, and be paid for."
@@ -124,7 +128,8 @@ def _end(keeper: _Keeper, state: str, message: str = '', **more) -> dict:
     run = keeper.run_; out = dict(name=run.cfg.name, run=run.folder.name, state=state, message=message, **more)
     try:
         keeper.beat(state, state, message=message)
-        if state == 'done': run.note(cost=cost(run)); (run.folder/'failed.json').unlink(missing_ok=True)
+        if run.manifest: run.note(cost=cost(run))
+        if state == 'done': (run.folder/'failed.json').unlink(missing_ok=True)
         if state == 'failed': write_json(run.folder/'failed.json', dict(out, when=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())))
         keeper.publish()
     except (KitError, OSError) as e:

@@ -95,7 +95,7 @@ def test_six_configs(cloud, tmp_path):
     assert {n: r['state'] for n, r in rows.items()} == {n: 'done' for n in (*same, 'other')} | {'fails': 'failed'}
     assert all(r['dollars'] > 0 for r in rows.values()) and 'flash' in rows['fails']['message'].lower()
     told = reproduce('logs', configs / 'fails.yaml', env=env).stdout
-    assert 'failed' in told and 'Traceback' in told and 'load_backbone' in told                              # with the cell that failed
+    assert 'stopped in cell' in told and 'Traceback' in told and 'load_backbone' in told                              # with the cell that failed
 
     # home: hashes, resumption, no weights unless asked
     p = reproduce('fetch', 'tiny', env=env); assert p.returncode == 0 and '6 runs' in p.stdout and 'estimated' in p.stdout, p.stdout + p.stderr
@@ -303,3 +303,16 @@ def test_two_starts_at_once(cloud, tmp_path):
     assert sorted(b['state'] for b in both) == ['done', 'elsewhere'], both
     (folder,) = (tmp_path / 'runs/local/as-run').glob('twice-*'); assert len(json.loads((folder / 'manifest.json').read_text())['attempts']) == 1
     assert answer(start_local(params / 'twice.yaml', tmp_path / 'runs', cloud))['state'] == 'skipped'
+
+
+def test_page():
+    """nbs/modal.ipynb: every command exists with its options, has its recorded output, and the plan is today's."""
+    from reproduce_kit.cli import main
+    cells = json.loads((ROOT / 'nbs/modal.ipynb').read_text())['cells']; text = '\n'.join(''.join(c['source']) for c in cells)
+    for line in re.findall(r'^!?reproduce (.*)$', text, re.M):
+        words = line.split('#')[0].split(); options = {o for p in main.commands[words[0]].params for o in p.opts}
+        assert {w for w in words if w.startswith('--')} <= options, line
+    shown = {''.join(c['source']).splitlines()[-1][1:]: ''.join(''.join(o['text']) for o in c['outputs']) for c in cells if c['cell_type'] == 'code'}
+    assert all(shown.values()) and not any('error' in s.lower() or 'Traceback' in s for s in shown.values())
+    plan = 'reproduce plan params/lion-vs-adamw/as-run --on modal'
+    assert reproduce(*plan.split()[1:]).stdout == shown[plan]
