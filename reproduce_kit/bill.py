@@ -13,7 +13,7 @@ from .config import RunConfig
 from .core import KitError, did_you_mean, read_json, write_json
 from .store import Run
 
-# %% ../nbs/66_bill.ipynb #d73aa810
+# %% ../nbs/66_bill.ipynb #d3101098
 def read_rates(
     path='',     # a CSV file with columns resource, dollars_per_hour, seen, source; '' for $REPRODUCE_RATES, else the kit's own
 ) -> dict:       # {'dollars': {resource: per hour}, 'source': file and days}
@@ -35,7 +35,8 @@ def which_gpu(
 ) -> str:
     "Which of the GPUs that a config names is meant by the devices that were found; the first choice when none can be told."
     named = [g for g in (cfg.gpu, *cfg.gpu_fallbacks) if g]
-    return next((g for g in named if devices and all(part in devices[0] for part in g.split('-'))), named[0] if named else '')
+    found = [d.replace('H200', 'H100') if 'H200' not in named else d for d in devices]  # Modal may serve an H100 as an H200, at its price
+    return next((g for g in named if found and all(part in found[0] for part in g.split('-'))), named[0] if named else '')
 
 def hourly(
     cfg: RunConfig,

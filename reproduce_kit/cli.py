@@ -124,7 +124,7 @@ def run(paths, on, as_json, track, yes, max_dollars, secrets, detach, rates):
          lambda: f"{len(out['done'])} trained, {len(out['skipped'])} done before, {len(out['failed'])} failed\n\nnext: reproduce {'run ' + ' '.join(paths) if out['failed'] else f'paper --study {study}{only}'}")
     if len(out['done']) + len(out['skipped']) < len(configs): sys.exit(1)
 
-# %% ../nbs/90_cli.ipynb #4f70f178
+# %% ../nbs/90_cli.ipynb #fd076e41
 def _cost_table(rows) -> str:
     t = columns([(r['recipe'], r['name'], f"{r['updates']:,}", f"{r['gpus']} x {r['gpu']}" if r['gpu'] else 'no GPU', '' if r['gpu_hours'] is None else f"{r['gpu_hours']:.1f}", '' if r['hours'] is None else f"{r['hours']:.1f}", f"{r['dollars_per_hour']:.2f}", '?' if r['dollars'] is None else _dollars(r['dollars']), r['state']) for r in rows],
                 ('recipe', 'name', 'updates', 'on', 'GPU h', 'hours', '$/h', '$', 'state'))
@@ -134,7 +134,8 @@ def _cost_note(rows, rates) -> str:
     todo = [r for r in rows if r['state'] != 'done']; unknown = sum(r['dollars'] is None for r in todo)
     said = '\n  '.join(sorted({f"{r['gpu'] or 'no GPU'}: {r['hours_from']}" for r in todo if r['hours_from']}))
     return (f"{len(todo)} runs to do: {sum(r['gpu_hours'] or 0 for r in todo):.1f} GPU hours, {sum(r['dollars'] or 0 for r in todo):,.2f} dollars" + (f', and {unknown} whose hours nobody knows' if unknown else '')
-            + f"\nrates: {rates['source']} (GPU, cores and memory; `modal billing rates` prints yours, --rates takes them)" + (f'\nthroughput:\n  {said}' if said else ''))
+            + f"\nbesides, preparing once for all, if it was not done before: {8 * rates['dollars']['cpu core'] + 64 * rates['dollars']['GiB of memory']:.2f} dollars an hour"
+            + f"\nrates: {rates['source']} (GPU, cores and memory; `modal billing rates` prints yours; --rates takes another table)" + (f'\nthroughput:\n  {said}' if said else ''))
 
 def _run_modal(paths, configs, as_json, track, yes, max_dollars, secrets, detach, rates):
     from reproduce_kit.bill import read_rates
@@ -144,10 +145,10 @@ def _run_modal(paths, configs, as_json, track, yes, max_dollars, secrets, detach
     table = read_rates(rates); rows = {c.identity: price(c, table) for c in configs}
     if too := [r['name'] for r in rows.values() if small(r)]: raise KitError(f"too large for their GPU: {', '.join(too)}; lower device_batch, or name a larger GPU; nothing was started")
     connect(); there = {r['cfg'].identity: r for r in remote_states(configs)}
-    todo = [c for c in configs if rows[c.identity]['state'] != 'done' and there[c.identity]['state'] not in ('done', 'running', 'waiting')]
+    todo = [c for c in configs if rows[c.identity]['state'] != 'done' and there[c.identity]['state'] not in ('done', 'running', 'waiting', 'preparing')]
     leave = []
     if max_dollars is not None and todo:
-        bound = sum(max(r['dollars'] or 0, (rows[i]['dollars'] or 0) if r['state'] in ('running', 'waiting') else 0) for i, r in there.items())  # spent, or about to be
+        bound = sum(max(r['dollars'] or 0, (rows[i]['dollars'] or 0) if r['state'] in ('running', 'waiting', 'preparing') else 0) for i, r in there.items())  # spent, or about to be
         fits, leave = affordable([rows[c.identity] for c in todo], max_dollars, bound); todo = [c for c in todo if rows[c.identity] in fits]
     say(_cost_table([rows[c.identity] for c in todo])) if todo else None
     if leave: say(f"not started, {max_dollars:,.2f} dollars would not cover them: {', '.join(r['name'] for r in leave)}")
@@ -155,8 +156,8 @@ def _run_modal(paths, configs, as_json, track, yes, max_dollars, secrets, detach
     if todo:
         say(_cost_note([rows[c.identity] for c in todo], table))
         if not yes and not click.confirm(f'start {len(todo)} runs on Modal?', err=True): say('nothing was started'); sys.exit(1)
-        out['call'] = start_study(todo, sorted(secrets), track, say=say)
-    follow = [c for c in configs if c in todo or there[c.identity]['state'] in ('running', 'waiting')]
+        out['call'] = start_study(todo, table, sorted(secrets), track, say=say)
+    follow = [c for c in configs if c in todo or there[c.identity]['state'] in ('running', 'waiting', 'preparing')]
     at = ' '.join(paths); study = configs[0].study
     if detach and out['call']: return show(out, as_json, lambda: f"handed over ({out['call']}); this machine may be switched off\n\nnext: reproduce list {at} --on modal, and in the end: reproduce fetch {study}")
     if follow:

@@ -49,7 +49,7 @@ def free(entry) -> bool:
     "Whether the number after this entry may be put."
     return not entry or entry['given_back'] or time.time() - entry['beat'] > STALE * BEAT or _dead(entry['holder'])
 
-# %% ../nbs/65_lease.ipynb #e4039158
+# %% ../nbs/65_lease.ipynb #57589a4c
 class Lost(Exception): "Another holder took the lease over."
 
 class Lease:
@@ -60,7 +60,7 @@ class Lease:
     def beat(self):
         "Say that the holder lives; raises `Lost` when it was taken for dead."
         if self.board.get(f'{self.name}/{self.number + 1}'): raise Lost(self.name)
-        self.board.put(f'{self.name}/{self.number}', self._entry())
+        self.board.put(self.name, self.number); self.board.put(f'{self.name}/{self.number}', self._entry())
     def give_back(self): self.board.put(f'{self.name}/{self.number}', self._entry(given_back=True))
 
 def take(
@@ -69,7 +69,7 @@ def take(
     holder: dict,    # who asks
 ):                   # (Lease, None), or (None, the entry of who holds it)
     "The lease, if it is free."
-    n = 0
+    n = board.get(name) or 0  # where to look first: a Modal table forgets what nobody touched for a week
     while board.get(f'{name}/{n + 1}'): n += 1
     last = board.get(f'{name}/{n}') if n else None
     if not free(last): return None, last
@@ -77,7 +77,7 @@ def take(
     if board.put(f'{name}/{n + 1}', lease._entry(), new=True): return lease, None
     return None, board.get(f'{name}/{n + 1}')
 
-# %% ../nbs/65_lease.ipynb #1d8d2cf8
+# %% ../nbs/65_lease.ipynb #7cc6f61b
 @contextmanager
 def kept(lease: Lease):
     "Keep a lease while the block runs, and give it back."
@@ -86,6 +86,7 @@ def kept(lease: Lease):
         while not over.wait(BEAT):
             try: lease.beat()
             except Lost: return
+            except Exception: pass  # the board is away for a moment
     t = threading.Thread(target=beats, daemon=True); t.start()
     try: yield lease
     finally: over.set(); t.join(); lease.give_back()

@@ -63,7 +63,7 @@ def execute(
         raise KitError("the kernel that executed the notebook was killed, most likely because memory ran out; lower device_batch or free some memory\nWhat was finished before is kept; run the same command again to go on.") from None
     part.replace(output)
 
-# %% ../nbs/69_notebook.ipynb #2357ff04
+# %% ../nbs/69_notebook.ipynb #e54282f6
 def _execute_together(notebook, output, values: dict, processes: int):
     "`execute` under torchrun."
     with tempfile.TemporaryDirectory() as tmp:
@@ -73,13 +73,21 @@ def _execute_together(notebook, output, values: dict, processes: int):
         p = subprocess.Popen([sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}', str(Path(tmp, 'rank.py')), str(notebook), str(output), tmp],
                              stdout=open(Path(tmp, 'log'), 'w'), stderr=subprocess.STDOUT)
         try: p.wait()
-        except BaseException: p.terminate(); p.wait(30); raise
+        except BaseException:
+            p.terminate()
+            try: p.wait(5)
+            except subprocess.TimeoutExpired: p.kill()
+            raise
         if p.returncode:
-            said = [f.read_text() for f in sorted(Path(tmp).glob('error-*'), key=lambda f: f.stat().st_mtime_ns)]  # the first to fail is the cause
-            raise KitError(said[0] if said else f"torchrun ended with {p.returncode}: {Path(tmp, 'log').read_text()[-500:]}")
+            said = [json.loads(f.read_text()) for f in sorted(Path(tmp).glob('error-*'), key=lambda f: f.stat().st_mtime_ns)]  # the first to fail is the cause
+            stopped = KitError(said[0]['message'] if said else f"torchrun ended with {p.returncode}: {Path(tmp, 'log').read_text()[-500:]}")
+            if said: stopped.cell, stopped.traceback = said[0]['cell'], said[0]['traceback']
+            raise stopped
 
 def execute_rank(notebook, output, folder):
     "One process of several: the first writes the notebook, each leaves its error in `folder`."
     n = int(os.environ['RANK'])
     try: execute(notebook, output if n == 0 else Path(folder)/f'rank-{n}.ipynb', json.loads(Path(folder, 'values.json').read_text()))
-    except Exception as e: Path(folder, f'error-{n}').write_text(str(e) if isinstance(e, KitError) else f'{type(e).__name__}: {e}'); sys.exit(1)
+    except Exception as e:
+        said = dict(message=str(e) if isinstance(e, KitError) else f'{type(e).__name__}: {e}', cell=getattr(e, 'cell', None), traceback=getattr(e, 'traceback', ''))
+        part = Path(folder, f'.error-{n}'); part.write_text(json.dumps(said)); part.rename(Path(folder, f'error-{n}')); sys.exit(1)

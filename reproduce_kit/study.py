@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['TRAIN', 'estimate', 'in_words', 'Ground', 'devices', 'ended', 'train_config', 'prepare_configs', 'run_study']
 
-# %% ../nbs/70_study.ipynb #670ebf30
-import json, sys, threading, time
+# %% ../nbs/70_study.ipynb #de752841
+import json, re, sys, threading, time
 from dataclasses import dataclass, field
 from pathlib import Path
 from tqdm import tqdm
 from .bill import attempt_file, attempts, cost, hourly, note_attempt, which_gpu
-from .config import RunConfig
+from .config import DataSettings, RunConfig
 from .core import KitError, place, root, write_json, writing
 from .lease import BEAT, Folder, Lost, here, take
 from .notebook import check_notebook, execute, processes
@@ -49,7 +49,7 @@ def in_words(seconds: float) -> str:
     if seconds is None: return 'an unknown time'
     return f'{seconds:.0f} s' if seconds < 90 else f'{seconds/60:.0f} min' if seconds < 5400 else f'{seconds/3600:.1f} h'
 
-# %% ../nbs/70_study.ipynb #b4cc98cd
+# %% ../nbs/70_study.ipynb #0028ade6
 @dataclass
 class Ground:
     "Where configs are trained."
@@ -59,6 +59,7 @@ class Ground:
     rates: dict = None                        # from `read_rates`; None: nobody charges
     publish: object = lambda: None            # makes what was written visible elsewhere
     refresh: object = lambda: None            # makes what others published visible here
+    claim: object = lambda run: None          # told of a run whose lease was taken
     def __post_init__(self): self.board = self.board or Folder(place('runs')/'.leases')
 
 def devices() -> list:
@@ -76,6 +77,7 @@ class _Keeper(threading.Thread):
         super().__init__(daemon=True); self.run_, self.lease, self.ground, self.over, self.trouble = run, lease, ground, threading.Event(), None
         self.number = max((a['number'] for a in attempts(run)), default=0) + 1
         self.me = psutil.Process(); self.others = {p.pid for p in self.me.children()}; self.published = time.time(); self.done = self.first = self._updates()
+        self.publishing, self.failures = None, 0
         found = devices(); rate = hourly(run.cfg, ground.rates, which_gpu(run.cfg, found)) if ground.rates else None
         self.facts = dict(where=ground.name, devices=found[:run.cfg.gpus], dollars_per_hour=rate, rates=ground.rates and ground.rates['source'])
     def _updates(self):
@@ -85,7 +87,13 @@ class _Keeper(threading.Thread):
         h = read_history(self.run_.folder); spent = cost(self.run_)
         write_json(self.run_.folder/'progress.json', dict(state=state, attempt=self.number, step=h[-1]['step'] if h else 0, of=self.run_.cfg.updates, first_step=self.first, started=self.lease.since, beat=time.time(),
                                                          devices=self.facts['devices'], dollars=spent['dollars'], seconds=spent['seconds']) | more)
-    def publish(self): self.ground.publish(); self.published = time.time()
+    def publish(self):
+        "In a thread of its own: a slow disk elsewhere keeps neither the lease nor the training waiting."
+        try: self.ground.publish(); self.failures = 0
+        except Exception as e:
+            self.failures += 1; print(f'{e} ({self.failures})', file=sys.stderr)
+            if self.failures >= 10 or re.search('space|quota|full', str(e).split(';')[0]): self.trouble = e; self.end_kernel()
+        self.published = time.time()
     def _renew(self):
         try: self.lease.beat()
         except Lost: raise
@@ -95,7 +103,8 @@ class _Keeper(threading.Thread):
         while not self.over.wait(min(1, BEAT)):
             try:
                 if time.time() - beaten > BEAT: self._renew(); self.beat(); beaten = time.time()
-                if (n := self._updates()) != self.done or time.time() - self.published > 6 * BEAT: self.done = n; self.publish()
+                due = self._updates() != self.done or self.failures or time.time() - self.published > 6 * BEAT
+                if due and not (self.publishing and self.publishing.is_alive()): self.done = self._updates(); self.publishing = threading.Thread(target=self.publish, daemon=True); self.publishing.start()
             except Exception as e: self.trouble = e; return self.end_kernel()
     def end_kernel(self):
         "Kill what the attempt started."
@@ -106,9 +115,11 @@ class _Keeper(threading.Thread):
                     try: q.kill()
                     except psutil.NoSuchProcess: pass
     def __enter__(self): self.beat(); self.start(); return self
-    def __exit__(self, *_): self.over.set(); self.join(); self.end_kernel()
+    def __exit__(self, *_):
+        self.over.set(); self.join(); self.end_kernel()
+        if self.publishing: self.publishing.join()
 
-# %% ../nbs/70_study.ipynb #249374d8
+# %% ../nbs/70_study.ipynb #be0860d0
 TRAIN = 'nbs/experiments/train.ipynb'
 
 def ended(run: Run) -> bool:
@@ -131,17 +142,17 @@ def _end(keeper: _Keeper, state: str, message: str = '', **more) -> dict:
         if run.manifest: run.note(cost=cost(run))
         if state == 'done': (run.folder/'failed.json').unlink(missing_ok=True)
         if state == 'failed': write_json(run.folder/'failed.json', dict(out, when=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())))
-        keeper.publish()
+        keeper.ground.publish()
     except (KitError, OSError) as e:
         if state == 'done': out |= dict(state='failed', message=str(e))
     return {k: v for k, v in out.items() if k != 'traceback'} | dict(cost=cost(run))  # failed.json has the traceback: an answer is short
 
-# %% ../nbs/70_study.ipynb #fe8a73aa
+# %% ../nbs/70_study.ipynb #224bb188
 def _attempt(run: Run, lease, ground: Ground) -> dict:
     "The notebook under a lease."
-    folder = run.folder; part = folder/'train.part.ipynb'
-    keeper = _Keeper(run, lease, ground)
+    folder = run.folder; part = folder/'train.part.ipynb'; keeper = None
     try:
+        keeper = _Keeper(run, lease, ground); ground.claim(run)
         if not run.settled:
             _stuck(run)
             if part.exists(): (folder/'attempts').mkdir(exist_ok=True); part.replace(folder/f'attempts/{keeper.number - 1:03d}.ipynb')  # papermill would overwrite it
@@ -152,10 +163,13 @@ def _attempt(run: Run, lease, ground: Ground) -> dict:
         return _end(keeper, 'done')
     except Lost: return dict(name=run.cfg.name, run=folder.name, state='elsewhere', message='another machine took this run over while this one did not answer')
     except (KitError, OSError) as e:
+        if keeper is None: raise
         if isinstance(keeper.trouble, Lost): return dict(name=run.cfg.name, run=folder.name, state='elsewhere', message='another machine took this run over while this one did not answer')
         e = keeper.trouble or e
         return _end(keeper, 'failed', str(e), cell=getattr(e, 'cell', None), traceback=getattr(e, 'traceback', '')[-20_000:])
-    except BaseException: _end(keeper, 'stopped'); raise  # Ctrl-C, or the machine is taken away
+    except BaseException:  # Ctrl-C, or the machine is taken away
+        if keeper: _end(keeper, 'stopped')
+        raise
     finally: lease.give_back()
 
 def train_config(
@@ -164,17 +178,18 @@ def train_config(
 ) -> dict:                   # {'name', 'run', 'state': done | skipped | failed | elsewhere, 'message', 'cell', 'cost'}
     "One attempt at a run that has not ended; never two at once, wherever they are asked for."
     ground = ground or Ground(); run = Run(cfg, run_folder(cfg)); name = f'{cfg.study}/{cfg.recipe}/{run.folder.name}'
-    ground.refresh()
+    ground.refresh(); seen = None
     while not ended(run):
         lease, other = take(ground.board, name, ground.holder)
         if lease: ground.refresh(); return _attempt(run, lease, ground) if not ended(run) else lease.give_back() or dict(name=cfg.name, run=run.folder.name, state='skipped', message='')
+        if seen is None: seen = other
         mine = ground.holder.get('input')  # Modal hands the input of a machine that it took away to another one
-        if not mine or other['holder'].get('input') != mine:
+        if (other['beat'] > seen['beat'] and other['holder'].get('input') != mine) or not mine:  # the holder lives; elsewhere its heart is listened to first
             return dict(name=cfg.name, run=run.folder.name, state='elsewhere', message=f"{run.folder.name} is being trained by another process, since {time.strftime('%H:%M', time.localtime(other['since']))}; wait for it, or stop it and run this again")
         time.sleep(BEAT / 2)
     return dict(name=cfg.name, run=run.folder.name, state='skipped', message='')
 
-# %% ../nbs/70_study.ipynb #eae90615
+# %% ../nbs/70_study.ipynb #9ed98d5d
 def prepare_configs(
     configs: list,
     say=lambda line: None,   # told of each thing as it is ready
@@ -189,9 +204,10 @@ def prepare_configs(
         seen.add(key); start = time.time(); found = str(get()); rows.append(dict(what=what, found=found, seconds=round(time.time() - start, 1))); say(f'{what}: {found}')
     for c in configs:
         once(('backbone', c.backbone), f'backbone {c.backbone}', lambda: weights_folder(c.backbone))
-        once(('sets', c.collection, *c.test_sets, c.passage_words, c.test_topics, c.bm25_k1, c.bm25_b, c.depth), f"test sets of {c.collection}", lambda: ', '.join(map(repr, load_sets(c).values())))
-        once(('pairs', c.collection, c.train_triplets, c.train_pairs, c.dev_pairs, c.holdout, c.seed), f'pairs of {c.collection}, {c.holdout} held out, seed {c.seed}', lambda: f"{len(load_pairs(c)['train']):,}")
-        once(('select', c.collection, c.select_on), f'selection by {c.select_on}', lambda: 'ready' if load_selector(c) or c.select_on == 'none' else 'none')
+        data = [v if not isinstance(v, list) else tuple(v) for k, v in c.model_dump().items() if k in DataSettings.model_fields and k not in ('study', 'recipe', 'name')]
+        once(('sets', *data), f"test sets of {c.collection}", lambda: ', '.join(map(repr, load_sets(c).values())))
+        once(('pairs', *data, c.seed), f'pairs of {c.collection}, {c.holdout} held out, seed {c.seed}', lambda: f"{len(load_pairs(c)['train']):,}")
+        once(('select', *data, c.select_on), f'selection by {c.select_on}', lambda: 'ready' if load_selector(c) or c.select_on == 'none' else 'none')
     return rows
 
 # %% ../nbs/70_study.ipynb #478b8c4a

