@@ -124,7 +124,7 @@ def run(paths, on, as_json, track, yes, max_dollars, secrets, detach, rates):
          lambda: f"{len(out['done'])} trained, {len(out['skipped'])} done before, {len(out['failed'])} failed\n\nnext: reproduce {'run ' + ' '.join(paths) if out['failed'] else f'paper --study {study}{only}'}")
     if len(out['done']) + len(out['skipped']) < len(configs): sys.exit(1)
 
-# %% ../nbs/90_cli.ipynb #fd076e41
+# %% ../nbs/90_cli.ipynb #ef5985a1
 def _cost_table(rows) -> str:
     t = columns([(r['recipe'], r['name'], f"{r['updates']:,}", f"{r['gpus']} x {r['gpu']}" if r['gpu'] else 'no GPU', '' if r['gpu_hours'] is None else f"{r['gpu_hours']:.1f}", '' if r['hours'] is None else f"{r['hours']:.1f}", f"{r['dollars_per_hour']:.2f}", '?' if r['dollars'] is None else _dollars(r['dollars']), r['state']) for r in rows],
                 ('recipe', 'name', 'updates', 'on', 'GPU h', 'hours', '$/h', '$', 'state'))
@@ -159,7 +159,7 @@ def _run_modal(paths, configs, as_json, track, yes, max_dollars, secrets, detach
         out['call'] = start_study(todo, table, sorted(secrets), track, say=say)
     follow = [c for c in configs if c in todo or there[c.identity]['state'] in ('running', 'waiting', 'preparing')]
     at = ' '.join(paths); study = configs[0].study
-    if detach and out['call']: return show(out, as_json, lambda: f"handed over ({out['call']}); this machine may be switched off\n\nnext: reproduce list {at} --on modal, and in the end: reproduce fetch {study}")
+    if detach: return show(out, as_json, lambda: (f"handed over ({out['call']}); this machine may be switched off" if out['call'] else f'nothing to start; {len(follow)} under way') + f"\n\nnext: reproduce list {at} --on modal, and in the end: reproduce fetch {study}")
     if follow:
         say('watching; Ctrl-C leaves the runs alone')
         try: ends = watch(follow, out['call'] or '', say=say)
@@ -168,7 +168,7 @@ def _run_modal(paths, configs, as_json, track, yes, max_dollars, secrets, detach
     home = [s for s in dict.fromkeys(c.study for c in configs)]
     out['brought'] = {s: {k: v for k, v in fetch_study(s).items() if k not in ('fetched', 'kept')} for s in home} if any(r['state'] in ('done', 'failed') for r in remote_states(configs)) else {}
     bad = {n: e for n, e in out.get('ends', {}).items() if e['state'] != 'done'}
-    def text(): return '\n'.join([*(f"{n} {e['state']}: {e['message']}" for n, e in bad.items()), *(f"{s}: {len(b['runs'])} runs brought home; {_dollars(b['dollars'])} dollars, {b['bill']}" for s, b in out['brought'].items())]) + f"\n\nnext: reproduce {f'run {at} --on modal' if bad or leave else f'paper --study {study}'}"
+    def text(): return '\n'.join([*([] if todo or follow or out['brought'] else [f'nothing to start: {len(configs) - len(leave)} of {len(configs)} runs are done']), *(f"{n} {e['state']}: {e['message']}" for n, e in bad.items()), *(f"{s}: {len(b['runs'])} runs brought home; {_dollars(b['dollars'])} dollars, {b['bill']}" for s, b in out['brought'].items())]) + f"\n\nnext: reproduce {f'run {at} --on modal' if bad or leave else f'paper --study {study}'}"
     show(out, as_json, text)
     if bad: sys.exit(1)
 

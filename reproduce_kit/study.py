@@ -49,7 +49,7 @@ def in_words(seconds: float) -> str:
     if seconds is None: return 'an unknown time'
     return f'{seconds:.0f} s' if seconds < 90 else f'{seconds/60:.0f} min' if seconds < 5400 else f'{seconds/3600:.1f} h'
 
-# %% ../nbs/70_study.ipynb #0028ade6
+# %% ../nbs/70_study.ipynb #0275692c
 @dataclass
 class Ground:
     "Where configs are trained."
@@ -70,6 +70,7 @@ def devices() -> list:
         return [pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(pynvml.nvmlDeviceGetCount())]
     except pynvml.NVMLError: return []
 
+# %% ../nbs/70_study.ipynb #d3bcfcf8
 class _Keeper(threading.Thread):
     "Keeps an attempt alive while its notebook runs."
     def __init__(self, run: Run, lease, ground: Ground):

@@ -84,7 +84,7 @@ class Modal(ModalClientBase):
         self.names, self.count, self.calls, self.tasks, self.functions, self.apps = {}, {}, {}, {}, {}, {}
         self.images, self.mounts, self.contents, self.secrets, self.dicts, self.doors = {}, {}, {}, {}, {}, {}
         self.faults, self.full, self.gone, self.report, self.log = {}, set(), set(), None, []   # faults: {function call's config name: [(kind, when)]}
-        self.loop = asyncio.new_event_loop(); self.ready = threading.Event()
+        self.loop, self.over = asyncio.new_event_loop(), False; self.ready = threading.Event()
         threading.Thread(target=self._serve, daemon=True).start(); assert self.ready.wait(20)
 
     # --- the server itself
@@ -99,7 +99,7 @@ class Modal(ModalClientBase):
         self.ticking = self.loop.create_task(self._tick())
 
     def close(self):
-        self.loop.call_soon_threadsafe(self.ticking.cancel)
+        self.over = True; asyncio.run_coroutine_threadsafe(asyncio.wait([self.ticking]), self.loop).result(60)
         for t in self.tasks.values(): self._kill(t)
         self.server.close(); self.loop.call_soon_threadsafe(self.loop.stop)
 
@@ -118,7 +118,7 @@ class Modal(ModalClientBase):
 
     # --- machines
     async def _tick(self):
-        while True:
+        while not self.over:
             try:
                 await asyncio.to_thread(self._look)
                 running = sum(t.process.poll() is None for t in self.tasks.values())

@@ -74,7 +74,7 @@ def cloud(tmp_path_factory):
 
 def test_six_configs(cloud, tmp_path):
     """Six runs at once: one machine is taken away, one vanishes, one runs into its limit, one run fails, and whoever started them is gone."""
-    same = {n: small('as-run/minilm-lion', n) for n in ('whole', 'preempted', 'vanished', 'limited')}
+    same = {n: small('as-run/minilm-lion', n, train_pairs=124) for n in ('whole', 'preempted', 'vanished', 'limited')}
     configs = write(tmp_path / 'six', *same.values(), small('as-run/modernbert-adamw', 'other'), small('as-run/gte-adamw', 'fails', attention='flash_attention_2', precision='bf16'))
     home = tmp_path / 'home'; env = cloud_env(cloud, home)
     cloud.faults |= {'preempted': [('preempt', reached(cloud, 'preempted', 3))], 'vanished': [('vanish', reached(cloud, 'vanished', 4))], 'limited': [('timeout', reached(cloud, 'limited', 5))]}

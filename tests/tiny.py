@@ -19,7 +19,7 @@ def shrink(cfg, **more):
     sets = ['dl19', 'qa'] if (DATA / 'trec-dl').exists() else ['mini', 'qa']
     return make_config(json.loads(cfg.model_dump_json()) | dict(
         study='tiny', backbone=TINY[cfg.backbone], layers=2, max_length=64, train_triplets=200, train_pairs=4*n - (n // 2 if cfg.last_batch == 'keep' else 0), dev_pairs=20, test_sets=sets, depth=100, schedule_updates=span, global_batch=n,
-        device_batch=max(1, n * cfg.device_batch // cfg.global_batch), precision='auto', log_steps=1, save_steps=3, gpu=None, workers=0) | more)
+        device_batch=max(1, n * cfg.device_batch // cfg.global_batch), precision='auto', log_steps=1, save_steps=3, gpu=None, gpu_fallbacks=[], workers=0) | more)
 
 
 def recipes(*names):
