@@ -14,8 +14,8 @@ from .store import find_runs
 from .notebook import execute
 from .tables import need_runs
 
-# %% ../nbs/85_paper.ipynb #e02d5256
-TABLES = ('table1', 'table2', 'settings', 'memory', 'numbers')
+# %% ../nbs/85_paper.ipynb #a5191046
+TABLES = ('table1', 'table2', 'settings', 'memory', 'significance', 'numbers')
 FIGURES = ('figure1', 'figure2', 'scaling', 'curves')
 
 def make_outputs(
