@@ -118,6 +118,7 @@ def test_end_to_end_in_miniature(cache, key):
 
 def test_tables_of_the_paper_study(cache):
     """Table I with a row per backbone, optimizer and epoch, both MRR protocols never in one column, every cell traceable; recipes are not mixed."""
+    from reproduce_kit.evidence import gap_table, letters_table
     from reproduce_kit.figures import gap_frame, history_frame
     from reproduce_kit.tables import memory_table, need_runs, numbers, settings_table, table1, table2
     for k in THREE:  # whichever of the runs above were not asked for
@@ -129,6 +130,9 @@ def test_tables_of_the_paper_study(cache):
     assert all({'run', 'run_file', 'sha256', 'measure'} <= c['source'].keys() for c in t.cells if c['source'])
     with pytest.raises(KitError, match=r'several recipes \(as-run, as-stated, controlled\)'): need_runs('tiny')
     for f in (table2, numbers, settings_table, memory_table): assert f(runs).cells
+    gap, letters = gap_table(runs), letters_table(runs)
+    assert [c['row'][1] for c in gap.cells if c['column'] == 'effect'] == ['Tiny BERT', 'Tiny GTE', 'Tiny ModernBERT'] * len(runs[0].cfg.test_sets) and 'Holm-Bonferroni over the 3 rows' in gap.caption
+    assert [c['text'] for c in letters.cells if c['column'][0] == 'qa' and c['row'][1] == 'BM25'] == ['--'] and '21 comparisons' in letters.caption
     gaps = gap_frame(runs); assert list(gaps['backbone'].unique()) == ['Tiny BERT', 'Tiny GTE', 'Tiny ModernBERT'] and ((gaps['low'] <= gaps['gap']) & (gaps['gap'] <= gaps['high'])).all()
     assert len(history_frame(runs)) == 6 * (12 + 3)
 
