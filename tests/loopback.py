@@ -5,6 +5,7 @@ writes nobody else sees until they are committed, machines that are processes, t
 """
 import asyncio
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -82,7 +83,7 @@ class Modal(ModalClientBase):
     def __init__(self, folder: Path, machines: int = 2, env: dict = {}):
         self.folder, self.machines, self.env = Path(folder), machines, env
         self.names, self.count, self.calls, self.tasks, self.functions, self.apps = {}, {}, {}, {}, {}, {}
-        self.images, self.mounts, self.contents, self.secrets, self.dicts, self.doors = {}, {}, {}, {}, {}, {}
+        self.images, self.mounts, self.contents, self.secrets, self.dicts, self.doors, self.blocks = {}, {}, {}, {}, {}, {}, {}
         self.faults, self.full, self.gone, self.report, self.log = {}, set(), set(), None, []   # faults: {function call's config name: [(kind, when)]}
         self.loop, self.over = asyncio.new_event_loop(), False; self.ready = threading.Event()
         threading.Thread(target=self._serve, daemon=True).start(); assert self.ready.wait(20)
@@ -94,7 +95,7 @@ class Modal(ModalClientBase):
     async def _up(self):
         self.server = Server([self]); await self.server.start('127.0.0.1', 0)
         self.port = self.server._server.sockets[0].getsockname()[1]
-        app = web.Application(); app.router.add_get('/{volume}/{path:.*}', self._block); runner = web.AppRunner(app); await runner.setup()
+        app = web.Application(); app.router.add_get('/{sha}', self._block); runner = web.AppRunner(app); await runner.setup()
         site = web.TCPSite(runner, '127.0.0.1', 0); await site.start(); self.http = site._server.sockets[0].getsockname()[1]
         self.ticking = self.loop.create_task(self._tick())
 
@@ -261,12 +262,10 @@ class Modal(ModalClientBase):
     async def VolumeGetFile2(self, stream):
         r = await stream.recv_message(); name = self.called(r.volume_id); f = self.volume(name)/r.path.strip('/')
         if not f.is_file(): raise GRPCError(Status.NOT_FOUND, f'no such file: {r.path}')
-        size = f.stat().st_size
-        await stream.send_message(api.VolumeGetFile2Response(get_urls=[f"http://127.0.0.1:{self.http}/{name}/{r.path.strip('/')}?at={i}" for i in range(0, size, BLOCK)], size=size, start=0, len=size))
+        data = f.read_bytes(); sha = hashlib.sha256(data).hexdigest(); self.blocks[sha] = data    # blocks are named by their content: a commit meanwhile changes none
+        await stream.send_message(api.VolumeGetFile2Response(get_urls=[f'http://127.0.0.1:{self.http}/{sha}?at={i}' for i in range(0, len(data), BLOCK)], size=len(data), start=0, len=len(data)))
 
-    async def _block(self, request):
-        data = (self.volume(request.match_info['volume'])/request.match_info['path']).read_bytes(); i = int(request.query['at'])
-        return web.Response(body=data[i:i + BLOCK])
+    async def _block(self, request): i = int(request.query['at']); return web.Response(body=self.blocks[request.match_info['sha']][i:i + BLOCK])
 
     # --- names
     async def ClientHello(self, stream):
