@@ -50,7 +50,7 @@ def main():
     "Re-run a published reranking study from raw data to the printed table."
     os.environ.setdefault('HF_HUB_DISABLE_TELEMETRY', '1'); os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
 
-# %% ../nbs/90_cli.ipynb #b1c15935
+# %% ../nbs/90_cli.ipynb #9d9ca750
 def _state(cfg) -> dict:
     "One line of `reproduce list`."
     from reproduce_kit.store import run_folder
@@ -66,11 +66,12 @@ def _dollars(x): return '' if x is None else f'{x:,.2f}'
 
 def _list_modal(paths, as_json):
     from reproduce_kit.config import read_configs
-    from reproduce_kit.remote import in_time, remote_states
+    from reproduce_kit.remote import remote_states
+    from reproduce_kit.study import in_words
     rows = [dict(study=r['cfg'].study, recipe=r['cfg'].recipe, name=r['cfg'].name, identity=r['cfg'].identity, **{k: r[k] for k in ('state', 'step', 'of', 'eta', 'device', 'dollars', 'message', 'call')})
             for r in remote_states(read_configs(paths or [root()/'params']))]
     total = sum(r['dollars'] or 0 for r in rows)
-    def text(): return columns([(r['study'], r['recipe'], r['name'], r['identity'], r['state'], f"{r['step']}/{r['of']}" if r['of'] else '', in_time(r['eta']), r['device'], _dollars(r['dollars']), r['message'].split('\n')[0][:80]) for r in rows],
+    def text(): return columns([(r['study'], r['recipe'], r['name'], r['identity'], r['state'], f"{r['step']}/{r['of']}" if r['of'] else '', in_words(r['eta']) if r['eta'] else '', r['device'], _dollars(r['dollars']), r['message'].split('\n')[0][:80]) for r in rows],
                                ('study', 'recipe', 'name', 'identity', 'state', 'updates', 'to go', 'on', '$ so far', '')) + f'\n\n{total:,.2f} dollars so far, estimated\n\nnext: reproduce fetch {rows[0]["study"]}'
     show(rows, as_json, text)
 
@@ -124,7 +125,7 @@ def run(paths, on, as_json, track, yes, max_dollars, secrets, detach, rates):
          lambda: f"{len(out['done'])} trained, {len(out['skipped'])} done before, {len(out['failed'])} failed\n\nnext: reproduce {'run ' + ' '.join(paths) if out['failed'] else f'paper --study {study}{only}'}")
     if len(out['done']) + len(out['skipped']) < len(configs): sys.exit(1)
 
-# %% ../nbs/90_cli.ipynb #ef5985a1
+# %% ../nbs/90_cli.ipynb #8220d1b8
 def _cost_table(rows) -> str:
     t = columns([(r['recipe'], r['name'], f"{r['updates']:,}", f"{r['gpus']} x {r['gpu']}" if r['gpu'] else 'no GPU', '' if r['gpu_hours'] is None else f"{r['gpu_hours']:.1f}", '' if r['hours'] is None else f"{r['hours']:.1f}", f"{r['dollars_per_hour']:.2f}", '?' if r['dollars'] is None else _dollars(r['dollars']), r['state']) for r in rows],
                 ('recipe', 'name', 'updates', 'on', 'GPU h', 'hours', '$/h', '$', 'state'))
@@ -140,10 +141,9 @@ def _cost_note(rows, rates) -> str:
 def _run_modal(paths, configs, as_json, track, yes, max_dollars, secrets, detach, rates):
     from reproduce_kit.bill import read_rates
     from reproduce_kit.remote import affordable, connect, fetch_study, price, remote_states, start_study, watch
-    from reproduce_kit.plan import small
     def say(m): click.echo(m, err=True)
     table = read_rates(rates); rows = {c.identity: price(c, table) for c in configs}
-    if too := [r['name'] for r in rows.values() if small(r)]: raise KitError(f"too large for their GPU: {', '.join(too)}; lower device_batch, or name a larger GPU; nothing was started")
+    if too := [r['name'] for r in rows.values() if r['fits'] is False]: raise KitError(f"too large for their GPU: {', '.join(too)}; lower device_batch, or name a larger GPU; nothing was started")
     connect(); there = {r['cfg'].identity: r for r in remote_states(configs)}
     todo = [c for c in configs if rows[c.identity]['state'] != 'done' and there[c.identity]['state'] not in ('done', 'running', 'waiting', 'preparing')]
     leave = []
@@ -172,7 +172,7 @@ def _run_modal(paths, configs, as_json, track, yes, max_dollars, secrets, detach
     show(out, as_json, text)
     if bad: sys.exit(1)
 
-# %% ../nbs/90_cli.ipynb #64b341c5
+# %% ../nbs/90_cli.ipynb #2a569481
 def pick(run: str):
     "The config that RUN means: a YAML file, a name, RECIPE/NAME, STUDY/RECIPE/NAME, an identity, or a run folder's name."
     from reproduce_kit.config import read_configs
@@ -190,10 +190,11 @@ def pick(run: str):
 @as_json
 def logs(run, on, lines, as_json):
     "How far RUN is: state, updates, time to go, cost so far, its last losses and what stopped it."
-    from reproduce_kit.remote import in_time, run_log
+    from reproduce_kit.remote import run_log
+    from reproduce_kit.study import in_words
     got = run_log(pick(run), on, lines)
     def text():
-        head = f"{got['run']}: {got['state']}" + (f", {got['step']}/{got['of']} updates" if got['of'] else '') + (f", {in_time(got['eta'])} to go" if got['eta'] else '') + (f", on {got['device']}" if got['device'] else '') + (f", {got['dollars']:.2f} dollars so far (estimated)" if got['dollars'] is not None else '')
+        head = f"{got['run']}: {got['state']}" + (f", {got['step']}/{got['of']} updates" if got['of'] else '') + (f", {in_words(got['eta'])} to go" if got['eta'] else '') + (f", on {got['device']}" if got['device'] else '') + (f", {got['dollars']:.2f} dollars so far (estimated)" if got['dollars'] is not None else '')
         rows = [(h['step'], f"{h['epoch']:.2f}", f"{h['loss']:.4f}" if 'loss' in h else '', f"{h['learning_rate']:.2e}" if 'learning_rate' in h else '', f"{h['eval_loss']:.4f}" if 'eval_loss' in h else '') for h in got['history']]
         if got['cell'] is not None: head += f"; stopped in cell {got['cell']} of train.ipynb"
         return '\n\n'.join(x for x in (head, columns(rows, ('update', 'epoch', 'loss', 'rate', 'dev loss')) if rows else '', got['message'], got['traceback']) if x)

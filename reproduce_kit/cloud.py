@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['APP', 'HOME', 'VOLUMES', 'SECRETS', 'SEEN', 'JAVA', 'WANDB', 'KEPT', 'app', 'FUNCTIONS', 'make_image', 'machine',
-           'function_name', 'Leases', 'commit', 'refresh', 'note_call', 'ground', 'prepare', 'train', 'evaluate',
-           'fetch', 'call_answer', 'start', 'app_name', 'make_app', 'all_configs', 'study']
+           'function_name', 'Leases', 'volume', 'commit', 'refresh', 'note_call', 'ground', 'prepare', 'train',
+           'evaluate', 'fetch', 'call_answer', 'start', 'app_name', 'make_app', 'all_configs', 'study']
 
-# %% ../nbs/75_cloud.ipynb #6c3e8800
+# %% ../nbs/75_cloud.ipynb #0e3b9f21
 import json, os, time
 from pathlib import Path
 os.environ.setdefault('MODAL_PAYLOAD_FORMAT', 'cbor')              # arguments and answers are data; the default would be pickle
@@ -15,8 +15,8 @@ os.environ.setdefault('MODAL_IMAGE_BUILDER_VERSION', '2025.06')    # what `debia
 import modal
 from .bill import attempts, read_rates
 from .config import RunConfig, make_config, read_configs
-from .core import KitError, disk_error, place, read_json, root, sha256, write_json
-from .lease import BEAT, free, here, kept, take
+from .core import KitError, place, read_json, root, sha256, write_json
+from .lease import BEAT, kept, take
 from .store import Run, find_runs, run_folder
 from .study import Ground, ended, prepare_configs, train_config
 
@@ -52,7 +52,7 @@ def function_name(cfg: RunConfig, verb: str = 'train') -> str:
     m = machine(cfg); gpus = m['gpu'] if isinstance(m['gpu'], list) else [m['gpu'] or 'cpu']
     return f"{verb}-{gpus[0].lower().replace(':', 'x')}-{sha256([gpus, m['cpu'], m['memory'], m['timeout'], cfg.retries])[:4]}"
 
-# %% ../nbs/75_cloud.ipynb #befbc193
+# %% ../nbs/75_cloud.ipynb #a8054a33
 class Leases:
     "A `modal.Dict` as a board of leases; its values are JSON text."
     def __init__(self, name: str = f'{APP}-leases'): self.table = modal.Dict.from_name(name, create_if_missing=True)
@@ -60,19 +60,19 @@ class Leases:
         found = self.table.get(key); return None if found is None else json.loads(found)
     def put(self, key, value, new: bool = False) -> bool: return self.table.put(key, json.dumps(value), skip_if_exists=new)
 
-def _volume(path: str) -> modal.Volume: return modal.Volume.from_name(VOLUMES[path], create_if_missing=True, version=2)
+def volume(path: str) -> modal.Volume: return modal.Volume.from_name(VOLUMES[path], create_if_missing=True, version=2)
 
 def commit(*paths):
     "Publish volumes; a full one is refused by name."
     for p in paths:
-        try: _volume(p).commit()
+        try: volume(p).commit()
         except (modal.exception.Error, RuntimeError, OSError) as e:
             if 'open files' in str(e): continue  # published; only the view of others' writes was not renewed
             raise KitError(f"volume {VOLUMES[p]} could not be saved: {str(e).strip() or type(e).__name__}; free some space (`modal volume ls {VOLUMES[p]}`, `modal volume rm`), then run the same command again. What was saved before is kept.") from None
 
 def refresh(*paths):
     for p in paths:
-        try: _volume(p).reload()
+        try: volume(p).reload()
         except RuntimeError: pass  # files are open: what is there stays in view
 
 def note_call(run: Run, call: str, **more):
@@ -116,7 +116,7 @@ def evaluate(job: dict, epoch: int, sets: list) -> dict:
     except KitError as e: return dict(means={}, trouble=str(e))
     return dict(means=got, trouble='')
 
-# %% ../nbs/75_cloud.ipynb #4f9893d0
+# %% ../nbs/75_cloud.ipynb #b3c59f7b
 KEPT = ('manifest.json', 'history.jsonl', 'telemetry.jsonl', 'progress.json', 'call.json', 'done.json', 'failed.json', 'train.ipynb', 'train.part.ipynb', 'attempts/*', 'first-stage/*', 'epoch-*/*.json', 'epoch-*/*.csv',
         'epoch-*/*.run.gz', 'epoch-*/also-*/*')
 
@@ -152,7 +152,7 @@ def _under_way(run: Run, me: str) -> bool:
 def start(jobs: list, git: dict = {}, track: str = '', rates: dict = None) -> dict:
     "Prepare what configs need, then start each that is in no other hands: {'calls': {run: call}, 'trouble': '' or what was wrong}."
     app, me, out = os.environ['REPRODUCE_APP'], modal.current_function_call_id(), {}; refresh('/vol/runs')
-    todo = [(Run(c, run_folder(c)), j) for j in jobs if (c := make_config(j, 'the call'))]
+    configs = [make_config(j, 'the call') for j in jobs]; todo = [(Run(c, run_folder(c)), j) for c, j in zip(configs, jobs)]
     try:
         todo = [(r, j) for r, j in todo if not ended(r) and not _under_way(r, me)]
         for r, _ in todo: note_call(r, me, preparing=True); (r.folder/'failed.json').unlink(missing_ok=True)
@@ -168,7 +168,7 @@ def start(jobs: list, git: dict = {}, track: str = '', rates: dict = None) -> di
     except (KitError, OSError, modal.exception.Error) as e: trouble = str(e)
     return dict(calls=out, trouble=trouble)
 
-# %% ../nbs/75_cloud.ipynb #3a6affa4
+# %% ../nbs/75_cloud.ipynb #eb849627
 def app_name(configs, secrets) -> str:
     "The app's name: another one for other source, packages, machines or secrets, so that what runs goes on as it began."
     source = [p for d in ('reproduce_kit', 'nbs/experiments') for p in sorted((root()/d).rglob('*')) if p.is_file() and '__pycache__' not in p.parts and '.ipynb_checkpoints' not in p.parts]
@@ -182,7 +182,7 @@ def make_app(
     name = app_name(configs, secrets); app = modal.App(name, include_source=False)
     offline, fetching = make_image(name, more=[WANDB] if 'wandb' in secrets else []), make_image(name, java=True, offline=False)
     tokens = {s: modal.Secret.from_name(s, required_keys=SECRETS[s]) for s in secrets}
-    volumes = {p: _volume(p) for p in VOLUMES}
+    volumes = {p: volume(p) for p in VOLUMES}
     small = dict(volumes=volumes, include_source=False, single_use_containers=True, _experimental_restrict_output=True)
     hub = dict(image=fetching, secrets=[tokens[s] for s in tokens if s == 'huggingface'], startup_timeout=1200, retries=modal.Retries(max_retries=3, initial_delay=0.0))
     made = dict(start=app.function(name='start', cpu=1.0, memory=4096, timeout=24 * 3600, **small, **hub)(start))

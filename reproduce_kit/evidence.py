@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['by_config', 'p_text', 'gap_table', 'letters_table']
 
-# %% ../nbs/81_evidence.ipynb #e15c1845
+# %% ../nbs/81_evidence.ipynb #fe0ff5ef
 import pandas as pd
-from .config import OPTIMIZERS
 from .core import read_json
 from .metrics import named
-from .significance import CORRECTIONS, TESTS, _letter, better_than, correct, differences, family, named_correction
+from .significance import CORRECTIONS, TESTS, better_than, differences, family, letter_of, named_correction
 from .tables import Table, _escape, _rate, first_stage, row_label, run_epochs, table_columns
 
 # %% ../nbs/81_evidence.ipynb #20ab5bc6
@@ -48,7 +47,7 @@ def gap_table(runs: list, correction: str = 'holm') -> Table:
                  "Over topics, for the models that were trained; a mean over seeds where there are several.")
     return t
 
-# %% ../nbs/81_evidence.ipynb #b69b4ab2
+# %% ../nbs/81_evidence.ipynb #5fabc2aa
 def letters_table(runs: list, test: str = 'randomization', correction: str = 'holm') -> Table:
     "The last epochs' main measures, with the letters of the rows that each is significantly better than."
     shown = [c for c in table_columns(runs) if c[2] in ('nDCG@10', named('AP', 1), named('AP', 2), named('RR@10', 2)) or c[1] != runs[0].cfg.test_sets[0] or len(table_columns(runs)) < 4]
@@ -59,7 +58,7 @@ def letters_table(runs: list, test: str = 'randomization', correction: str = 'ho
         values = {label: e[s][0][m] for label, e in evidence if label[0] != 'BM25' or ranked[s] == 'BM25'}; one = family(values, test=test, correction=correction); marks = better_than(one, [label for label, _ in evidence])
         if len(one) > most: found, most = one, len(one)
         for i, (label, e) in enumerate(evidence):
-            if label not in values: t.add((_letter(i), *label), column, '--'); continue  # nobody ranked these candidates
-            t.add((_letter(i), *label), column, f'{values[label].mean():.4f}' + (f'$^{{{marks[label]}}}$' if marks[label] else ''), float(values[label].mean()), measure=m, **e[s][1])
+            if label not in values: t.add((letter_of(i), *label), column, '--'); continue  # nobody ranked these candidates
+            t.add((letter_of(i), *label), column, f'{values[label].mean():.4f}' + (f'$^{{{marks[label]}}}$' if marks[label] else ''), float(values[label].mean()), measure=m, **e[s][1])
     t.caption = f'After the last epoch, with BM25. {_escape(named_correction(found))} Each column is a family of its own.'
     return t

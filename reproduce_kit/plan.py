@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TOKENS', 'PAIRS', 'QA_PAIRS', 'GPUS', 'UTILISATION', 'work', 'parameters', 'assumed_hours', 'measured_hours',
-           'memory_gib', 'small', 'describe_schedule', 'plan_run', 'check_run', 'check_configs']
+           'memory_gib', 'describe_schedule', 'plan_run', 'check_run', 'check_configs']
 
 # %% ../nbs/68_plan.ipynb #82826a09
 import json, math
@@ -39,7 +39,7 @@ def parameters(
     else: embedding, rest = v * h, h + layers * (4*h*h + 3*h*i + 2*h) - h + h + h*h + h + head  # no biases; the first layer has one norm less
     return dict(total=embedding + rest, embedding=embedding, encoder=rest)
 
-# %% ../nbs/68_plan.ipynb #68f5f80c
+# %% ../nbs/68_plan.ipynb #f993beed
 GPUS = {  # TFLOP/s in dense bf16 and in fp32, and GiB, from the makers' data sheets
     'A100-80GB': (312, 19.5, 80), 'L40S': (362, 91.6, 48), 'H100': (989, 67, 80), 'H200': (989, 67, 141),
 }
@@ -70,10 +70,6 @@ def memory_gib(cfg: RunConfig, per_device: int) -> dict:
     e = BACKBONES[cfg.backbone]['expect']; n = parameters(cfg.backbone, cfg.layers)['total'] / 2**30
     out = dict(parameters=4*n, gradients=4*n, optimizer={'adamw': 8, 'lion': 4}[cfg.optimizer]*n, activations=34 * per_device * work(cfg)['train_tokens'] * cfg.layers * e['hidden_size'] / 2**30)
     return {k: round(v, 2) for k, v in (out | dict(total=sum(out.values()))).items()}
-
-def small(row: dict) -> bool:
-    "Whether the GPU that a row of `plan_run` names is too small."
-    return row['fits'] is False
 
 def describe_schedule(cfg: RunConfig) -> str:
     "The course of the rate in words."

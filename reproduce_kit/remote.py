@@ -5,19 +5,20 @@
 # %% auto #0
 __all__ = ['price', 'affordable', 'modal_errors', 'connect', 'check_secrets', 'safe_path', 'read_remote', 'printable',
            'read_remote_json', 'describe', 'remote_states', 'refuse_changed', 'deployed', 'start_study', 'stop_run',
-           'watch', 'in_time', 'run_log', 'measure_stored', 'fetch_study', 'settle']
+           'watch', 'run_log', 'measure_stored', 'fetch_study', 'settle']
 
-# %% ../nbs/76_remote.ipynb #674271a6
+# %% ../nbs/76_remote.ipynb #51f95b59
 import json, os, re, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from .bill import hourly, read_rates, share_bill, which_gpu
+from .bill import hourly, share_bill
 from .config import RunConfig, make_config
 from .core import KitError, did_you_mean, disk_error, place, read_json, sha256, write_json
 from .lease import BEAT, STALE
 from .plan import plan_run
 from .store import Run, git_state, run_folder
+from .study import in_words
 
 # %% ../nbs/76_remote.ipynb #cdddec0b
 def price(
@@ -100,7 +101,7 @@ def read_remote_json(volume, path: str):
     try: return None if got is None else json.loads(got)
     except ValueError: return None
 
-# %% ../nbs/76_remote.ipynb #a14a1318
+# %% ../nbs/76_remote.ipynb #d1ac6daa
 def describe(
     done, failed, progress, call,   # contents of done.json, failed.json, progress.json and call.json, or None
     answer: str = '',               # Modal's word on the call: 'pending', 'ended', or an error
@@ -118,16 +119,16 @@ def describe(
     if call.get('preparing'): return out | dict(state='preparing' if answer == 'pending' else 'stopped')
     if alive:
         made = p['step'] - p['first_step']; spent = max(1., p['beat'] - p['started'])
-        return out | dict(state='running', eta=(p['of'] - p['step']) * spent / made - (now - p['beat']) if made > 0 else None)
+        return out | dict(state='running', eta=max(0., (p['of'] - p['step']) * spent / made - (now - p['beat'])) if made > 0 else None)
     return out | dict(state='waiting' if answer == 'pending' else 'stopped')
 
-# %% ../nbs/76_remote.ipynb #3cefef66
+# %% ../nbs/76_remote.ipynb #fff36457
 def remote_states(
     configs: list,
 ) -> list:     # {'cfg', 'path', 'call', 'volume', ...} with what `describe` says
     "The states of configs on Modal."
     import modal
-    cloud = connect(); volume = cloud._volume('/vol/runs')
+    cloud = connect(); volume = cloud.volume('/vol/runs')
     def look(cfg):
         path = f'{cfg.study}/{cfg.recipe}/{run_folder(cfg).name}'
         done, failed, progress, call = (read_remote_json(volume, f'{path}/{f}.json') for f in ('done', 'failed', 'progress', 'call'))
@@ -135,11 +136,11 @@ def remote_states(
         return dict(cfg=cfg, path=path, call=(call or {}).get('call'), **describe(done, failed, progress, call, answer))
     with modal_errors('looking at the runs'), ThreadPoolExecutor(16) as pool: return list(pool.map(look, configs))
 
-# %% ../nbs/76_remote.ipynb #da5a4ecd
+# %% ../nbs/76_remote.ipynb #2e464637
 def refuse_changed(cloud, configs: list):
     "Refuse configs that were changed while a run of their name is under way."
     import modal
-    volume = cloud._volume('/vol/runs')
+    volume = cloud.volume('/vol/runs')
     for folder in sorted({f'{c.study}/{c.recipe}' for c in configs}):
         try: there = [e.path.rsplit('/', 1)[-1] for e in volume.listdir(folder)]
         except (FileNotFoundError, modal.exception.NotFoundError): continue
@@ -182,7 +183,7 @@ def stop_run(cfg: RunConfig) -> dict:
     while time.time() < end and (now := remote_states([cfg])[0])['state'] in ('running', 'waiting'): time.sleep(BEAT / 5)  # it is still saving what it has
     return now
 
-# %% ../nbs/76_remote.ipynb #8da96ac5
+# %% ../nbs/76_remote.ipynb #22fe7aa7
 def watch(configs: list, call: str, say=print, every: float = BEAT) -> list:
     "Follow a started study until nothing is under way; the rows at the end. Leaving changes nothing for the runs."
     cloud, seen, launching, away = connect(), {}, True, 0
@@ -197,18 +198,15 @@ def watch(configs: list, call: str, say=print, every: float = BEAT) -> list:
         for r in rows:
             now = (r['state'], r['step'])
             if seen.get(r['path'], ('not started', 0)) != now:
-                seen[r['path']] = now; say(f"{r['cfg'].name}: {r['state']}" + (f" {r['step']}/{r['of']}" if r['of'] else '') + (f", {in_time(r['eta'])} to go" if r['eta'] else '') + (f"; {r['message']}" if r['message'] else ''))
+                seen[r['path']] = now; say(f"{r['cfg'].name}: {r['state']}" + (f" {r['step']}/{r['of']}" if r['of'] else '') + (f", {in_words(r['eta'])} to go" if r['eta'] else '') + (f"; {r['message']}" if r['message'] else ''))
         if not launching and not any(r['state'] in ('running', 'waiting', 'preparing') for r in rows): return rows
         time.sleep(every)
 
-def in_time(seconds) -> str:
-    return '' if seconds is None else f'{max(0, seconds) / 60:.0f} min' if seconds < 5400 else f'{seconds / 3600:.1f} h'
-
-# %% ../nbs/76_remote.ipynb #95e994ac
+# %% ../nbs/76_remote.ipynb #bf0e64e5
 def run_log(cfg: RunConfig, on: str = 'modal', lines: int = 8) -> dict:
     "`describe`'s state with the last history lines and the traceback of what stopped the run."
     if on == 'modal':
-        cloud = connect(); volume = cloud._volume('/vol/runs'); (row,) = remote_states([cfg]); path = row['path']
+        cloud = connect(); volume = cloud.volume('/vol/runs'); (row,) = remote_states([cfg]); path = row['path']
         def read(f): return read_remote(volume, f'{path}/{f}')
     else:
         folder = run_folder(cfg)
@@ -237,13 +235,13 @@ def measure_stored(cfg: RunConfig, epoch: int, sets: list, on: str = 'local') ->
     if got['trouble']: raise KitError(printable(got['trouble']))
     return got['means']
 
-# %% ../nbs/76_remote.ipynb #217eaad3
+# %% ../nbs/76_remote.ipynb #7da7e40a
 def fetch_study(
     study: str, checkpoints: bool = False, say=print,
 ) -> dict:          # {'fetched': paths, 'kept': paths that were here, 'bytes', 'runs', 'dollars', 'bill'}
     "A study's small artefacts from Modal into the run store, verified by hash."
     import modal
-    cloud = connect(); volume = cloud._volume('/vol/runs')
+    cloud = connect(); volume = cloud.volume('/vol/runs')
     with modal_errors('listing what is there'): answer = modal.Function.from_name(deployed(cloud, say=say), 'fetch').remote(study, checkpoints)
     offered = answer['files']
     if not offered: raise KitError(f"no run of {study} has ended on Modal; `reproduce list params/{study} --on modal` shows how far they are")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EXACT', 'TESTS', 'CORRECTIONS', 'differences', 'randomization', 't_test', 'wilcoxon', 'correct', 'family',
-           'better_than', 'named_correction']
+           'better_than', 'letter_of', 'named_correction']
 
 # %% ../nbs/13_significance.ipynb #f33d7275
 import itertools
@@ -97,19 +97,19 @@ def family(
     out['significant'] = out['corrected'] <= alpha; out.attrs = dict(test=test, correction=CORRECTIONS[correction], alpha=alpha, comparisons=len(pairs), topics=sorted({len(x) for x in d}))
     return out
 
-# %% ../nbs/13_significance.ipynb #2469d715
+# %% ../nbs/13_significance.ipynb #e3a0d62d
 def better_than(
     found: pd.DataFrame,   # from `family`
     rows,                  # the rows' order; the first is a
 ) -> dict:                 # {row: letters of the rows that it is significantly better than}
     "Superscripts for a table; nothing for a difference of zero, whatever its p."
-    letter = {r: _letter(i) for i, r in enumerate(rows)}; out = {r: [] for r in rows}
+    letter = {r: letter_of(i) for i, r in enumerate(rows)}; out = {r: [] for r in rows}
     for (a, b), x in found[found['significant']].iterrows():
         if x['difference'] > 0: out[a].append(letter[b])
         if x['difference'] < 0: out[b].append(letter[a])
     return {r: ''.join(sorted(ls, key=lambda l: (len(l), l))) for r, ls in out.items()}
 
-def _letter(i: int) -> str: return chr(97 + i) if i < 26 else _letter(i // 26 - 1) + chr(97 + i % 26)
+def letter_of(i: int) -> str: return chr(97 + i) if i < 26 else letter_of(i // 26 - 1) + chr(97 + i % 26)
 
 def named_correction(found: pd.DataFrame) -> str:
     "What a caption says of the letters."

@@ -148,7 +148,7 @@ def _end(keeper: _Keeper, state: str, message: str = '', **more) -> dict:
         if state == 'done': out |= dict(state='failed', message=str(e))
     return {k: v for k, v in out.items() if k != 'traceback'} | dict(cost=cost(run))  # failed.json has the traceback: an answer is short
 
-# %% ../nbs/70_study.ipynb #224bb188
+# %% ../nbs/70_study.ipynb #f5e547e8
 def _attempt(run: Run, lease, ground: Ground) -> dict:
     "The notebook under a lease."
     folder = run.folder; part = folder/'train.part.ipynb'; keeper = None
@@ -162,11 +162,10 @@ def _attempt(run: Run, lease, ground: Ground) -> dict:
             if keeper.trouble: raise keeper.trouble
         if not run.done: raise KitError(f"the notebook ended without done.json; read {folder/'train.ipynb'}")
         return _end(keeper, 'done')
-    except Lost: return dict(name=run.cfg.name, run=folder.name, state='elsewhere', message='another machine took this run over while this one did not answer')
-    except (KitError, OSError) as e:
+    except (KitError, OSError, Lost) as e:
         if keeper is None: raise
-        if isinstance(keeper.trouble, Lost): return dict(name=run.cfg.name, run=folder.name, state='elsewhere', message='another machine took this run over while this one did not answer')
-        e = keeper.trouble or e
+        e = keeper.trouble or e  # what made the keeper end the kernel comes before the kernel's end
+        if isinstance(e, Lost): return dict(name=run.cfg.name, run=folder.name, state='elsewhere', message='another machine took this run over while this one did not answer')
         return _end(keeper, 'failed', str(e), cell=getattr(e, 'cell', None), traceback=getattr(e, 'traceback', '')[-20_000:])
     except BaseException:  # Ctrl-C, or the machine is taken away
         if keeper: _end(keeper, 'stopped')
