@@ -116,9 +116,9 @@ def evaluate(job: dict, epoch: int, sets: list) -> dict:
     except KitError as e: return dict(means={}, trouble=str(e))
     return dict(means=got, trouble='')
 
-# %% ../nbs/75_cloud.ipynb #b3c59f7b
+# %% ../nbs/75_cloud.ipynb #da3d466f
 KEPT = ('manifest.json', 'history.jsonl', 'telemetry.jsonl', 'progress.json', 'call.json', 'done.json', 'failed.json', 'train.ipynb', 'train.part.ipynb', 'attempts/*', 'first-stage/*', 'epoch-*/*.json', 'epoch-*/*.csv',
-        'epoch-*/*.run.gz', 'epoch-*/also-*/*')
+        'epoch-*/*.run.gz', 'epoch-*/top.jsonl', 'epoch-*/also-*/*')
 
 def fetch(study: str, checkpoints: bool = False) -> dict:
     "{'files': {path in the run store: [sha256, bytes]} of what is worth bringing home from runs that ended, 'spent': {any run: [[started, seen, estimated dollars] of its attempts]}}."
