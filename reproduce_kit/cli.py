@@ -336,7 +336,7 @@ def paper(study, recipe, as_json):
     pdf = typeset()
     show(out + [str(pdf)], as_json, lambda: f'wrote {shown(pdf)}\n\nnext: reproduce why paper/tables/table1.tex')
 
-# %% ../nbs/90_cli.ipynb #aef471d6
+# %% ../nbs/90_cli.ipynb #f6a3f59d
 @main.command()
 @click.argument('file', type=click.Path())
 @click.argument('cell', nargs=-1)
@@ -350,7 +350,7 @@ def why(file, cell, as_json):
         rows = [(place_(c['row']), place_(c['column']), c['text'], c['source'].get('run') or c['source'].get('published') or c['source'].get('config'), c['source'].get('sha256', c['source'].get('history', ''))[:12], c['check']) for c in got['cells']]
         return f"{got['file']}: {got['notebook']}, kit commit {str(got['commit']['commit'])[:12]}\n\n" + columns(rows, ('row', 'column', 'printed', 'from', 'sha256', 'today'))
     show(got, as_json, text)
-    if bad := sorted({c['check'] for c in got['cells']} - {'matches', 'source matches', 'quoted', 'setting', 'from the manifest'}):
+    if bad := sorted({c['check'] for c in got['cells']} - {'matches', 'source matches', 'quoted', 'recomputed', 'setting', 'from the manifest'}):
         click.echo(f"\n{', '.join(bad)}: not every number can be confirmed here; `reproduce run` the study, then `reproduce paper`", err=True); sys.exit(1)
 
 # %% ../nbs/90_cli.ipynb #da70da10

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['by_config', 'p_text', 'gap_table', 'letters_table']
 
-# %% ../nbs/81_evidence.ipynb #fe0ff5ef
+# %% ../nbs/81_evidence.ipynb #4d8cc148
 import pandas as pd
 from .core import read_json
 from .metrics import named
 from .significance import CORRECTIONS, TESTS, better_than, differences, family, letter_of, named_correction
-from .tables import Table, _escape, _rate, first_stage, row_label, run_epochs, table_columns
+from .tables import Table, escape, rate_text, first_stage, row_label, run_epochs, table_columns
 
-# %% ../nbs/81_evidence.ipynb #20ab5bc6
+# %% ../nbs/81_evidence.ipynb #d9555241
 def by_config(runs: list, test_set: str, measure: str) -> dict:
     "{(backbone, optimizer, rate): (per-topic Series, mean over seeds, sources)} of the last epochs."
     grouped = {}
@@ -32,7 +32,7 @@ def gap_table(runs: list, correction: str = 'holm') -> Table:
         found = family({k: v[0] for k, v in values.items()}, pairs, correction=correction); d = [differences(values[l][0], values[a][0]) for l, a in pairs]; count = max(count, len(pairs))
         several = len(values) > 2 * len({k[0] for k in values})
         for i, (l, a) in enumerate(pairs):
-            x = found.iloc[i]; row = (_escape(f'{m} ({s})'), l[0] + (f', {_rate(l[2])} / {_rate(a[2])}' if several else ''))
+            x = found.iloc[i]; row = (escape(f'{m} ({s})'), l[0] + (f', {rate_text(l[2])} / {rate_text(a[2])}' if several else ''))
             source = dict(values[l][1][0], measure=m) if len(values[l][1]) == 1 else dict(run=', '.join(v['run'] for v in values[l][1] + values[a][1]))
             other = dict(values[a][1][0], measure=m) if len(values[a][1]) == 1 else source
             t.add(row, 'AdamW', f"{x['mean_b']:.4f}", float(x['mean_b']), **other); t.add(row, 'Lion', f"{x['mean_a']:.4f}", float(x['mean_a']), **source)
@@ -47,7 +47,7 @@ def gap_table(runs: list, correction: str = 'holm') -> Table:
                  "Over topics, for the models that were trained; a mean over seeds where there are several.")
     return t
 
-# %% ../nbs/81_evidence.ipynb #5fabc2aa
+# %% ../nbs/81_evidence.ipynb #2c3f5c34
 def letters_table(runs: list, test: str = 'randomization', correction: str = 'holm') -> Table:
     "The last epochs' main measures, with the letters of the rows that each is significantly better than."
     shown = [c for c in table_columns(runs) if c[2] in ('nDCG@10', named('AP', 1), named('AP', 2), named('RR@10', 2)) or c[1] != runs[0].cfg.test_sets[0] or len(table_columns(runs)) < 4]
@@ -60,5 +60,5 @@ def letters_table(runs: list, test: str = 'randomization', correction: str = 'ho
         for i, (label, e) in enumerate(evidence):
             if label not in values: t.add((letter_of(i), *label), column, '--'); continue  # nobody ranked these candidates
             t.add((letter_of(i), *label), column, f'{values[label].mean():.4f}' + (f'$^{{{marks[label]}}}$' if marks[label] else ''), float(values[label].mean()), measure=m, **e[s][1])
-    t.caption = f'After the last epoch, with BM25. {_escape(named_correction(found))} Each column is a family of its own.'
+    t.caption = f'After the last epoch, with BM25. {escape(named_correction(found))} Each column is a family of its own.'
     return t

@@ -14,8 +14,8 @@ from .store import find_runs
 from .notebook import execute
 from .tables import need_runs
 
-# %% ../nbs/85_paper.ipynb #a5191046
-TABLES = ('table1', 'table2', 'settings', 'memory', 'significance', 'numbers')
+# %% ../nbs/85_paper.ipynb #ed246a6e
+TABLES = ('table1', 'table2', 'settings', 'memory', 'significance', 'audit', 'numbers')
 FIGURES = ('figure1', 'figure2', 'scaling', 'curves')
 
 def make_outputs(
@@ -54,12 +54,13 @@ def typeset() -> Path:
     shutil.copyfile(folder/'build/main.pdf', folder/'.main.pdf.part'); (folder/'.main.pdf.part').replace(folder/'main.pdf')
     return folder/'main.pdf'
 
-# %% ../nbs/85_paper.ipynb #77f3d30c
+# %% ../nbs/85_paper.ipynb #b37c03c4
 def _check(cell: dict) -> str:
     "What the run store says of a cell today."
     src = cell['source']
     if 'published' in src: return 'quoted'
     if 'config' in src: return 'setting'
+    if 'recomputed' in src: return 'recomputed'  # from a file that is no part of the project
     if 'history' in src:
         f = next((r.folder/'history.jsonl' for r in find_runs() if r.folder.name == src['run']), None)
         return 'run not here' if f is None else 'matches' if sha256(f) == src['history'] else 'history changed'

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['SHOWN', 'COLUMNS', 'COST', 'Table', 'mark_best', 'run_epochs', 'first_stage', 'need_runs', 'table_runs',
-           'table_columns', 'row_label', 'table1', 'reference', 'best_epoch', 'table2', 'numbers', 'settings_table',
-           'telemetry', 'paid', 'paid_for', 'memory_table', 'provenance', 'header', 'write_table']
+           'table_columns', 'row_label', 'table1', 'reference', 'best_epoch', 'table2', 'numbers', 'escape',
+           'rate_text', 'settings_table', 'telemetry', 'paid', 'paid_for', 'memory_table', 'provenance', 'header',
+           'write_table']
 
-# %% ../nbs/80_tables.ipynb #31817c7c
-import json
+# %% ../nbs/80_tables.ipynb #f8f89357
+import json, re
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -83,7 +84,7 @@ def table_runs(study: str, recipe: str = '') -> list:
     try: return need_runs(study, recipe)
     except KitError as e: print(e); return []
 
-# %% ../nbs/80_tables.ipynb #0fad9de5
+# %% ../nbs/80_tables.ipynb #c72632fa
 SHOWN = {'AP': 'MAP', 'RR@10': 'MRR@10', 'R@10': 'R@10', 'Rprec': 'Rprec', 'P@10': 'P@10'}
 COLUMNS = [(('grades', 'nDCG@10'), 'nDCG@10')] + [((f'rel$\\geq${l}', t), named(m, l)) for l in LEVELS for m, t in SHOWN.items()]
 
@@ -91,20 +92,20 @@ def table_columns(runs: list) -> list:
     "[((level, measure), test set, measure)]: all measures of the first test set, the leading one of each other."
     first, *rest = runs[0].cfg.test_sets
     out = [(c, first, m) for c, m in COLUMNS] if first not in OWN else []
-    return out + [((_escape(s), _escape(m)), s, m) for s in ([first] if first in OWN else []) + rest for m in OWN.get(s, ['nDCG@10'])]
+    return out + [((escape(s), escape(m)), s, m) for s in ([first] if first in OWN else []) + rest for m in OWN.get(s, ['nDCG@10'])]
 
 def row_label(run: Run, runs: list) -> tuple:
     "(backbone, optimizer), with the rate and the seed where several runs would read the same."
     same = [r.cfg for r in runs if (r.cfg.title, r.cfg.optimizer) == (run.cfg.title, run.cfg.optimizer)]
-    more = [_rate(run.cfg.learning_rate)] if len({c.learning_rate for c in same}) > 1 else []
+    more = [rate_text(run.cfg.learning_rate)] if len({c.learning_rate for c in same}) > 1 else []
     return run.cfg.title, ', '.join([OPTIMIZERS[run.cfg.optimizer], *more, *([f'seed {run.cfg.seed}'] if len({c.seed for c in same}) > 1 else [])])
 
 def table1(runs: list) -> Table:
     "All finished rows of a study."
     c, bm25, top = runs[0].cfg, first_stage(runs, 'BM25'), first_stage(runs, 'ceiling')
     columns = table_columns(runs); main, lead = columns[0][1:]; ranked = read_json(runs[0].folder/'first-stage/metrics.json')['ranked_by']
-    t = Table('table1', f"Reranking BM25's top {c.depth}: {_escape(c.collection)} collection, {_escape(main)} topics ({len(bm25[main][0])}). Relevance level, or other test set, above each measure; best of the trained rows in bold; "
-                        f"$\\Delta$: {_escape(lead)} minus BM25's, 95\\,\\% paired bootstrap interval over topics.", ('Backbone', 'Optimizer', 'Epoch'), 'c')
+    t = Table('table1', f"Reranking BM25's top {c.depth}: {escape(c.collection)} collection, {escape(main)} topics ({len(bm25[main][0])}). Relevance level, or other test set, above each measure; best of the trained rows in bold; "
+                        f"$\\Delta$: {escape(lead)} minus BM25's, 95\\,\\% paired bootstrap interval over topics.", ('Backbone', 'Optimizer', 'Epoch'), 'c')
     def row(label, evidence, gain=None):
         for column, s, m in columns:
             df, source = evidence[s]
@@ -118,7 +119,7 @@ def table1(runs: list) -> Table:
     mark_best(t, [col for col, *_ in columns], {c['row'] for c in t.cells} - {('BM25', '', ''), ('Ceiling', '', '')})
     return t
 
-# %% ../nbs/80_tables.ipynb #6bc95b66
+# %% ../nbs/80_tables.ipynb #ffabac85
 def reference(name: str) -> pd.DataFrame:
     "A table of published numbers that ships with the kit."
     return pd.read_csv(files('reproduce_kit').joinpath(f'reference/{name}.csv').open(encoding='utf-8'), dtype=str, keep_default_na=False)
@@ -128,24 +129,33 @@ def best_epoch(runs: list) -> tuple:
     main, lead = table_columns(runs)[0][1:]
     return max(((r, n, *e[main]) for r in runs for n, e in run_epochs(r)), key=lambda x: (round(x[2][lead].mean(), 4), -x[1]))
 
-def table2(runs: list) -> Table:
-    "The study's best beside BM25, and the systems that the paper lists."
+def table2(
+    runs: list,
+    found: pd.DataFrame = None,   # from `audit.recompute`: rankings of other systems that are here
+) -> Table:
+    "The study's best beside BM25, and the systems that the paper lists, marked as quoted or recomputed."
     c = runs[0].cfg; main, lead = table_columns(runs)[0][1:]
     same = 'The two columns are different test collections.' if main != 'dl19' else 'Both columns are TREC DL 2019.'
-    t = Table('table2', f"{_escape(lead)} beside other systems. Left: TREC DL 2019 as printed in the paper's Table II. Right: this study, {_escape(c.collection)} collection, {_escape(main)} topics. {same} Numbers in brackets are the paper's own references.", ('', 'System'), 'r')
-    there, here = 'DL 2019 (published)', f'{_escape(c.collection)} (this study)'
+    t = Table('table2', f"{escape(lead)} beside other systems. Left: TREC DL 2019 as printed in the paper's Table II. Right: this study, {escape(c.collection)} collection, {escape(main)} topics. {same} Numbers in brackets are the paper's own references. Recomputed: from a ranking that is at hand, by its scores; the others are quoted.", ('', 'System'), 'r')
+    there, again, here = 'DL 2019 (published)', 'recomputed', f'{escape(c.collection)} (this study)'
+    at = {r['row'] or r['system']: r for r in found.to_dict('records')} if found is not None else {}
     def row(group, system, cites, a, b, value, **source):
-        t.add((group, system), 'Cited as', cites); t.add((group, system), there, a, value if a else None, **(source if a else {})); t.add((group, system), here, b, value if b else None, **(source if b else {}))
+        t.add((group, system), 'Cited as', cites); t.add((group, system), there, a, value if a else None, **(source if a else {}))
+        if at:
+            r = at.pop(system, None) if group != 'This study' else None
+            t.add((group, system), again, f"{r['nDCG@10']:.4f}" if r else 'quoted' if a else '', r and r['nDCG@10'], **(dict(recomputed=r['file'], sha256=r['sha256']) if r else {}))
+        t.add((group, system), here, b, value if b else None, **(source if b else {}))
     def ours(system, df, source): row('This study', system, '', '', f'{df[lead].mean():.4f}', float(df[lead].mean()), measure=lead, **source)
     for r in reference('table2').itertuples(index=False):
-        ndcg = r[2]; row(r.group, r.system.replace('→', '$\\rightarrow$'), f'[{r.cites}]' if r.cites else 'this paper', ndcg, '', float(ndcg), published=r.source)
+        ndcg = r[2]; row(r.group, escape(r.system), f'[{r.cites}]' if r.cites else 'this paper', ndcg, '', float(ndcg), published=r.source)
+    for name in list(at): row('Not in Table II', name, '', '', '', None)
     ours('BM25', *first_stage(runs, 'BM25')[main]); ours('Perfect reranker of BM25', *first_stage(runs, 'ceiling')[main])
     for title in dict.fromkeys(r.cfg.title for r in runs):
         r, n, df, source = best_epoch([r for r in runs if r.cfg.title == title]); ours(f'{title} + {OPTIMIZERS[r.cfg.optimizer]}, epoch {n}', df, source)
     mark_best(t, [here], {c['row'] for c in t.cells if c['row'][0] == 'This study' and ' + ' in c['row'][1]})
     return t
 
-# %% ../nbs/80_tables.ipynb #dd6ccea2
+# %% ../nbs/80_tables.ipynb #ab00f5a2
 def numbers(runs: list) -> Table:
     "Macros for the prose: the row is the macro's name."
     t = Table('numbers', ''); c = runs[0].cfg; main, lead = table_columns(runs)[0][1:]
@@ -159,7 +169,7 @@ def numbers(runs: list) -> Table:
                            Schedule=every(lambda c: c.schedule), Decay=c.weight_decay, Clip=c.max_grad_norm).items(): put(name, str(text), None, **config)
     for o in OPTIMIZERS:
         rates = sorted({r.cfg.learning_rate for r in runs if r.cfg.optimizer == o})
-        put(f'Rate{OPTIMIZERS[o]}', ', '.join(_rate(x) for x in rates) or '--', None, config=f'params/{c.study}')
+        put(f'Rate{OPTIMIZERS[o]}', ', '.join(rate_text(x) for x in rates) or '--', None, config=f'params/{c.study}')
     m = runs[0].manifest
     put('Device', m['hardware']['gpus'][0] if m['hardware']['gpus'] else f"a CPU ({m['hardware']['threads']} threads)", None, run=runs[0].folder.name); put('Torch', m['packages']['torch'], None, run=runs[0].folder.name)
     put('Minutes', f"{sum(sum(r.manifest['seconds'].values()) for r in runs)/60:.0f}", None, run='all runs of the study')
@@ -175,24 +185,26 @@ def numbers(runs: list) -> Table:
         else: [put(f'Best{label}{part}', '--', None, **config) for part in ('Name', 'Epoch', 'Ndcg', 'Gain', 'Interval')]
     return t
 
-def _escape(text: str) -> str: return text.replace('%', '\\%').replace('_', '\\_').replace('&', '\\&').replace('#', '\\#')
+def escape(text: str) -> str:
+    "Text for LaTeX."
+    return re.sub(r'[%_&#]', r'\\\g<0>', text).replace('→', '$\\rightarrow$').replace('±', '$\\pm$')
 
-def _rate(x: float) -> str:
+def rate_text(x: float) -> str:
     "2e-5 as LaTeX."
     m, e = f'{x:.6e}'.split('e'); m = f'{float(m):g}'; return f'${m}\\times 10^{{{int(e)}}}$'
 
 def settings_table(runs: list) -> Table:
     "What differs between the runs of a study, and what does not."
     t = Table('settings', 'Settings of the runs; each is a line of the YAML file that the run was started from.', ('Key',))
-    def say(v): return '--' if v is None else f'{v:g}' if isinstance(v, float) else ' '.join(map(_escape, v)) if isinstance(v, list) else _escape(str(v))
+    def say(v): return '--' if v is None else f'{v:g}' if isinstance(v, float) else ' '.join(map(escape, v)) if isinstance(v, list) else escape(str(v))
     for k in RunConfig.model_fields:
         if k in ('study', 'recipe', 'name', *WHERE): continue
         for o, label in OPTIMIZERS.items():
             values = dict.fromkeys(getattr(r.cfg, k) if not isinstance(getattr(r.cfg, k), list) else tuple(getattr(r.cfg, k)) for r in runs if r.cfg.optimizer == o)
-            t.add(_escape(k), label, ', '.join(say(list(v) if isinstance(v, tuple) else v) for v in values), None, config=f'params/{runs[0].cfg.study}')
+            t.add(escape(k), label, ', '.join(say(list(v) if isinstance(v, tuple) else v) for v in values), None, config=f'params/{runs[0].cfg.study}')
     return t
 
-# %% ../nbs/80_tables.ipynb #5abdd1f4
+# %% ../nbs/80_tables.ipynb #fe6589f7
 def telemetry(run: Run) -> dict:
     "Means over a run's telemetry lines, weighted by their samples; empty where there is none."
     lines = [json.loads(l) for l in (run.folder/'telemetry.jsonl').read_text().splitlines()] if (run.folder/'telemetry.jsonl').exists() else []
@@ -205,7 +217,7 @@ def paid(run: Run) -> dict: return run.manifest.get('cost') or {}
 def paid_for(runs: list) -> str:
     "What the caption says of the costs; nothing where nobody was paid."
     said = sorted({paid(r)['source'] for r in runs if paid(r).get('dollars') is not None})
-    return f" Cost of a run, mean over seeds; $\\approx$: seconds times a rate. {_escape('; '.join(said))}." if said else ''
+    return f" Cost of a run, mean over seeds; $\\approx$: seconds times a rate. {escape('; '.join(said))}." if said else ''
 
 def _sampled(runs: list, column: str) -> dict:
     "The hashes of the telemetry behind a sampled column."
@@ -234,7 +246,7 @@ def memory_table(runs: list) -> Table:
             t.add((title, 'Lion vs AdamW'), c, f'${100*(b - a)/a:+.1f}$\\,\\%' if a and b else '--', (b - a)/a if a and b else None)
     return t
 
-# %% ../nbs/80_tables.ipynb #ba8a52a0
+# %% ../nbs/80_tables.ipynb #59de2889
 def _latex(t: Table) -> str:
     "The tabular, with a rule between groups of rows."
     df = t.frame; df = df.reset_index() if isinstance(df.index, pd.MultiIndex) else df.rename_axis('').reset_index()
@@ -251,24 +263,25 @@ def _latex(t: Table) -> str:
     ruled = [('\\addlinespace[2pt]\n' if 0 < i < len(group) and group[i] != group[i-1] and len(key) > 1 else '') + l for i, l in enumerate(lines)]
     return head + '\\midrule\n' + '\n'.join(ruled)
 
-def provenance(notebook: str, runs: list) -> dict:
+def provenance(notebook: str, runs: list, more: dict = None) -> dict:
     "What a generated file says of its making."
-    return dict(notebook=notebook, commit=git_state(), inputs={r.folder.relative_to(place('runs')).as_posix(): sha256(r.folder/'done.json') for r in runs})
+    return dict(notebook=notebook, commit=git_state(), inputs={f"{r.folder.relative_to(place('runs')).as_posix()}/done.json": sha256(r.folder/'done.json') for r in runs} | (more or {}))
 
 def header(made: dict, mark: str = '%') -> str:
     "The comment that opens a generated file."
     commit = f"{made['commit']['commit'] or 'no git'}{' with uncommitted changes' if made['commit']['dirty'] else ''}"
-    return '\n'.join([f"{mark} Generated by {made['notebook']}; do not edit. kit commit: {commit}", *(f'{mark} input {k} done.json sha256 {v[:16]}' for k, v in made['inputs'].items()), ''])
+    return '\n'.join([f"{mark} Generated by {made['notebook']}; do not edit. kit commit: {commit}", *(f'{mark} input {k} sha256 {v[:16]}' for k, v in made['inputs'].items()), ''])
 
 def write_table(
     t: Table,
     runs: list,         # the runs behind it
     notebook: str,      # the notebook that makes it
+    more: dict = None,  # {input: sha256} of what else it was made from
 ) -> Path:
     "`paper/tables/NAME.tex` and its `NAME.json`; macros go to `paper/numbers.tex`."
-    made = provenance(notebook, runs); macros = t.name == 'numbers'
+    made = provenance(notebook, runs, more); macros = t.name == 'numbers'
     path = place('paper')/('numbers.tex' if macros else f'tables/{t.name}.tex')
-    if macros: body = ''.join(f"\\newcommand{{\\{c['row']}}}{{{c['text'] if c['text'].startswith('$') else _escape(c['text'])}}}\n" for c in t.cells)
+    if macros: body = ''.join(f"\\newcommand{{\\{c['row']}}}{{{c['text'] if c['text'].startswith('$') else escape(c['text'])}}}\n" for c in t.cells)
     else: body = f"\\caption{{{t.caption}}}\n\\label{{tab:{t.name}}}\n" + _latex(t)
     with writing(path) as f: f.write(header(made) + body)
     write_json(path.with_suffix('.json'), dict(file=path.name, **made, cells=t.cells))
