@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['BACKBONES_RAW', 'NAMES_RAW', 'MEASURES_RAW', 'MRR', 'BESIDES', 'KEY', 'RAW_AT', 'SHORT', 'AS_PRINTED', 'FIRST_STAGE',
            'STATED_SIZES', 'RUN_FILES', 'read_raw', 'authors', 'fetch_raw', 'compare_cell', 'audit_table', 'off_grid',
-           'finding', 'find_cells', 'find_grid', 'find_bold', 'find_level', 'find_batch', 'find_thesis',
-           'find_statements', 'find_sizes', 'find_cited', 'read_early', 'integral', 'find_early', 'find_rows',
-           'rank_column', 'recompute', 'find_runs_of_others', 'audit', 'audit_page', 'audit_inputs']
+           'finding', 'find_cells', 'find_grid', 'find_bold', 'find_level', 'find_batch', 'thesis_epochs',
+           'find_thesis', 'find_statements', 'find_sizes', 'find_cited', 'read_early', 'integral', 'find_early',
+           'find_rows', 'rank_column', 'recompute', 'find_runs_of_others', 'audit', 'audit_page', 'audit_inputs']
 
 # %% ../nbs/83_audit.ipynb #b099203a
 import json, math, re
@@ -162,7 +162,7 @@ def find_level(published, raw) -> dict:
     return finding('Relevance level of MAP, Recall@10, R-Prec and P@10', f"grade {' or '.join(map(str, by_raw)) or 'unknown'} and above, by the raw outputs; " + '; '.join(said),
                    f"R@1000 is {', '.join(f'{x:.4f}' for x in seen)} in all {len(raw)} raw outputs; NIST's figures for the same first stage are {of[1]['R@1000']:.4f} at level 1 and {of[2]['R@1000']:.4f} at level 2; relevant documents: {', '.join(f'{x:.0f}' for x in raw['num_rel'].unique())}", 0 if by_raw == [2] else 1)
 
-# %% ../nbs/83_audit.ipynb #a13bba7f
+# %% ../nbs/83_audit.ipynb #f1417f4f
 def find_batch(pairs: int = 1_990_000, stated: int = 64) -> dict:
     "The batch that the checkpoints' numbers imply, where it is not the stated one."
     df = reference('authors'); df = df[df['step'] != '']; got = {}
@@ -171,13 +171,20 @@ def find_batch(pairs: int = 1_990_000, stated: int = 64) -> dict:
     return finding('Global batch', f"stated {stated}; the checkpoints' numbers imply " + ', '.join(f'{b:.0f} ({_name(k)})' for k, b in batch.items()) + f'; for the other {6 - len(batch)} pairs of model and optimizer the names do not tell',
                    f"{pairs:,} pairs divided by updates per epoch ({', '.join(f'{sum(v)/len(v):,.0f}' for v in got.values())})", len(off))
 
+def thesis_epochs(published, thesis) -> dict:
+    "{(backbone, optimizer): the epoch of Table I whose cells the thesis' row has}."
+    out = {}
+    for _, t in thesis.iterrows():
+        rows = published[(published['backbone'] == t['backbone']) & (published['optimizer'] == t['optimizer'])]
+        same = {r['epoch']: sum(r[m] == t[m] for m in AS_PRINTED if m in thesis.columns) for _, r in rows.iterrows()}; out[t['backbone'], t['optimizer']] = max(same, key=same.get)
+    return out
+
 def find_thesis(published, thesis) -> dict:
     "Which epoch each row of the thesis' table is, and whether one rule picked them."
-    said, off, at = [], 0, {}
+    said, off, at, rows = [], 0, thesis_epochs(published, thesis), published.set_index(KEY)
     for _, t in thesis.iterrows():
-        rows = published[(published['backbone'] == t['backbone']) & (published['optimizer'] == t['optimizer'])]; shared = [m for m in AS_PRINTED if m in thesis.columns]
-        same = {r['epoch']: [m for m in shared if r[m] == t[m]] for _, r in rows.iterrows()}; e = max(same, key=lambda k: len(same[k])); at[t['backbone'], t['optimizer']] = e
-        for m in set(shared) - set(same[e]): off += 1; said.append(f"{AS_PRINTED[m]} of {_name((t['backbone'], t['optimizer'], e))}: {t[m]} in the thesis, {rows.set_index('epoch').loc[e, m]} in Table I")
+        k = (t['backbone'], t['optimizer'], at[t['backbone'], t['optimizer']])
+        for m in (m for m in AS_PRINTED if m in thesis.columns and t[m] != rows.loc[k, m]): off += 1; said.append(f"{AS_PRINTED[m]} of {_name(k)}: {t[m]} in the thesis, {rows.loc[k, m]} in Table I")
     best = {k: max(g.itertuples(index=False), key=lambda r: float(r[3])).epoch for k, g in published.groupby(KEY[:2], sort=False)}
     odd = [k for k, e in at.items() if best[k] != e]; last = [k for k, e in at.items() if e != '3']
     value = lambda k, e: published.set_index(KEY).loc[(*k, e), 'nDCG@10']

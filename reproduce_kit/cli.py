@@ -231,7 +231,7 @@ def evaluate(run, epoch, sets, on, as_json):
     got = measure_stored(pick(run), epoch, list(sets), on)
     show(got, as_json, lambda: '\n'.join(columns([(s, k, f'{v:.4f}') for k, v in m.items()], ('set', 'measure', '')) for s, m in got.items()))
 
-# %% ../nbs/90_cli.ipynb #7595c5d8
+# %% ../nbs/90_cli.ipynb #490383cf
 def _gib(r): return f"{r['memory_gib']['total']:.1f}"
 
 @main.command()
@@ -270,17 +270,34 @@ def prepare(paths, as_json):
     rows = prepare_configs(read_configs(paths), say=lambda m: click.echo(m, err=as_json))
     show(rows, as_json, lambda: f"\nnext: reproduce run {' '.join(paths)}")
 
+def _check_text(runs, cells, against) -> str:
+    from reproduce_kit.audit import AS_PRINTED
+    from reproduce_kit.check import AGAINST, STATES
+    made = [r for r in runs if r['state'] != 'not run'] or runs[:6]
+    out = [columns([(r['recipe'], r['name'], r['identity'], r['state'], '; '.join(r['differences'])) for r in made], ('recipe', 'name', 'identity', 'state', 'differences')) + (f'\n... and {len(runs) - len(made)} that were not run' if len(made) < len(runs) else '')]
+    if bad := [r for r in runs if r['state'] == 'differs']: out.append(f"{len(bad)} of {len(runs)} runs are not what their config says; delete their folders and run them again")
+    if cells:
+        out.append(f"{len(cells)} published cells ({AGAINST[against]}):\n" + columns([(r, *(sum(c['recipe'] == r and c['state'] == s for c in cells) for s in STATES)) for r in dict.fromkeys(c['recipe'] for c in cells)], ('recipe', *STATES)))
+        some = [(c['recipe'], f"{c['model']} + {c['optimizer']}", c['epoch'], AS_PRINTED[c['measure']], c['published'], f"{c['ours']:.4f}", f"-{c['tolerance'][0]:.4f} +{c['tolerance'][1]:.4f} ({c['origin']})", c['state'], c['why']) for c in cells if c['ours'] is not None]
+        out.append(columns(some, ('recipe', 'row', 'epoch', 'measure', 'published', 'ours', 'tolerance', 'state', '')) if some else 'next: reproduce run params/lion-vs-adamw/as-run --on modal')
+    return '\n\n'.join(out)
+
 @main.command()
 @click.argument('paths', nargs=-1, type=click.Path())
+@click.option('--against', type=click.Choice(['paper', 'authors', 'thesis']), default='paper', show_default=True, help='Whose numbers: Table I as printed, the authors\' raw outputs, or the thesis\' table.')
 @as_json
-def check(paths, as_json):
-    "Compare what runs did with what their configs ask for: batch, updates, optimizer, every logged rate (default: all of params/)."
-    from reproduce_kit.config import read_configs
+def check(paths, against, as_json):
+    "Was it reproduced? Runs against what their configs ask for, and every published cell against the runs (PATHS: studies, or files and folders of params/; default: all). Exit code 1 where something differs, 3 where numbers were published and none could be compared."
+    from reproduce_kit.audit import SHORT
+    from reproduce_kit.check import check_cells, verdict
+    from reproduce_kit.config import BACKBONES, OPTIMIZERS, read_configs
     from reproduce_kit.plan import check_configs
-    rows = check_configs(read_configs(paths or [root()/'params'])); bad = [r for r in rows if r['state'] == 'differs']
-    show(rows, as_json, lambda: columns([(r['recipe'], r['name'], r['identity'], r['state'], '; '.join(r['differences'])) for r in rows], ('recipe', 'name', 'identity', 'state', 'differences'))
-         + (f"\n\n{len(bad)} of {len(rows)} runs are not what their config says; delete their folders and run them again" if bad else ''))
-    if bad: sys.exit(1)
+    configs = read_configs([root()/'params'/p if (root()/'params'/p).is_dir() else p for p in paths] or [root()/'params'])
+    runs = check_configs(configs); bad = [r for r in runs if r['state'] == 'differs']; asked = {(BACKBONES[c.backbone].get('repo'), c.recipe, OPTIMIZERS[c.optimizer]) for c in configs}
+    cells = [x for s in dict.fromkeys(c.study for c in configs) for x in check_cells(s, '', against) if any(r == x['recipe'] and o == x['optimizer'] and SHORT.get(b) == x['model'] for b, r, o in asked)]
+    show(dict(runs=runs, against=against, cells=cells), as_json, lambda: _check_text(runs, cells, against))
+    code = 1 if bad else verdict(cells)
+    if code and not (code == 3 and not paths): sys.exit(code)
 
 # %% ../nbs/90_cli.ipynb #87c9a929
 @main.command()

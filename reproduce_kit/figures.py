@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'DASHES', 'look', 'save_figure', 'figure1', 'history_frame', 'figure2', 'gap_frame', 'scaling_figure',
-           'write_curves']
+           'variance_figure', 'write_curves']
 
-# %% ../nbs/82_figures.ipynb #31b71924
+# %% ../nbs/82_figures.ipynb #6cec67dd
 from pathlib import Path
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from .config import OPTIMIZERS
 from .core import place, sha256, write_json, writing
 from .metrics import paired_interval
+from .significance import power, topics_and_seeds
 from .tables import header, provenance, run_epochs
 from .training import read_history
 
@@ -110,6 +112,26 @@ def scaling_figure(gaps: pd.DataFrame):
     ax.axhline(0, color='#999999', lw=.8); ax.set_xscale('log'); ax.margins(x=.15, y=.15)
     ticks = sorted({round(e/1e6, 1) for e in gaps['encoder']}); ax.set_xticks(ticks, [f'{t:g}' for t in ticks]); ax.minorticks_off()
     ax.set(xlabel='non-embedding parameters [millions]', ylabel=f"Lion minus AdamW, {gaps['measure'].iloc[0]}"); ax.legend(frameon=False, loc='best')
+    return fig
+
+# %% ../nbs/82_figures.ipynb #87486149
+def variance_figure(gaps: dict, measure: str):
+    "Gaps of `evidence.seed_gaps` by seed, and their power curves."
+    look(); fig, axes = plt.subplots(1, 3, figsize=(7.1, 2.2), constrained_layout=True, width_ratios=(1.2, 1, 1))
+    if not gaps:
+        for ax in axes: ax.axis('off')
+        axes[1].text(.5, .5, 'no backbone was run with both optimizers and several seeds', ha='center', va='center'); return fig
+    names = [k[0] for k in gaps]; seeds, topics = np.unique(np.geomspace(2, 50, 30).astype(int)), np.unique(np.geomspace(10, 1000, 40).astype(int))
+    for i, g in enumerate(gaps.values()):
+        x = topics_and_seeds(g['gap']); colour, p = sns.color_palette('colorblind')[i % 10], (x['topics'], x['seeds'], x['rest'])
+        axes[0].errorbar([i], [x['mean']], yerr=[[x['mean'] - x['low']], [x['high'] - x['mean']]], fmt='s', ms=4, capsize=3, color=colour)
+        axes[0].plot(i + .12 + .1 * np.arange(x['k']), g['gap'].mean(), 'o', ms=3, mfc='none', color=colour); axes[0].text(i + .12, x['high'], f"$p = {x['p']:.3f}$", fontsize=6.5, va='bottom')
+        axes[1].plot(seeds, [power(x['mean'], *p, x['n'], k) for k in seeds], color=colour, label=names[i]); axes[2].plot(topics, [power(x['mean'], *p, n, x['k']) for n in topics], color=colour)
+        axes[1].plot([x['k']], [power(x['mean'], *p, x['n'], x['k'])], 's', ms=4, color=colour); axes[2].plot([x['n']], [power(x['mean'], *p, x['n'], x['k'])], 's', ms=4, color=colour)
+    axes[0].axhline(0, color='#999999', lw=.8); axes[0].set_xticks(range(len(names)), names); axes[0].set(ylabel=f'Lion minus AdamW, {measure}', xlim=(-.5, len(names) - .2)); axes[0].margins(y=.2)
+    axes[1].set(xlabel=f"seeds, {x['n']} topics", ylabel='power', xscale='log'); axes[2].set(xlabel=f"topics, {x['k']} seeds", xscale='log'); axes[1].legend(frameon=False, loc='lower right')
+    for ax in axes[1:]: ax.set(ylim=(0, 1.02)); ax.axhline(.8, color='#999999', lw=.8, ls=':')
+    for ax, at in ((axes[1], (2, 5, 10, 20, 50)), (axes[2], (10, 50, 200, 1000))): ax.set_xticks(at, map(str, at)); ax.minorticks_off()
     return fig
 
 # %% ../nbs/82_figures.ipynb #7eedfa2a

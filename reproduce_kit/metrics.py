@@ -51,7 +51,7 @@ def evaluate(
         measure(top, {'recip_rank'}, l, {named('RR@10', l): 'recip_rank'})
     return pd.DataFrame({k: got[m] for k, m in shown.items()}).rename_axis('qid').sort_index()
 
-# %% ../nbs/12_metrics.ipynb #cf843c40
+# %% ../nbs/12_metrics.ipynb #b9974fef
 def means(perquery: pd.DataFrame) -> dict:
     "{measure: mean over judged topics}."
     return {m: float(perquery[m].mean()) for m in perquery}
@@ -74,7 +74,7 @@ def write_perquery(
 
 def read_perquery(path) -> dict:
     "{name: frame} as `write_perquery` was given."
-    long = pd.read_csv(path, dtype={'name': str, 'qid': str, 'measure': str}, float_precision='round_trip')
+    long = pd.read_csv(path, dtype={'name': str, 'qid': str, 'measure': str})
     return {n: g.pivot(index='qid', columns='measure', values='value')[list(dict.fromkeys(g['measure']))].rename_axis(None, axis=1)
             for n, g in long.groupby('name')}
 

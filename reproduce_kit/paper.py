@@ -14,8 +14,8 @@ from .store import find_runs
 from .notebook import execute
 from .tables import need_runs
 
-# %% ../nbs/85_paper.ipynb #ed246a6e
-TABLES = ('table1', 'table2', 'settings', 'memory', 'significance', 'audit', 'numbers')
+# %% ../nbs/85_paper.ipynb #f4955d59
+TABLES = ('table1', 'table2', 'settings', 'memory', 'significance', 'variance', 'audit', 'numbers')
 FIGURES = ('figure1', 'figure2', 'scaling', 'curves')
 
 def make_outputs(
@@ -54,7 +54,17 @@ def typeset() -> Path:
     shutil.copyfile(folder/'build/main.pdf', folder/'.main.pdf.part'); (folder/'.main.pdf.part').replace(folder/'main.pdf')
     return folder/'main.pdf'
 
-# %% ../nbs/85_paper.ipynb #b37c03c4
+# %% ../nbs/85_paper.ipynb #f4845b96
+def _printed(cell: dict): return (re.search(r'(?<![\d.+-])\d\.\d{4}', cell['text']) or [None])[0] if cell['value'] is not None and 'measure' in cell['source'] else None
+def _mean(src: dict, measure: str) -> float: return read_perquery(place('runs')/src['perquery'])[src['perquery_name']][measure].mean()
+
+def _check_seeds(cell: dict) -> str:
+    "The worst of what holds for each seed's files, and whether the printed mean is theirs."
+    each = [_check(dict(source=s, value=None, text='')) for s in cell['source']['seeds']]
+    if bad := [x for x in each if x != 'source matches']: return bad[0]
+    if not (printed := _printed(cell)): return 'source matches'
+    return 'matches' if f"{sum(_mean(s, cell['source']['measure']) for s in cell['source']['seeds']) / len(each):.4f}" == printed else 'value differs'
+
 def _check(cell: dict) -> str:
     "What the run store says of a cell today."
     src = cell['source']
@@ -65,13 +75,14 @@ def _check(cell: dict) -> str:
         f = next((r.folder/'history.jsonl' for r in find_runs() if r.folder.name == src['run']), None)
         return 'run not here' if f is None else 'matches' if sha256(f) == src['history'] else 'history changed'
     if 'telemetry' in src: return 'matches' if all((f := place('runs')/r/'telemetry.jsonl').exists() and sha256(f) == h for r, h in src['telemetry'].items()) else 'changed or gone'
+    if 'seeds' in src: return _check_seeds(cell)
     if 'run_file' not in src: return 'from the manifest'
     f = place('runs')/src['run_file']
     p = place('runs')/src['perquery']
     if not f.exists() or not p.exists(): return 'run not here'
     if sha256(f) != src['sha256'] or sha256(p) != src['perquery_sha256']: return 'run file changed'
-    if 'measure' not in src or cell['value'] is None or not (printed := re.search(r'(?<![\d.+-])\d\.\d{4}', cell['text'])): return 'source matches'  # a name, a difference
-    return 'matches' if f"{read_perquery(p)[src['perquery_name']][src['measure']].mean():.4f}" == printed[0] else 'value differs'
+    if not (printed := _printed(cell)): return 'source matches'  # a name, a difference
+    return 'matches' if f"{_mean(src, src['measure']):.4f}" == printed else 'value differs'
 
 def why(
     file,              # a generated file, or its JSON

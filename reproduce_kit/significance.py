@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EXACT', 'TESTS', 'CORRECTIONS', 'differences', 'randomization', 't_test', 'wilcoxon', 'correct', 'family',
-           'better_than', 'letter_of', 'named_correction']
+           'better_than', 'letter_of', 'named_correction', 'components', 'topics_and_seeds', 'power', 'needed']
 
 # %% ../nbs/13_significance.ipynb #f33d7275
 import itertools
@@ -115,3 +115,64 @@ def named_correction(found: pd.DataFrame) -> str:
     "What a caption says of the letters."
     a = found.attrs; name = dict(randomization="Fisher's randomization test", t="Student's paired t-test", wilcoxon="Wilcoxon's signed-rank test")[a['test']]
     return f"Letters: significantly better than the row of that letter ({name}, {a['comparisons']} comparisons, {a['correction']}, {a['alpha']:g})."
+
+# %% ../nbs/13_significance.ipynb #771fe810
+def components(
+    d,            # differences: topics x seeds
+) -> dict:        # mean, topics, seeds, rest: the mean and the variance of each part (zero where the estimate is below); n, k: how many topics and seeds; squares: mean squares
+    "What a difference is made of, by the two-way analysis of variance without replication."
+    d = np.asarray(d, float)
+    if d.ndim != 2 or min(d.shape) < 2: raise KitError(f'{d.shape[0]} topics and {d.shape[1] if d.ndim == 2 else 1} seeds; two of each are needed to tell their parts')
+    (n, k), mean = d.shape, d.mean(); rows, cols = d.mean(1, keepdims=True), d.mean(0, keepdims=True)
+    t, s, e = k * ((rows - mean) ** 2).sum() / (n - 1), n * ((cols - mean) ** 2).sum() / (k - 1), ((d - rows - cols + mean) ** 2).sum() / ((n - 1) * (k - 1))
+    return dict(mean=float(mean), topics=float(max(t - e, 0) / k), seeds=float(max(s - e, 0) / n), rest=float(e), n=n, k=k, squares=(float(t), float(s), float(e)))
+
+def _spread(topics, seeds, rest, n, k) -> tuple:
+    "(standard error, degrees of freedom) of the mean over n topics and k seeds."
+    s, above = n * seeds + rest, k * topics  # expected mean square of seeds, and what topics add to it
+    return float(np.sqrt((s + above) / (n * k))), float(min((s + above) ** 2 / (s ** 2 / (k - 1)), n - 1) if s else n - 1)
+
+def topics_and_seeds(
+    d,            # differences: topics x seeds
+) -> dict:        # of `components`, with se, df, p, low, high (95 %)
+    "Whether the mean difference is one for other topics and other seeds too; two-sided."
+    from scipy.stats import t as student
+    c = components(d); t, s, e = c['squares']; top = s + max(t - e, 0)
+    if not top: return dict(c, se=0., df=c['n'] - 1, p=1. if not c['mean'] else 0., low=c['mean'], high=c['mean'])
+    se, df = float(np.sqrt(top / (c['n'] * c['k']))), float(min(top ** 2 / (s ** 2 / (c['k'] - 1)), c['n'] - 1) if s else c['n'] - 1)
+    half = student.ppf(.975, df) * se
+    return dict(c, se=se, df=df, p=float(2 * student.sf(abs(c['mean']) / se, df)), low=c['mean'] - half, high=c['mean'] + half)
+
+# %% ../nbs/13_significance.ipynb #51758588
+def power(
+    effect: float,         # true mean difference
+    topics: float,         # variance that belongs to topics
+    seeds: float,          # variance that belongs to seeds
+    rest: float,
+    n: int,                # topics
+    k: int,                # seeds; with one, the test is over topics and the seed's part is not looked at
+    alpha: float = 0.05,
+) -> float:                # probability that the difference is found
+    "Power of the two-sided test, in closed form."
+    from scipy.stats import nct, t as student
+    se, df = (float(np.sqrt((topics + rest) / n)), n - 1) if k == 1 else _spread(topics, seeds, rest, n, k)
+    edge = student.ppf(1 - alpha / 2, df); at = abs(effect) / se
+    return float(1 - nct.cdf(edge, df, at) + nct.cdf(-edge, df, at)) if at < 30 else 1.
+
+def needed(
+    effect: float, parts: dict,   # from `components`
+    of: str,                      # 'topics' or 'seeds': what there may be more of
+    at: float = 0.8,              # power
+    most: int = 100_000,
+) -> int:                         # None where no number suffices
+    "The smallest number of topics (or seeds) that shows a difference with this power, the other as it is."
+    def enough(m): return power(effect, parts['topics'], parts['seeds'], parts['rest'], *((m, parts['k']) if of == 'topics' else (parts['n'], m))) >= at
+    if of not in ('topics', 'seeds'): raise KitError(f'{of!r}: topics or seeds')
+    high = 2
+    while not enough(high):
+        if high > most: return None
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        mid = (low + high) // 2; low, high = (low, mid) if enough(mid) else (mid, high)
+    return high

@@ -146,7 +146,7 @@ def test_through_the_notebook_and_the_command_line(cache, tmp_path):
     ready = reproduce('prepare', file, '--json'); assert ready.returncode == 0 and len(json.loads(ready.stdout)) == 4, ready.stdout + ready.stderr
     p = reproduce('run', file, '--json'); assert p.returncode == 0, p.stdout + p.stderr
     assert json.loads(p.stdout)['done'] == ['row'] and 'mrr10_qa_v11' in (open_run(cfg).folder / 'train.ipynb').read_text()
-    assert json.loads(reproduce('check', file, '--json').stdout)[0]['state'] == 'as configured'
+    assert json.loads(reproduce('check', file, '--json').stdout)['runs'][0]['state'] == 'as configured'
     plan = json.loads(reproduce('plan', file, '--json').stdout)['runs'][0]
     assert plan['updates'] == 12 and plan['state'] == 'done' and 'ends at' in plan['schedule']
     run = open_run(cfg); run.note(updates=dict(planned=12, done=11)); run.lock.release(force=True)
