@@ -20,14 +20,15 @@ from .metrics import LEVELS, named, paired_interval, read_perquery
 from .msmarco import SHOWN as OWN
 from .store import Run, finished, git_state
 
-# %% ../nbs/80_tables.ipynb #6d5457ce
+# %% ../nbs/80_tables.ipynb #bbd0d54e
 @dataclass
 class Table:
     "Cells in reading order."
     name: str                                     # the file's stem: `table1`
     caption: str
     keys: tuple = ('',)                           # headers of the row labels
-    align: str = 'l'                              # of the other columns
+    align: str = 'l'                              # of each other column; widths in braces: of all of them
+    long: bool = False                            # may break across pages
     cells: list = field(default_factory=list)     # dicts: row, column, text, value, source
 
     def add(self, row, column, text, value=None, **source):
@@ -269,7 +270,7 @@ def memory_table(runs: list) -> Table:
             t.add((title, 'Lion vs AdamW'), c, f'${100*(b - a)/a:+.1f}$\\,\\%' if a and b else '--', (b - a)/a if a and b else None)
     return t
 
-# %% ../nbs/80_tables.ipynb #59de2889
+# %% ../nbs/80_tables.ipynb #353c140c
 def _latex(t: Table) -> str:
     "The tabular, with a rule between groups of rows."
     df = t.frame; df = df.reset_index() if isinstance(df.index, pd.MultiIndex) else df.rename_axis('').reset_index()
@@ -281,10 +282,17 @@ def _latex(t: Table) -> str:
     if len(key) > 1:
         full = [df[key[:i + 1]].astype(str).agg('|'.join, axis=1) for i in range(len(key) - 1)]
         for k, f in zip(key, full): df[k] = df[k].where(f != f.shift(), '')  # a label stands once per group
-    body = df.style.hide(axis='index').to_latex(hrules=True, column_format='l'*len(key) + t.align*(df.shape[1] - len(key)), multicol_align='c')
+    body = df.style.hide(axis='index').to_latex(hrules=True, column_format='l'*len(key) + (t.align if '{' in t.align else t.align*(df.shape[1] - len(key))), multicol_align='c')
     head, rows = body.split('\\midrule\n'); lines = rows.split('\n')
     ruled = [('\\addlinespace[2pt]\n' if 0 < i < len(group) and group[i] != group[i-1] and len(key) > 1 else '') + l for i, l in enumerate(lines)]
     return head + '\\midrule\n' + '\n'.join(ruled)
+
+def _caption(t: Table) -> str: return f"\\caption{{{t.caption}}}\n\\label{{tab:{t.name}}}"
+
+def _across_pages(t: Table) -> str:
+    "The table as a longtable, its head on every page."
+    begin, head, rows = re.match(r'(?s)\\begin\{tabular\}(\{.*?\})\n(\\toprule\n.*?\\midrule\n)(.*)', _latex(t)).groups()
+    return f"\\begin{{longtable}}{begin}\n{_caption(t)}\\\\\n{head}\\endfirsthead\n{head}\\endhead\n{rows.replace('{tabular}', '{longtable}')}"
 
 def provenance(notebook: str, runs: list, more: dict = None) -> dict:
     "What a generated file says of its making."
@@ -305,7 +313,8 @@ def write_table(
     made = provenance(notebook, runs, more); macros = t.name == 'numbers'
     path = place('paper')/('numbers.tex' if macros else f'tables/{t.name}.tex')
     if macros: body = ''.join(f"\\newcommand{{\\{c['row']}}}{{{c['text'] if c['text'].startswith('$') else escape(c['text'])}}}\n" for c in t.cells)
-    else: body = f"\\caption{{{t.caption}}}\n\\label{{tab:{t.name}}}\n" + _latex(t)
+    elif t.long: body = _across_pages(t)
+    else: body = f"{_caption(t)}\n" + _latex(t)
     with writing(path) as f: f.write(header(made) + body)
     write_json(path.with_suffix('.json'), dict(file=path.name, **made, cells=t.cells))
     return path
