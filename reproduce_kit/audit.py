@@ -288,7 +288,7 @@ def find_runs_of_others(found: pd.DataFrame, table2) -> dict:
     off = sum(bool(r['row']) and compare_cell(value[r['row']], r['nDCG@10']) == 'differs' for _, r in found.iterrows())
     return finding('Table II, recomputed', '; '.join([*said, f"{len(above)} of the {len(nist)} official passage runs of TREC 2019 for which NIST has both summaries are above {best}, the highest {above['nDCG@10'].max()}"]), "run files evaluated with the kit's metrics; NIST's official summaries", off + len(above))
 
-# %% ../nbs/83_audit.ipynb #78b4fa11
+# %% ../nbs/83_audit.ipynb #731915d1
 def audit(
     folder=None,      # the authors' raw outputs; None or absent: the numbers that ship with the kit
     runs=None,        # a folder with run files of other systems
@@ -310,7 +310,7 @@ def audit(
 
 def audit_page(found: pd.DataFrame) -> Table:
     "The findings as a table of the paper."
-    t = Table('audit', 'What the paper, its thesis, its settings note and its raw outputs say of the same thing. Each row can be computed again on the audit page.', ('Looked at',), 'p{0.4\\textwidth}p{0.36\\textwidth}', long=True)
+    t = Table('audit', 'What the paper, its thesis, its settings note and its raw outputs say of the same thing. Each row can be computed again on the audit page.', ('Looked at',), '>{\\raggedright\\arraybackslash}p{0.44\\textwidth}>{\\raggedright\\arraybackslash}p{0.36\\textwidth}', long=True)
     for r in found.itertuples():
         for c, x in {'Reads': r.reads, 'Evidence': r.evidence}.items(): t.add(f'\\parbox[t]{{0.15\\textwidth}}{{\\raggedright {escape(r.about)}}}', c, escape(x), r.count if c == 'Reads' else None, published=r.evidence)
     return t

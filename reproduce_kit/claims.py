@@ -217,7 +217,7 @@ def judge(claim: Claim, ev: Evidence) -> dict:
     else: text = '. '.join(f"{g} ({yes(a)}): {'; '.join(seen[g])}" for g, a in out['answers'].items())
     return out | dict(verdict=verdict, evidence=text + (f'. Read as: {claim.why}' if claim.why else ''))
 
-# %% ../nbs/86_claims.ipynb #b2e07af7
+# %% ../nbs/86_claims.ipynb #eceaa5b3
 SOURCES = {'paper': 'the paper', 'thesis': "the thesis' key findings", 'question': 'the claims extracted in the note on MiniLM scaling'}
 
 def judge_all(ev: Evidence = None, folder=None) -> pd.DataFrame:
@@ -227,7 +227,7 @@ def judge_all(ev: Evidence = None, folder=None) -> pd.DataFrame:
 def claims_table(found: pd.DataFrame, source: str) -> Table:
     "The verdicts on one source as a table of the paper."
     some = found[found['source'] == source]; count = some['verdict'].value_counts()
-    t = Table(f'claims-{source}', f"Claims of {SOURCES[source]}: {len(some)}, of which {', '.join(f'{count.get(v, 0)} {v}' for v in VERDICTS)}. Each is asked on every ground that has its rows: Table I as printed, the authors' raw outputs, the thesis, runs of our own where all were trained.", ('Claim',), 'p{0.4\\textwidth}p{0.09\\textwidth}p{0.36\\textwidth}', long=True)
+    t = Table(f'claims-{source}', f"Claims of {SOURCES[source]}: {len(some)}, of which {', '.join(f'{count.get(v, 0)} {v}' for v in VERDICTS)}. Each is asked on every ground that has its rows: Table I as printed, the authors' raw outputs, the thesis, runs of our own where all were trained.", ('Claim',), '>{\\raggedright\\arraybackslash}p{0.3\\textwidth}p{0.08\\textwidth}>{\\raggedright\\arraybackslash}p{0.44\\textwidth}', long=True)
     brief = lambda text: text if len(text) <= 420 else text[:400].rsplit(' ', 1)[0] + ' ...'
     for r in some.itertuples():
         for column, text in {'Words': f'``{escape(r.words)}\'\' ({escape(r.where)})', 'Verdict': r.verdict, 'Evidence': escape(brief(r.evidence))}.items(): t.add(r.id, column, text, None, published=f'params/claims/{source}.yaml')

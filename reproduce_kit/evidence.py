@@ -61,7 +61,7 @@ def letters_table(runs: list, test: str = 'randomization', correction: str = 'ho
     t.caption = f'After the last epoch, with BM25. {escape(named_correction(found))} Each column is a family of its own.'
     return t
 
-# %% ../nbs/81_evidence.ipynb #f5dc3df3
+# %% ../nbs/81_evidence.ipynb #8137df80
 def replicates(runs: list) -> list:
     "`groups` of these runs, with every finished run in the store that has the same settings under another seed."
     def key(r): return canonical(r.cfg.model_dump(exclude={'study', 'recipe', 'name', 'seed', *WHERE}))
@@ -85,20 +85,20 @@ def seed_gaps(runs: list, test_set: str, measure: str) -> dict:
 
 def variance_table(runs: list) -> Table:
     "Lion minus AdamW against the noise of seeds and of topics, where both were run with several seeds; no cells where nothing was."
-    t = Table('variance', '', ('Measure', 'Backbone'), 'c'); leads = {s: m for _, s, m in reversed(table_columns(runs))}
+    t = Table('variance', '', ('',), 'c'); leads = {s: m for _, s, m in reversed(table_columns(runs))}
     for s, m in reversed(leads.items()):
         gaps = seed_gaps(runs, s, m)
         for (title, rate_l, rate_a), g in gaps.items():
-            x = topics_and_seeds(g['gap']); row = (escape(f'{m} ({s})'), title + (f', {rate_text(rate_l)} / {rate_text(rate_a)}' if len({k[0] for k in gaps}) < len(gaps) else '')); source = dict(run=', '.join(r.folder.name for r in g['runs']))
-            def put(column, text, value): t.add(row, column, text, value, **source)
+            x = topics_and_seeds(g['gap']); column = (escape(f'{m} ({s})'), title + (f', {rate_text(rate_l)} / {rate_text(rate_a)}' if len({k[0] for k in gaps}) < len(gaps) else '')); source = dict(run=', '.join(r.folder.name for r in g['runs']))
+            def put(row, text, value): t.add(row, column, text, value, **source)
             put('seeds', str(x['k']), x['k'])
             for o in ('adamw', 'lion'): put(OPTIMIZERS[o], f"{g[o].mean():.4f}\\,$\\pm${g[o].std(ddof=1):.3f}", float(g[o].mean()))
-            put('$\\Delta$ [95\\,\\%]', '${:+.3f}$ $[{:+.3f}, {:+.3f}]$'.format(x['mean'], x['low'], x['high']), x['mean'])
-            put('by seed', ' '.join(f'${v:+.3f}$' for v in g['gap'].mean()), None)
-            for part in ('topics', 'seeds', 'rest'): put(f'sd, {part}', f'{x[part] ** .5:.3f}', x[part] ** .5)
-            put('$p$', p_text(x['p']), x['p'])
+            put('Lion minus AdamW [95\\,\\%]', '${:+.3f}$ $[{:+.3f}, {:+.3f}]$'.format(x['mean'], x['low'], x['high']), x['mean'])
+            put('seed by seed', ' '.join(f'${v:+.3f}$' for v in g['gap'].mean()), None)
+            for part in ('topics', 'seeds', 'rest'): put(f"standard deviation: {part if part != 'rest' else 'neither'}", f'{x[part] ** .5:.3f}', x[part] ** .5)
+            put('$p$, topics and seeds', p_text(x['p']), x['p'])
             for of in ('topics', 'seeds'): n = needed(x['mean'], x, of); put(f'{of} needed', 'no number' if n is None else f'{n:,}', n)
-    if not t.cells: t.add(('', 'no backbone was run with both optimizers and several seeds'), 'seeds', '--')
+    if not t.cells: t.add('seeds', ('', 'no backbone was run with both optimizers and several seeds'), '--')
     t.caption = ("Lion minus AdamW after the last epoch against the noise of seeds and topics: mean and standard deviation between seeds, difference with its 95\\,\\% interval, standard deviation of what belongs to topics, to seeds and to neither, "
                  "$p$ of the test over topics and seeds (Hillis 2007), and how many topics (seeds as they are) or seeds (topics as they are) would show a difference of this size with a power of 80\\,\\%.")
     return t

@@ -270,7 +270,7 @@ def memory_table(runs: list) -> Table:
             t.add((title, 'Lion vs AdamW'), c, f'${100*(b - a)/a:+.1f}$\\,\\%' if a and b else '--', (b - a)/a if a and b else None)
     return t
 
-# %% ../nbs/80_tables.ipynb #353c140c
+# %% ../nbs/80_tables.ipynb #cebe1176
 def _latex(t: Table) -> str:
     "The tabular, with a rule between groups of rows."
     df = t.frame; df = df.reset_index() if isinstance(df.index, pd.MultiIndex) else df.rename_axis('').reset_index()
@@ -291,7 +291,7 @@ def _caption(t: Table) -> str: return f"\\caption{{{t.caption}}}\n\\label{{tab:{
 
 def _across_pages(t: Table) -> str:
     "The table as a longtable, its head on every page."
-    begin, head, rows = re.match(r'(?s)\\begin\{tabular\}(\{.*?\})\n(\\toprule\n.*?\\midrule\n)(.*)', _latex(t)).groups()
+    begin, head, rows = re.match(r'(?s)\\begin\{tabular\}(\{.*?\}+)\n(\\toprule\n.*?\\midrule\n)(.*)', _latex(t)).groups()
     return f"\\begin{{longtable}}{begin}\n{_caption(t)}\\\\\n{head}\\endfirsthead\n{head}\\endhead\n{rows.replace('{tabular}', '{longtable}')}"
 
 def provenance(notebook: str, runs: list, more: dict = None) -> dict:

@@ -102,7 +102,7 @@ def test_rows_are_means_over_seeds(runs, tmp_path, monkeypatch):
 def test_the_gap_against_seeds(runs):
     three_seeds(runs); found = finished('lion-vs-adamw', 'controlled'); (gap,) = seed_gaps(found, 'dl19', 'nDCG@10').values()
     assert gap['gap'].shape == (43, 3) and np.allclose(gap['gap'].mean(), -.06) and len(gap['runs']) == 6
-    t = variance_table(found).frame; assert '$-0.060$ $[-0.0' in t.iloc[0, 3] and t.iloc[0, 0] == '3'
+    t = variance_table(found).frame; assert '$-0.060$ $[-0.0' in t.iloc[3, 0] and t.iloc[0, 0] == '3'
     assert gap_table(found).frame.iloc[0]['AdamW'] == '0.7000'
     alone = variance_table([r for r in found if r.cfg.seed == 12])  # replicates are found in the store, so nothing is lost
     assert alone.frame.iloc[0, 0] == '3'
