@@ -61,7 +61,7 @@ def letters_table(runs: list, test: str = 'randomization', correction: str = 'ho
     t.caption = f'After the last epoch, with BM25. {escape(named_correction(found))} Each column is a family of its own.'
     return t
 
-# %% ../nbs/81_evidence.ipynb #8137df80
+# %% ../nbs/81_evidence.ipynb #df62b9f2
 def replicates(runs: list) -> list:
     "`groups` of these runs, with every finished run in the store that has the same settings under another seed."
     def key(r): return canonical(r.cfg.model_dump(exclude={'study', 'recipe', 'name', 'seed', *WHERE}))
@@ -99,6 +99,5 @@ def variance_table(runs: list) -> Table:
             put('$p$, topics and seeds', p_text(x['p']), x['p'])
             for of in ('topics', 'seeds'): n = needed(x['mean'], x, of); put(f'{of} needed', 'no number' if n is None else f'{n:,}', n)
     if not t.cells: t.add('seeds', ('', 'no backbone was run with both optimizers and several seeds'), '--')
-    t.caption = ("Lion minus AdamW after the last epoch against the noise of seeds and topics: mean and standard deviation between seeds, difference with its 95\\,\\% interval, standard deviation of what belongs to topics, to seeds and to neither, "
-                 "$p$ of the test over topics and seeds (Hillis 2007), and how many topics (seeds as they are) or seeds (topics as they are) would show a difference of this size with a power of 80\\,\\%.")
+    t.caption = ("Lion minus AdamW after the last epoch against the noise of seeds and topics (crossed, Hillis 2007); needed: for a power of 80\\,\\% at a difference of this size.")
     return t
