@@ -100,7 +100,7 @@ def _with_runs(ev: Evidence) -> Evidence:
         if len({k[:2] for k in got}) == 6: ev.tables[f'our runs ({recipe})'] = got
     return ev
 
-# %% ../nbs/86_claims.ipynb #a7b368d8
+# %% ../nbs/86_claims.ipynb #553ba872
 class Missing(Exception): "What a claim needs and these data do not have, as a sentence."
 
 @cache
@@ -121,7 +121,7 @@ def words(ev: Evidence, ground: str, seen: list) -> dict:
         x = got[model, optimizer, epoch]; note(f'{measure} of {model} + {optimizer}, epoch {epoch}: {x:.4f}'); return x
     def peak(measure, model=None, optimizer=None):
         got = rows(measure, model, optimizer); best = max(got.values()); at = [k for k, v in got.items() if v == best]
-        note(f"highest {measure}{' of ' + ' + '.join(filter(None, (model, optimizer))) if model or optimizer else ''}: {best:.4f} ({', '.join(f'{m} + {o}, epoch {e}' for m, o, e in at)})"); return best
+        note(f"highest {measure}{' of ' + ' + '.join(filter(None, (model, optimizer))) if model or optimizer else ''}: {best:.4f} ({', '.join(', '.join(w for w, known in ((m, model), (o, optimizer)) if not known).replace(', ', ' + ') + (', ' if not (model and optimizer) else '') + f'epoch {e}' for m, o, e in at)})"); return best
     def won(measure, model=None, optimizer=None): best = peak(measure, model, optimizer); return {f'{m} + {o}' for (m, o, e), v in rows(measure, model, optimizer).items() if v == best}
     def peak_epoch(measure, model, optimizer): best = peak(measure, model, optimizer); return min(e for (_, _, e), v in rows(measure, model, optimizer).items() if v == best)
     def mean(measure, model=None, optimizer=None): got = rows(measure, model, optimizer); x = sum(got.values()) / len(got); note(f"mean {measure} of {' + '.join(filter(None, (model, optimizer)))} over {len(got)} rows: {x:.4f}"); return x
@@ -217,7 +217,7 @@ def judge(claim: Claim, ev: Evidence) -> dict:
     else: text = '. '.join(f"{g} ({yes(a)}): {'; '.join(seen[g])}" for g, a in out['answers'].items())
     return out | dict(verdict=verdict, evidence=text + (f'. Read as: {claim.why}' if claim.why else ''))
 
-# %% ../nbs/86_claims.ipynb #eceaa5b3
+# %% ../nbs/86_claims.ipynb #6b07fd43
 SOURCES = {'paper': 'the paper', 'thesis': "the thesis' key findings", 'question': 'the claims extracted in the note on MiniLM scaling'}
 
 def judge_all(ev: Evidence = None, folder=None) -> pd.DataFrame:
@@ -227,7 +227,7 @@ def judge_all(ev: Evidence = None, folder=None) -> pd.DataFrame:
 def claims_table(found: pd.DataFrame, source: str) -> Table:
     "The verdicts on one source as a table of the paper."
     some = found[found['source'] == source]; count = some['verdict'].value_counts()
-    t = Table(f'claims-{source}', f"Claims of {SOURCES[source]}: {len(some)}, of which {', '.join(f'{count.get(v, 0)} {v}' for v in VERDICTS)}. Each is asked on every ground that has its rows: Table I as printed, the authors' raw outputs, the thesis, runs of our own where all were trained.", ('Claim',), '>{\\raggedright\\arraybackslash}p{0.3\\textwidth}p{0.08\\textwidth}>{\\raggedright\\arraybackslash}p{0.44\\textwidth}', long=True)
+    t = Table(f'claims-{source}', f"Claims of {SOURCES[source]}: {len(some)}, of which {', '.join(f'{count.get(v, 0)} {v}' for v in VERDICTS)}. Each is asked on every ground that has its rows: Table I as printed, the authors' raw outputs, the thesis, runs of our own where all were trained.", ('Claim',), '>{\\raggedright\\arraybackslash}p{0.29\\textwidth}p{0.08\\textwidth}>{\\raggedright\\arraybackslash}p{0.43\\textwidth}', long=True)
     brief = lambda text: text if len(text) <= 420 else text[:400].rsplit(' ', 1)[0] + ' ...'
     for r in some.itertuples():
         for column, text in {'Words': f'``{escape(r.words)}\'\' ({escape(r.where)})', 'Verdict': r.verdict, 'Evidence': escape(brief(r.evidence))}.items(): t.add(r.id, column, text, None, published=f'params/claims/{source}.yaml')

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SHOWN', 'COLUMNS', 'COST', 'Table', 'mark_best', 'run_epochs', 'groups', 'group_epochs', 'mean_text', 'first_stage',
            'need_runs', 'table_runs', 'table_columns', 'row_label', 'table1', 'reference', 'best_epoch', 'table2',
-           'numbers', 'escape', 'rate_text', 'settings_table', 'telemetry', 'paid', 'paid_for', 'memory_table']
+           'numbers', 'escape', 'rate_text', 'settings_table', 'telemetry', 'paid', 'paid_for', 'memory_table',
+           'provenance', 'header', 'write_table']
 
 # %% ../nbs/80_tables.ipynb #1a68aedd
 import json, re
@@ -269,7 +270,7 @@ def memory_table(runs: list) -> Table:
             t.add((title, 'Lion vs AdamW'), c, f'${100*(b - a)/a:+.1f}$\\,\\%' if a and b else '--', (b - a)/a if a and b else None)
     return t
 
-# %% ../nbs/80_tables.ipynb #8c2bb419
+# %% ../nbs/80_tables.ipynb #09f32b04
 def _latex(t: Table) -> str:
     "The tabular, with a rule between groups of rows."
     df = t.frame; df = df.reset_index() if isinstance(df.index, pd.MultiIndex) else df.rename_axis('').reset_index()
@@ -291,7 +292,8 @@ def _caption(t: Table) -> str: return f"\\caption{{{t.caption}}}\n\\label{{tab:{
 def _across_pages(t: Table) -> str:
     "The table as a longtable, its head on every page."
     begin, head, rows = re.match(r'(?s)\\begin\{tabular\}(\{.*?\}+)\n(\\toprule\n.*?\\midrule\n)(.*)', _latex(t)).groups()
-    return f"\\begin{{longtable}}{begin}\n{_caption(t)}\\\\\n{head}\\endfirsthead\n{head}\\endhead\n{rows.replace('{tabular}', '{longtable}').replace(' \\\\\n', ' \\\\[2pt]\n')}"
+    rows = rows.replace('{tabular}', '{longtable}').replace(' \\\\\n', ' \\\\[2pt]\n')
+    return f"\\begin{{longtable}}{begin}\n{_caption(t)}\\\\\n{head}\\endfirsthead\n{head}\\endhead\n{rows}"
 
 def provenance(notebook: str, runs: list, more: dict = None) -> dict:
     "What a generated file says of its making."
