@@ -5,14 +5,14 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 TEX := texlive-latex-base texlive-latex-recommended texlive-publishers texlive-fonts-recommended latexmk
 
-.PHONY: reproduce test lab readme clean latex
+.PHONY: reproduce test lab readme clean latex browser
 
 reproduce: $(VENV)/.ready latex
 	$(BIN)/reproduce run params/embedded
 	$(BIN)/reproduce paper
 
 # Notebooks and tests, two processes of one thread each.
-test: $(VENV)/.ready
+test: $(VENV)/.ready browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lab: $(VENV)/.ready
@@ -32,12 +32,20 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-# LaTeX where apt and the right to use it are there; otherwise `reproduce paper` says what to install.
-latex:
-	@if ! command -v latexmk >/dev/null || ! command -v pdflatex >/dev/null || ! kpsewhich IEEEtran.cls booktabs.sty >/dev/null; then \
+# LaTeX and a browser where apt and the right to use it are there; otherwise `reproduce paper` says what to install, and the tests that need a browser are skipped.
+# $(1): a test that it is there, $(2): its name, $(3): the packages
+define apt
+	@if ! { $(1); }; then \
 	  if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then as=; \
 	  elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then as='sudo -n'; \
-	  else echo 'LaTeX is missing and cannot be installed from here; going on without'; exit 0; fi; \
-	  echo 'installing LaTeX (about a minute): $(TEX)'; \
-	  { $$as apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$as apt-get install -y -qq --no-install-recommends $(TEX); } >/tmp/reproduce-kit-latex.log 2>&1 \
-	    || echo 'installing LaTeX failed (see /tmp/reproduce-kit-latex.log); going on without'; fi
+	  else echo '$(2) is missing and cannot be installed from here; going on without'; exit 0; fi; \
+	  echo 'installing $(2) (about a minute): $(3)'; \
+	  { $$as apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$as apt-get install -y -qq --no-install-recommends $(3); } >/tmp/reproduce-kit-apt.log 2>&1 \
+	    || echo 'installing $(2) failed (see /tmp/reproduce-kit-apt.log); going on without'; fi
+endef
+
+latex:
+	$(call apt,command -v latexmk >/dev/null && command -v pdflatex >/dev/null && kpsewhich IEEEtran.cls booktabs.sty longtable.sty >/dev/null,LaTeX,$(TEX))
+
+browser:
+	$(call apt,command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null,Chromium,chromium)
