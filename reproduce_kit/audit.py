@@ -192,14 +192,14 @@ def find_thesis(published, thesis) -> dict:
     reads += f" nor the best nDCG@10 everywhere ({_and(f'{_name(k)}: epoch {at[k]} with {value(k, at[k])}, while epoch {best[k]} has {value(k, best[k])}' for k in odd)})" if odd else '; each is the epoch of the best nDCG@10'
     return finding("The thesis' Table 5.1 against Table I", reads, 'the epoch whose cells agree; the thesis names none', off + len(odd))
 
-# %% ../nbs/83_audit.ipynb #26eb4b65
+# %% ../nbs/83_audit.ipynb #12f8d1b9
 def find_statements(statements) -> list:
     "One finding per thing that is stated in more than one way."
     out = []
     for (key, of), g in statements.groupby(['key', 'of'], sort=False):
         ways = {}
         for r in g.itertuples(): ways.setdefault(r.value, []).append(r.source)
-        if len(ways) > 1: out.append(finding(f'{key[0].upper() + key[1:]}, {of}', ' or '.join(ways), '; '.join(f"{v}: {'; '.join(w)}" for v, w in ways.items()), len(ways) - 1))
+        if len(ways) > 1: out.append(finding(f'{key if key.startswith("nDCG") else key[0].upper() + key[1:]}, {of}', ' or '.join(ways), '; '.join(f"{v}: {'; '.join(w)}" for v, w in ways.items()), len(ways) - 1))
     return out
 
 STATED_SIZES = {'minilm-l12-h384': (33, 'thesis 4.1.2, line 588'), 'gte-multilingual-base': (137, 'thesis 4.1.2, line 604'), 'modernbert-base': (139, 'thesis 4.1.2, line 619')}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['recipe_option', 'as_json', 'on', 'rates_option', 'on_option', 'study_option', 'show', 'columns', 'main', 'list_',
            'run', 'pick', 'logs', 'fetch', 'stop', 'evaluate', 'plan', 'prepare', 'check', 'rerank', 'tables',
-           'figures', 'paper', 'why', 'push', 'checkup', 'doctor']
+           'figures', 'paper', 'report', 'why', 'push', 'checkup', 'doctor']
 
 # %% ../nbs/90_cli.ipynb #7b6120b6
 import errno, json, os, sys, time
@@ -352,6 +352,19 @@ def paper(study, recipe, as_json):
     out = _make(TABLES + FIGURES, study, recipe, as_json, '')
     pdf = typeset()
     show(out + [str(pdf)], as_json, lambda: f'wrote {shown(pdf)}\n\nnext: reproduce why paper/tables/table1.tex')
+
+# %% ../nbs/90_cli.ipynb #30499501
+@main.command()
+@click.argument('study')
+@recipe_option
+@click.option('--out', type=click.Path(dir_okay=False), default=None, help='The file to write (default: report.html in the study\'s folder of the run store).')
+@as_json
+def report(study, recipe, out, as_json):
+    "STUDY as one self-contained HTML page: tables, figures, verdicts, claims, audit, provenance, environment."
+    from reproduce_kit.paper import shown
+    from reproduce_kit.report import report as write
+    path = write(study.removeprefix('params/').strip('/').split('/')[0], recipe, out).resolve()
+    show(dict(file=str(path), bytes=path.stat().st_size), as_json, lambda: f'wrote {shown(path)} ({path.stat().st_size / 2**20:.1f} MiB, nothing outside of it is needed)')
 
 # %% ../nbs/90_cli.ipynb #f6a3f59d
 @main.command()

@@ -84,3 +84,19 @@ def test_explore_without_a_front_end(runs, tmp_path):
     execute(ROOT/'nbs/analysis/explore.ipynb', tmp_path/'out.ipynb', dict(study='embedded'))
     (shown,) = [o['data'] for c in nbformat.read(tmp_path/'out.ipynb', 4).cells for o in c.get('outputs', []) if 'text/html' in o.get('data', {})]
     assert TOPICS['t7'] in shown['text/html'] and 'class=\'bar\'' in shown['text/html'] and 'not bold&lt;/b&gt;' in shown['text/html'] and 'application/vnd.jupyter.widget-view+json' in shown
+
+
+def test_report_is_one_page(runs, tmp_path):
+    """The report opens as a file, asks nobody for anything, and says what the runs say."""
+    from kit import reproduce
+    p = reproduce('report', 'embedded', '--out', tmp_path/'mail.html', env=dict(REPRODUCE_RUNS=runs)); assert p.returncode == 0 and 'wrote' in p.stdout, p.stderr
+    assert list(tmp_path.iterdir()) == [tmp_path/'mail.html'] and (tmp_path/'mail.html').stat().st_size < 3e6
+    with browser() as page:
+        asked, said = [], []
+        page.on('request', lambda r: asked.append(r.url)); page.on('console', lambda m: said.append(m.text)); page.goto(f'file://{tmp_path}/mail.html')
+        assert [u for u in asked if not u.startswith('data:')] == [f'file://{tmp_path}/mail.html'] and not said
+        cell = page.locator('#table1 td:has-text("0.4500")').first; assert 'minilm-l4-lion' in cell.get_attribute('title') and 'sha256' in cell.get_attribute('title')   # 0.5 and the mean gap of -0.05
+        assert '−0.050' in page.locator('#significance').inner_text() and 'as-configured' in page.locator('#configs').inner_text()
+        assert page.locator('#claims-paper .v-undecidable').count() > 5 and '42 of 108' in page.locator('#findings').inner_text() and page.locator('img').count() == 4
+        assert page.evaluate('document.body.scrollWidth <= window.innerWidth')
+    p = reproduce('report', 'nobody'); assert p.returncode == 1 and 'no finished runs' in p.stderr
