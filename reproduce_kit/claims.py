@@ -31,7 +31,7 @@ TREC = ('nDCG@10', 'MAP', 'Recall@10', 'R-Prec', 'P@10')   # all but the one tha
 MODELS = {v: k for k, v in SHORT.items()}
 VERDICTS = ('supported', 'not supported', 'undecidable', 'background')
 
-# %% ../nbs/86_claims.ipynb #0983302a
+# %% ../nbs/86_claims.ipynb #a22b3e16
 @dataclass
 class Evidence:
     "What claims are decided by."
@@ -54,6 +54,7 @@ def _rows(df: pd.DataFrame) -> dict:
     "{(model, optimizer, epoch): {measure as the paper names it: value}} of a reference table."
     return {(SHORT[b], o, int(e)): {AS_PRINTED[m]: float(v) for m, v in r.items() if m in AS_PRINTED and v != ''} for (b, o, e), r in df.iterrows()}
 
+# %% ../nbs/86_claims.ipynb #586b9934
 @cache
 def measure_optimizers() -> dict:
     "What each optimizer keeps and does, measured on a small module: state values per parameter; whether a parameter without gradient shrinks by rate times decay; whether, after earlier gradients, a step moves every parameter by one learning rate."
@@ -72,6 +73,7 @@ def measure_optimizers() -> dict:
         out[o] = dict(state=state, decoupled=bool(decoupled), signs=bool(((moved + .5 * was).abs() - 1).abs().max() < 1e-3))
     return out
 
+# %% ../nbs/86_claims.ipynb #a9fa54cb
 def collect() -> Evidence:
     "The evidence that ships with the kit, with our own runs of the paper's study where there are any."
     thesis = reference('thesis'); table = reference('table1').set_index(KEY); topics, said = {}, {}
@@ -100,7 +102,7 @@ def _with_runs(ev: Evidence) -> Evidence:
         if len({k[:2] for k in got}) == 6: ev.tables[f'our runs ({recipe})'] = got
     return ev
 
-# %% ../nbs/86_claims.ipynb #553ba872
+# %% ../nbs/86_claims.ipynb #3f31e159
 class Missing(Exception): "What a claim needs and these data do not have, as a sentence."
 
 @cache
@@ -138,6 +140,7 @@ def words(ev: Evidence, ground: str, seen: list) -> dict:
     return dict(value=value, peak=peak, won=won, peak_epoch=peak_epoch, mean=mean, spread=spread, lion_ahead=lion_ahead, significant=significant, round=round, len=len, min=min, max=max, sum=sum, all=all, any=any, abs=abs, sorted=sorted, set=set,
                 models=lambda: keys(0, 'models'), optimizers=lambda: keys(1, 'optimizers'), epochs=lambda: keys(2, 'epochs'), **_other_words(ev, note))
 
+# %% ../nbs/86_claims.ipynb #75d1f15f
 def _other_words(ev: Evidence, note) -> dict:
     "Words that no table answers."
     def stated(key, of):
