@@ -6,10 +6,11 @@
 __all__ = ['BACKBONES_RAW', 'NAMES_RAW', 'MEASURES_RAW', 'MRR', 'BESIDES', 'KEY', 'RAW_AT', 'SHORT', 'AS_PRINTED', 'FIRST_STAGE',
            'STATED_SIZES', 'RUN_FILES', 'read_raw', 'authors', 'fetch_raw', 'compare_cell', 'audit_table', 'off_grid',
            'finding', 'find_cells', 'find_grid', 'find_bold', 'find_level', 'find_batch', 'thesis_epochs',
-           'find_thesis', 'find_statements', 'find_sizes', 'find_cited', 'read_early', 'integral', 'find_early',
-           'find_rows', 'rank_column', 'recompute', 'find_runs_of_others', 'audit', 'audit_page', 'audit_inputs']
+           'find_thesis', 'find_statements', 'find_sizes', 'find_cited', 'read_early', 'early', 'early_gaps',
+           'find_gaps', 'integral', 'find_early', 'find_rows', 'rank_column', 'recompute', 'find_runs_of_others',
+           'audit', 'audit_page', 'audit_inputs']
 
-# %% ../nbs/83_audit.ipynb #b099203a
+# %% ../nbs/83_audit.ipynb #46747d24
 import json, math, re
 from importlib.resources import files
 from pathlib import Path
@@ -19,6 +20,7 @@ from .config import BACKBONES
 from .core import KitError, did_you_mean, sha256, writing
 from .metrics import evaluate
 from .plan import parameters
+from .significance import family
 from .tables import Table, escape, reference
 from .trec import read_lines, read_run
 
@@ -222,7 +224,7 @@ def find_cited(table2, cited) -> dict:
     above = [f"{s} {cols['rerank']}" for s, cols in by.items() if s not in value and float(cols['rerank']) > best]
     return finding('Table II against the sources it cites', '; '.join([*said, f"left out though higher than {best}: {_and(above)}"] if above else said) or 'nothing reads otherwise', '; '.join(dict.fromkeys(r.source.split(';')[0].split(', rerank')[0].split(', retrieval')[0] for r in cited.itertuples())), len(said) + len(above))
 
-# %% ../nbs/83_audit.ipynb #6d86d9e7
+# %% ../nbs/83_audit.ipynb #335a1198
 def read_early(
     folder,           # holds per-query-early/BACKBONE/OPTIMIZER/epN_detailed.json
 ) -> dict:            # {(backbone, optimizer, epoch): frame, a row per topic, columns as trec_eval names them}
@@ -233,6 +235,22 @@ def read_early(
         except ValueError as e: raise KitError(f'{f}: not JSON ({e})') from None
         out[names[f.parts[-3]], f.parts[-2], f.stem[2]] = df.drop('all', errors='ignore').rename_axis('qid').sort_index()
     return out
+
+def early() -> dict:
+    "As `read_early`, of the numbers that ship with the kit: MAP, R-Prec and P@10."
+    return {k: g.set_index('qid')[['AP(rel=1)', 'Rprec(rel=1)', 'P(rel=1)@10']].astype(float).rename(columns=MEASURES_RAW) for k, g in reference('authors_topics').groupby(KEY, sort=False)}
+
+def early_gaps(topics: dict, measure: str = 'AP(rel=1)') -> pd.DataFrame:
+    "Lion minus AdamW in the authors' per-topic values, a row per model and epoch, corrected over all of them."
+    column = MEASURES_RAW[measure]; values = {f'{SHORT[b]} + {o}, epoch {e}': df[column] for (b, o, e), df in topics.items()}
+    pairs = [(f'{SHORT[b]} + Lion, epoch {e}', f'{SHORT[b]} + AdamW, epoch {e}') for (b, o, e) in topics if o == 'Lion']
+    return family(values, sorted(pairs))
+
+def find_gaps(topics: dict) -> dict:
+    "Whether the authors' own per-topic values show a difference between the optimizers."
+    df = early_gaps(topics); say = lambda p: 'p < 0.001' if p < .001 else f'p = {p:.3f}'
+    return finding('Lion minus AdamW in MAP, topic by topic (MiniLM, GTE)', '; '.join(f"{a.replace(' + Lion', '')}: {r['difference']:+.3f} ({say(r['corrected'])})" for (a, _), r in df.iterrows()) + f"; {df['significant'].sum()} of {len(df)} differences stand after the correction",
+                   f"the authors' per-topic values; Fisher's randomization test, Holm-Bonferroni over {len(df)} comparisons", int(df['significant'].sum()))
 
 def integral(values, counts) -> float:
     "Share of topics whose R-Precision is a whole number of documents out of the relevant ones."
@@ -288,7 +306,7 @@ def find_runs_of_others(found: pd.DataFrame, table2) -> dict:
     off = sum(bool(r['row']) and compare_cell(value[r['row']], r['nDCG@10']) == 'differs' for _, r in found.iterrows())
     return finding('Table II, recomputed', '; '.join([*said, f"{len(above)} of the {len(nist)} official passage runs of TREC 2019 for which NIST has both summaries are above {best}, the highest {above['nDCG@10'].max()}"]), "run files evaluated with the kit's metrics; NIST's official summaries", off + len(above))
 
-# %% ../nbs/83_audit.ipynb #731915d1
+# %% ../nbs/83_audit.ipynb #a764bc28
 def audit(
     folder=None,      # the authors' raw outputs; None or absent: the numbers that ship with the kit
     runs=None,        # a folder with run files of other systems
@@ -305,6 +323,7 @@ def audit(
     out += [find_level(published, raw), find_grid(published), find_bold(published, reference('bold')), find_batch(), find_thesis(published, reference('thesis'))]
     judged = (c := read_collection(collection)).qrels[c.only('dl19')] if here(collection) else None
     out += [find_early(read_early(folder), raw, published, judged), find_rows(folder)] if here(folder) and judged and read_early(folder) else [absent('Per-topic outputs (MiniLM, GTE)')]
+    out.append(find_gaps(early()))
     out += [find_cited(table2, reference('cited')), find_runs_of_others(recompute(runs, collection), table2) if here(runs) and judged else absent('Table II, recomputed'), *find_statements(reference('statements')), find_sizes()]
     return pd.DataFrame(out)
 
@@ -315,4 +334,4 @@ def audit_page(found: pd.DataFrame) -> Table:
         for c, x in {'Reads': r.reads, 'Evidence': r.evidence}.items(): t.add(f'\\parbox[t]{{0.15\\textwidth}}{{\\raggedright {escape(r.about)}}}', c, escape(x), r.count if c == 'Reads' else None, published=r.evidence)
     return t
 
-def audit_inputs() -> dict: return {f'reference/{n}.csv': sha256(Path(str(files('reproduce_kit').joinpath(f'reference/{n}.csv')))) for n in ('table1', 'table2', 'authors', 'thesis', 'bold', 'statements', 'cited', 'nist_dl19')}
+def audit_inputs() -> dict: return {f'reference/{n}.csv': sha256(Path(str(files('reproduce_kit').joinpath(f'reference/{n}.csv')))) for n in ('table1', 'table2', 'authors', 'authors_topics', 'thesis', 'bold', 'statements', 'cited', 'nist_dl19')}

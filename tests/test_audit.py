@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 
 from kit import need
-from reproduce_kit.audit import audit, audit_table, authors, read_raw
+from reproduce_kit.audit import audit, audit_table, authors, early, read_early, read_raw
 from reproduce_kit.tables import reference
 
 
@@ -50,3 +50,8 @@ def test_findings_with_all_files(tmp_path):
     for d in (copy, *copy.rglob('*')): d.chmod(0o755)
     f = copy/'eval_results/gte/Lion/ep1.json'; f.write_text(f.read_text().replace('"map": 0.4794', '"map": 0.4795'))
     assert audit(copy).set_index('about').loc["The kit's copy of the raw outputs", 'count'] == 1
+
+
+def test_the_topics_that_ship_are_the_files_topics():
+    shipped = early(); now = read_early(need('paper-authors'))
+    assert shipped.keys() == now.keys() and all((now[k][df.columns].loc[df.index] == df).all().all() for k, df in shipped.items())
