@@ -14,14 +14,13 @@ from .significance import differences
 from .store import Run, find_runs
 from .tables import row_label, run_epochs
 
-# %% ../nbs/88_explore.ipynb #8fb2c6cd
-_CSS = """<style>.kit{font:13px/1.45 system-ui,sans-serif;color:inherit}.kit h4{margin:0 0 .4em;font-size:15px}.kit .two{display:grid;grid-template-columns:1fr 1fr;gap:14px}.kit p.doc{margin:.35em 0;padding-left:2.1em;text-indent:-2.1em}
-.kit .g{display:inline-block;width:1.4em;margin-right:.7em;border-radius:3px;text-align:center;text-indent:0;color:#fff;background:#8a8f98}.kit .g1{background:#5b8f5e}.kit .g2{background:#2f7d3b}.kit .g3{background:#145523}.kit .g0{background:#a05252}
-.kit .id{opacity:.6;font-size:11px}.kit .only{border-left:3px solid #de8f05;margin-left:-9px;padding-left:calc(2.1em + 6px)!important}.kit .bars{max-height:420px;overflow:auto}.kit .bar{display:flex;height:15px;align-items:center;font-size:10px}
-.kit .bar .t{width:34%;overflow:hidden;white-space:nowrap;text-overflow:ellipsis;text-align:right;padding-right:6px}.kit .bar .h{width:33%;display:flex}.kit .bar .l{justify-content:flex-end}.kit .bar i{display:block;height:11px}</style>"""
+# %% ../nbs/88_explore.ipynb #16381120
+_CSS = """<style>.kit{font:13px/1.45 system-ui,sans-serif}.kit h4{margin:0 0 .4em;font-size:15px}.kit td{vertical-align:top;text-align:left!important;white-space:normal!important;padding:0 10px 0 0}.kit p{margin:.35em 0}
+.kit .g{display:inline-block;width:1.4em;margin-right:.5em;border-radius:3px;text-align:center;color:#fff;background:#8a8f98}.kit .g1{background:#5b8f5e}.kit .g2{background:#2f7d3b}.kit .g3{background:#145523}.kit .g0{background:#a05252}
+.kit .id{opacity:.6;font-size:11px}.kit .only{border-left:3px solid #de8f05;margin-left:-8px;padding-left:5px}</style>"""
 UP, DOWN = '#0b3c6f', '#de8f05'
 
-# %% ../nbs/88_explore.ipynb #46e19daa
+# %% ../nbs/88_explore.ipynb #d3eb1560
 def read_top(
     run: Run,
     epoch: int,        # 0 for the first stage
@@ -51,21 +50,17 @@ def passages_html(topic: str, names: tuple, tops: tuple) -> str:
     "A topic's top passages of two runs side by side, with grades; a bar marks what only one of them has."
     have = [{x['docid'] for x in t['top']} for t in tops]
     def column(name, t, other):
-        rows = ''.join(f"<p class='doc{'' if x['docid'] in other else ' only'}'><span class='g g{'' if x['grade'] is None else min(x['grade'], 3)}' title='{'not judged' if x['grade'] is None else 'grade'}'>{'?' if x['grade'] is None else x['grade']}</span>{html.escape(x['text'])} <span class='id'>{html.escape(x['docid'])}</span></p>" for x in t['top'])
-        return f'<div><b>{html.escape(name)}</b>{rows}</div>'
-    return f"{_CSS}<div class='kit'><h4>{html.escape(tops[0]['query'])} <span class='id'>{html.escape(topic)}</span></h4><div class='two'>{column(names[0], tops[0], have[1])}{column(names[1], tops[1], have[0])}</div></div>"
+        rows = ''.join(f"<p{'' if x['docid'] in other else ' class=only'}><span class='g g{'' if x['grade'] is None else min(x['grade'], 3)}' title='{'not judged' if x['grade'] is None else 'grade'}'>{'?' if x['grade'] is None else x['grade']}</span>{html.escape(x['text'])} <span class='id'>{html.escape(x['docid'])}</span></p>" for x in t['top'])
+        return f'<td width="50%"><b>{html.escape(name)}</b>{rows}</td>'
+    return f"{_CSS}<div class='kit'><h4>{html.escape(tops[0]['query'])} <span class='id'>{html.escape(topic)}</span></h4><table class='two'><tr>{column(names[0], tops[0], have[1])}{column(names[1], tops[1], have[0])}</tr></table></div>"
 
-def bars_html(df: pd.DataFrame, most: int = 40) -> str:
-    "The differences as bars, for where there is nothing to click."
-    top = df['difference'].abs().max() or 1
-    def bar(q, r):
-        w, side = 100 * abs(r['difference']) / top, r['difference'] >= 0
-        left = '' if side else f"<i style='width:{w:.0f}%;background:{DOWN}'></i>"; right = f"<i style='width:{w:.0f}%;background:{UP}'></i>" if side else ''
-        return f"<div class='bar'><span class='t'>{html.escape(r['query'])}</span><span class='h l'>{left}</span><span class='h'>{right}{r['difference']:+.3f}</span></div>"
-    some = df if len(df) <= most else pd.concat([df.head(most)])
-    return f"{_CSS}<div class='kit bars'>{''.join(bar(q, r) for q, r in some.sort_values('difference', ascending=False).iterrows())}</div>" + (f'<p>the {most} topics of {len(df)} that differ most</p>' if len(df) > most else '')
+def bars_html(df: pd.DataFrame, most: int = 20) -> str:
+    "The topics that differ most, as a table that needs no style sheet: pages that are not trusted are shown without one."
+    top = df['difference'].abs().max() or 1; some = df.head(most).sort_values('difference', ascending=False)
+    rows = ''.join(f"<tr><td>{html.escape(r['query'])}</td><td>{r['difference']:+.3f}</td><td>{'&#9608;' * round(20 * abs(r['difference']) / top)}</td></tr>" for _, r in some.iterrows())
+    return f"<table><tr><th>topic</th><th>difference</th><th></th></tr>{rows}</table>" + (f'<p>the {most} topics of {len(df)} that differ most</p>' if len(df) > most else '')
 
-# %% ../nbs/88_explore.ipynb #c7b70fbe
+# %% ../nbs/88_explore.ipynb #18ee4389
 class Explorer(widgets.VBox):
     "Choose two rankings, see where they differ, click a topic, read."
     def __init__(self, runs: list, test_set: str = '', measure: str = ''):
@@ -92,7 +87,7 @@ class Explorer(widgets.VBox):
             w = 1 + 28 * abs(r['difference']) / top; left = 31 if r['difference'] >= 0 else 31 - w
             b = widgets.Button(tooltip=f"{r['query']}: {r['a']:.3f} against {r['b']:.3f}", layout=widgets.Layout(width=f'{w:.1f}%', height='13px', margin=f'3px 0 0 {left:.1f}%', padding='0'), style=dict(button_color=UP if r['difference'] >= 0 else DOWN))
             b.add_class('kit-topic'); b.on_click(lambda _: self.read(q))
-            return widgets.HBox([widgets.Label(r['query'], layout=widgets.Layout(width='38%', height='19px', margin='0'), style=dict(font_size='11px')), b], layout=widgets.Layout(min_height='19px', overflow='hidden'))
+            return widgets.HBox([widgets.Label(r['query'].replace('$', ''), layout=widgets.Layout(width='38%', height='19px', margin='0'), style=dict(font_size='11px')), b], layout=widgets.Layout(min_height='19px', overflow='hidden'))
         self.bars.children = [bar(q, r) for q, r in self.found.sort_values('difference', ascending=False).iterrows()]; self.read(self.found.index[0])
 
     def read(self, topic: str):

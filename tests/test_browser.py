@@ -83,7 +83,7 @@ def test_explore_without_a_front_end(runs, tmp_path):
     from reproduce_kit.notebook import execute
     execute(ROOT/'nbs/analysis/explore.ipynb', tmp_path/'out.ipynb', dict(study='embedded'))
     (shown,) = [o['data'] for c in nbformat.read(tmp_path/'out.ipynb', 4).cells for o in c.get('outputs', []) if 'text/html' in o.get('data', {})]
-    assert TOPICS['t7'] in shown['text/html'] and 'class=\'bar\'' in shown['text/html'] and 'not bold&lt;/b&gt;' in shown['text/html'] and 'application/vnd.jupyter.widget-view+json' in shown
+    assert TOPICS['t7'] in shown['text/html'] and '<td>-0.300</td>' in shown['text/html'] and 'not bold&lt;/b&gt;' in shown['text/html'] and 'application/vnd.jupyter.widget-view+json' in shown
 
 
 def test_report_is_one_page(runs, tmp_path):
