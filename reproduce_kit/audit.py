@@ -164,14 +164,14 @@ def find_level(published, raw) -> dict:
     return finding('Relevance level of MAP, Recall@10, R-Prec and P@10', f"grade {' or '.join(map(str, by_raw)) or 'unknown'} and above, by the raw outputs; " + '; '.join(said),
                    f"R@1000 is {', '.join(f'{x:.4f}' for x in seen)} in all {len(raw)} raw outputs; NIST's figures for the same first stage are {of[1]['R@1000']:.4f} at level 1 and {of[2]['R@1000']:.4f} at level 2; relevant documents: {', '.join(f'{x:.0f}' for x in raw['num_rel'].unique())}", 0 if by_raw == [2] else 1)
 
-# %% ../nbs/83_audit.ipynb #f1417f4f
+# %% ../nbs/83_audit.ipynb #00b9ffa6
 def find_batch(pairs: int = 1_990_000, stated: int = 64) -> dict:
     "The batch that the checkpoints' numbers imply, where it is not the stated one."
     df = reference('authors'); df = df[df['step'] != '']; got = {}
     for r in df.itertuples(): got.setdefault((r.backbone, r.optimizer), []).append(int(r.step) / int(r.epoch))
     batch = {k: pairs / (sum(v) / len(v)) for k, v in got.items()}; off = {k: b for k, b in batch.items() if abs(b - stated) > .5}
     return finding('Global batch', f"stated {stated}; the checkpoints' numbers imply " + ', '.join(f'{b:.0f} ({_name(k)})' for k, b in batch.items()) + f'; for the other {6 - len(batch)} pairs of model and optimizer the names do not tell',
-                   f"{pairs:,} pairs divided by updates per epoch ({', '.join(f'{sum(v)/len(v):,.0f}' for v in got.values())})", len(off))
+                   f"{pairs:,} pairs (the first million triplets make two each, 10,000 are held out in the authors' code) divided by updates per epoch ({', '.join(f'{sum(v)/len(v):,.0f}' for v in got.values())}, the numbers in the raw outputs' run names)", len(off))
 
 def thesis_epochs(published, thesis) -> dict:
     "{(backbone, optimizer): the epoch of Table I whose cells the thesis' row has}."
@@ -194,14 +194,14 @@ def find_thesis(published, thesis) -> dict:
     reads += f" nor the best nDCG@10 everywhere ({_and(f'{_name(k)}: epoch {at[k]} with {value(k, at[k])}, while epoch {best[k]} has {value(k, best[k])}' for k in odd)})" if odd else '; each is the epoch of the best nDCG@10'
     return finding("The thesis' Table 5.1 against Table I", reads, 'the epoch whose cells agree; the thesis names none', off + len(odd))
 
-# %% ../nbs/83_audit.ipynb #12f8d1b9
+# %% ../nbs/83_audit.ipynb #021335f1
 def find_statements(statements) -> list:
     "One finding per thing that is stated in more than one way."
     out = []
     for (key, of), g in statements.groupby(['key', 'of'], sort=False):
         ways = {}
-        for r in g.itertuples(): ways.setdefault(r.value, []).append(r.source)
-        if len(ways) > 1: out.append(finding(f'{key if key.startswith("nDCG") else key[0].upper() + key[1:]}, {of}', ' or '.join(ways), '; '.join(f"{v}: {'; '.join(w)}" for v, w in ways.items()), len(ways) - 1))
+        for r in g.itertuples(): ways.setdefault((r.value, r.how), []).append(r.source)
+        if len(ways) > 1: out.append(finding(f'{key if key.startswith("nDCG") else key[0].upper() + key[1:]}: {of}', '; '.join(f'{how} {v}' for v, how in ways), '; '.join(f"{v}: {'; '.join(w)}" for (v, _), w in ways.items()), len(ways) - 1))
     return out
 
 STATED_SIZES = {'minilm-l12-h384': (33, 'thesis 4.1.2, line 588'), 'gte-multilingual-base': (137, 'thesis 4.1.2, line 604'), 'modernbert-base': (139, 'thesis 4.1.2, line 619')}
@@ -224,7 +224,7 @@ def find_cited(table2, cited) -> dict:
     above = [f"{s} {cols['rerank']}" for s, cols in by.items() if s not in value and float(cols['rerank']) > best]
     return finding('Table II against the sources it cites', '; '.join([*said, f"left out though higher than {best}: {_and(above)}"] if above else said) or 'nothing reads otherwise', '; '.join(dict.fromkeys(r.source.split(';')[0].split(', rerank')[0].split(', retrieval')[0] for r in cited.itertuples())), len(said) + len(above))
 
-# %% ../nbs/83_audit.ipynb #335a1198
+# %% ../nbs/83_audit.ipynb #e00490e3
 def read_early(
     folder,           # holds per-query-early/BACKBONE/OPTIMIZER/epN_detailed.json
 ) -> dict:            # {(backbone, optimizer, epoch): frame, a row per topic, columns as trec_eval names them}
@@ -238,7 +238,7 @@ def read_early(
 
 def early() -> dict:
     "As `read_early`, of the numbers that ship with the kit: MAP, R-Prec and P@10."
-    return {k: g.set_index('qid')[['AP(rel=1)', 'Rprec(rel=1)', 'P(rel=1)@10']].astype(float).rename(columns=MEASURES_RAW) for k, g in reference('authors_topics').groupby(KEY, sort=False)}
+    return {tuple(k): g.set_index('qid')[['AP(rel=1)', 'Rprec(rel=1)', 'P(rel=1)@10']].astype(float).rename(columns=MEASURES_RAW) for k, g in reference('authors_topics').groupby(KEY, sort=False)}
 
 def early_gaps(topics: dict, measure: str = 'AP(rel=1)') -> pd.DataFrame:
     "Lion minus AdamW in the authors' per-topic values, a row per model and epoch, corrected over all of them."
@@ -306,7 +306,7 @@ def find_runs_of_others(found: pd.DataFrame, table2) -> dict:
     off = sum(bool(r['row']) and compare_cell(value[r['row']], r['nDCG@10']) == 'differs' for _, r in found.iterrows())
     return finding('Table II, recomputed', '; '.join([*said, f"{len(above)} of the {len(nist)} official passage runs of TREC 2019 for which NIST has both summaries are above {best}, the highest {above['nDCG@10'].max()}"]), "run files evaluated with the kit's metrics; NIST's official summaries", off + len(above))
 
-# %% ../nbs/83_audit.ipynb #a764bc28
+# %% ../nbs/83_audit.ipynb #eb80101e
 def audit(
     folder=None,      # the authors' raw outputs; None or absent: the numbers that ship with the kit
     runs=None,        # a folder with run files of other systems
@@ -329,9 +329,9 @@ def audit(
 
 def audit_page(found: pd.DataFrame) -> Table:
     "The findings as a table of the paper."
-    t = Table('audit', 'What the paper, its thesis, its settings note and its raw outputs say of the same thing. Each row can be computed again on the audit page.', ('Looked at',), '>{\\raggedright\\arraybackslash}p{0.44\\textwidth}>{\\raggedright\\arraybackslash}p{0.36\\textwidth}', long=True)
+    t = Table('audit', 'What the paper, its thesis, its settings note and its raw outputs say of the same thing. Each row can be computed again on the audit page.', ('Looked at',), ''.join(f'>{{\\raggedright\\arraybackslash}}p{{{w}\\textwidth}}' for w in (.15, .44, .36)), long=True)
     for r in found.itertuples():
-        for c, x in {'Reads': r.reads, 'Evidence': r.evidence}.items(): t.add(f'\\parbox[t]{{0.15\\textwidth}}{{\\raggedright {escape(r.about)}}}', c, escape(x), r.count if c == 'Reads' else None, published=r.evidence)
+        for c, x in {'Reads': r.reads, 'Evidence': r.evidence}.items(): t.add(escape(r.about), c, escape(x), r.count if c == 'Reads' else None, computed='nbs/analysis/audit.ipynb')
     return t
 
 def audit_inputs() -> dict: return {f'reference/{n}.csv': sha256(Path(str(files('reproduce_kit').joinpath(f'reference/{n}.csv')))) for n in ('table1', 'table2', 'authors', 'authors_topics', 'thesis', 'bold', 'statements', 'cited', 'nist_dl19')}

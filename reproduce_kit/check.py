@@ -6,7 +6,7 @@
 __all__ = ['STATES', 'STUDY', 'RECIPES', 'AGAINST', 'SETS', 'Tolerance', 'by_rounding', 'by_seeds', 'by_topics', 'near',
            'classify', 'published_cells', 'check_cells', 'verdict']
 
-# %% ../nbs/84_check.ipynb #4f0c0a0e
+# %% ../nbs/84_check.ipynb #6db7d0ef
 from dataclasses import dataclass
 import numpy as np
 import pandas as pd
@@ -16,26 +16,26 @@ from .core import KitError, did_you_mean, root
 from .metrics import paired_interval
 from .plan import check_configs
 from .store import finished
-from .tables import group_epochs, groups, reference
+from .tables import first_stage, group_epochs, groups, reference
 
-# %% ../nbs/84_check.ipynb #955d5d1b
+# %% ../nbs/84_check.ipynb #4dfdc528
 @dataclass(frozen=True)
 class Tolerance:
     "How far a published value may lie from ours."
     low: float      # below ours, not negative
     high: float     # above ours, not negative
-    origin: str     # 'rounding', 'seeds' or 'topics'
+    origin: str     # 'rounding', 'seeds' (three or more of ours) or 'topics'
 
 def by_rounding() -> Tolerance: return Tolerance(0., 0., 'rounding')
 
 def by_seeds(
-    means,          # of our runs, one per seed, at least two
+    means,          # of our runs, one per seed, at least three
     confidence: float = 0.95,
 ) -> Tolerance:
     "Half the prediction interval of one more run."
     from scipy.stats import t
     x = np.asarray(means, float)
-    if len(x) < 2: raise KitError(f'{len(x)} seeds; the spread over seeds needs two at least')
+    if len(x) < 3: raise KitError(f'{len(x)} seeds; the spread over seeds needs three at least')
     half = float(t.ppf(.5 + confidence / 2, len(x) - 1) * x.std(ddof=1) * np.sqrt(1 + 1 / len(x)))
     return Tolerance(half, half, 'seeds')
 
@@ -44,7 +44,7 @@ def by_topics(values) -> Tolerance:
     mean, low, high = paired_interval(values, np.zeros(len(values)))
     return Tolerance(mean - low, high - mean, 'topics')
 
-# %% ../nbs/84_check.ipynb #28a83b3d
+# %% ../nbs/84_check.ipynb #95add190
 STATES = ('reproduced', 'differs', 'contested', 'not-run', 'not-comparable')
 
 def near(ours: float, printed: str, tolerance: Tolerance) -> bool:
@@ -62,14 +62,16 @@ def classify(
     "The verdict on one cell."
     if hindrance: return 'not-comparable', hindrance
     if ours is None: return 'not-run', 'no finished run'
+    if not np.isfinite(ours): raise KitError(f'our value is {ours}; a run with missing values cannot be compared')
     def disagree(a, b): a, b = sorted((a, b), key=len); return compare_cell(a, float(b)) == 'differs'  # the one with fewer digits is the rounded one
     others = {k: v for k, v in (others or {}).items() if disagree(published, v)}
-    at = f'{ours:.4f}'
-    if others: return 'contested', f"{at}; " + ', '.join(f"{k} reads {v} ({'near' if near(ours, v, tolerance) else 'not near'} ours)" for k, v in {'this reference': published, **others}.items())
+    if others:
+        said = {k: (v, near(ours, v, tolerance)) for k, v in {'this reference': published, **others}.items()}
+        return 'contested' if any(n for _, n in said.values()) else 'differs', ', '.join(f"{k} reads {v} ({'near' if n else 'not near'} ours)" for k, (v, n) in said.items())
     gap = f'{float(published) - ours:+.4f}'
     return ('reproduced', f'published minus ours {gap}') if near(ours, published, tolerance) else ('differs', f"published minus ours {gap}, {'below' if float(published) > ours else 'above'} what is published")
 
-# %% ../nbs/84_check.ipynb #bb558c3a
+# %% ../nbs/84_check.ipynb #6d7e207f
 STUDY, RECIPES = 'lion-vs-adamw', ('as-stated', 'as-run', 'as-discussed')
 AGAINST = {'paper': 'Table I', 'authors': "the authors' raw outputs", 'thesis': 'Table 5.1 of the thesis'}
 SETS = {'mrr10_qa_v11': 'qa'}  # the others are of dl19
@@ -79,12 +81,12 @@ def published_cells(against: str) -> dict:
     if against not in AGAINST: raise KitError(f'--against {against!r} is unknown{did_you_mean(against, AGAINST)}')
     df = reference({'paper': 'table1'}.get(against, against))
     if against == 'thesis': df['epoch'] = list(thesis_epochs(reference('table1'), df).values())
-    return {(*(r[k] for k in KEY), m): r[m] if len(r[m]) <= 6 else f'{float(r[m]):.4f}' for _, r in df.iterrows() for m in AS_PRINTED if m in df.columns}
+    return {(*(r[k] for k in KEY), m): f'{float(r[m]):.4f}' for _, r in df.iterrows() for m in AS_PRINTED if m in df.columns}
 
 def _ours(group: list, epoch: int, test_set: str, measure: str) -> tuple:
     "(mean, tolerance) of a group of seeds."
     df = dict(group_epochs(group))[epoch][test_set][0]
-    if len(group) == 1: return float(df[measure].mean()), by_topics(df[measure])
+    if len(group) < 3: return float(df[measure].mean()), by_topics(df[measure])
     return float(df[measure].mean()), by_seeds([dict(group_epochs([r]))[epoch][test_set][0][measure].mean() for r in group])
 
 def check_cells(
@@ -114,11 +116,22 @@ def check_cells(
                 elif int(e) > g[0].cfg.epochs: hindrance = f'{g[0].cfg.epochs} epochs were trained'
                 else: ours, tolerance = _ours(g, int(e), s, m)
             state, why = classify(ours, printed, tolerance, {a: c[b, o, e, m] for a, c in others.items() if (b, o, e, m) in c}, hindrance)
-            out.append(dict(recipe=name, model=SHORT[b], optimizer=o, epoch=int(e), measure=m, published=printed, ours=ours, tolerance=tolerance and [tolerance.low, tolerance.high], origin=tolerance.origin if tolerance else '', state=state, why=why,
-                            runs=[r.folder.name for g in found for r in g]))
+            rows = [v for k, v in cells.items() if k[3] == m and k[:3] != (b, o, e)]; also = ours is not None and sum(near(ours, v, tolerance) for v in rows)
+            if also and state == 'reproduced': why += f'; so would {also} of the {len(rows)} other published rows be'
+            out.append(_cell(name, SHORT[b], o, int(e), m, printed, ours, tolerance, state, why, [r.folder.name for g in found for r in g]))
+        if against == 'paper': out += _bm25(name, [r for gs in here.values() for g in gs for r in g])
     return out
 
+def _cell(recipe, model, optimizer, epoch, measure, published, ours, tolerance, state, why, runs) -> dict:
+    return dict(recipe=recipe, model=model, optimizer=optimizer, epoch=epoch, measure=measure, published=published, ours=ours, tolerance=tolerance and [tolerance.low, tolerance.high], origin=tolerance.origin if tolerance else '', state=state, why=why, runs=runs)
+
+def _bm25(recipe: str, runs: list) -> list:
+    "Table II's first row, which no training can move: the first stage of these runs against the printed digits."
+    if not runs: return []
+    df, _ = first_stage(runs, 'BM25')['dl19']; ours = float(df['nDCG@10'].mean()); printed = reference('table2')['nDCG@10'][0]
+    return [_cell(recipe, 'BM25', '', 0, 'nDCG@10', printed, ours, by_rounding(), *classify(ours, printed, by_rounding()), [r.folder.name for r in runs])]
+
 def verdict(cells: list) -> int:
-    "An exit code: 1 when a cell differs, 3 when there are published cells and none was compared, else 0."
-    if any(c['state'] == 'differs' for c in cells): return 1
-    return 3 if cells and not any(c['state'] in ('reproduced', 'contested') for c in cells) else 0
+    "An exit code: 1 when a cell differs; 3 when some that could be compared were not run, or none could; else 0."
+    states = {c['state'] for c in cells}
+    return 1 if 'differs' in states else 3 if 'not-run' in states or states == {'not-comparable'} else 0

@@ -268,7 +268,7 @@ def prepare(paths, as_json):
     rows = prepare_configs(read_configs(paths), say=lambda m: click.echo(m, err=as_json))
     show(rows, as_json, lambda: f"\nnext: reproduce run {' '.join(paths)}")
 
-# %% ../nbs/90_cli.ipynb #801c3a3a
+# %% ../nbs/90_cli.ipynb #a8d56ff3
 def _check_text(runs, cells, against) -> str:
     from reproduce_kit.audit import AS_PRINTED
     from reproduce_kit.check import AGAINST, STATES
@@ -277,7 +277,7 @@ def _check_text(runs, cells, against) -> str:
     if bad := [r for r in runs if r['state'] == 'differs']: out.append(f"{len(bad)} of {len(runs)} runs are not what their config says; delete their folders and run them again")
     if cells:
         out.append(f"{len(cells)} published cells ({AGAINST[against]}):\n" + columns([(r, *(sum(c['recipe'] == r and c['state'] == s for c in cells) for s in STATES)) for r in dict.fromkeys(c['recipe'] for c in cells)], ('recipe', *STATES)))
-        some = [(c['recipe'], f"{c['model']} + {c['optimizer']}", c['epoch'], AS_PRINTED[c['measure']], c['published'], f"{c['ours']:.4f}", f"-{c['tolerance'][0]:.4f} +{c['tolerance'][1]:.4f} ({c['origin']})", c['state'], c['why']) for c in cells if c['ours'] is not None]
+        some = [(c['recipe'], f"{c['model']} + {c['optimizer']}".removesuffix(' + '), c['epoch'] or '', AS_PRINTED[c['measure']], c['published'], f"{c['ours']:.4f}", f"-{c['tolerance'][0]:.4f} +{c['tolerance'][1]:.4f} ({c['origin']})", c['state'], c['why']) for c in cells if c['ours'] is not None]
         out.append(columns(some, ('recipe', 'row', 'epoch', 'measure', 'published', 'ours', 'tolerance', 'state', '')) if some else 'next: reproduce run params/lion-vs-adamw/as-run --on modal')
     return '\n\n'.join(out)
 
@@ -286,14 +286,14 @@ def _check_text(runs, cells, against) -> str:
 @click.option('--against', type=click.Choice(['paper', 'authors', 'thesis']), default='paper', show_default=True, help='Whose numbers: Table I as printed, the authors\' raw outputs, or the thesis\' table.')
 @as_json
 def check(paths, against, as_json):
-    "Was it reproduced? Runs against what their configs ask for, and every published cell against the runs (PATHS: studies, or files and folders of params/; default: all). Exit code 1 where something differs, 3 where numbers were published and none could be compared."
+    "Was it reproduced? Runs against what their configs ask for, and every published cell against the runs (PATHS: studies, or files and folders of params/; default: all). Exit code 1 where something differs, 3 where PATHS name published rows that were not run or cannot be compared."
     from reproduce_kit.audit import SHORT
     from reproduce_kit.check import check_cells, verdict
     from reproduce_kit.config import BACKBONES, OPTIMIZERS, read_configs
     from reproduce_kit.plan import check_configs
     configs = read_configs([root()/'params'/p if (root()/'params'/p).is_dir() else p for p in paths] or [root()/'params'])
     runs = check_configs(configs); bad = [r for r in runs if r['state'] == 'differs']; asked = {(BACKBONES[c.backbone].get('repo'), c.recipe, OPTIMIZERS[c.optimizer]) for c in configs}
-    cells = [x for s in dict.fromkeys(c.study for c in configs) for x in check_cells(s, '', against) if any(r == x['recipe'] and o == x['optimizer'] and SHORT.get(b) == x['model'] for b, r, o in asked)]
+    cells = [x for s in dict.fromkeys(c.study for c in configs) for x in check_cells(s, '', against) if any(r == x['recipe'] and (x['model'] == 'BM25' or o == x['optimizer'] and SHORT.get(b) == x['model']) for b, r, o in asked)]
     show(dict(runs=runs, against=against, cells=cells), as_json, lambda: _check_text(runs, cells, against))
     code = 1 if bad else verdict(cells)
     if code and not (code == 3 and not paths): sys.exit(code)
@@ -365,7 +365,7 @@ def report(study, recipe, out, as_json):
     path = write(study.removeprefix('params/').strip('/').split('/')[0], recipe, out).resolve()
     show(dict(file=str(path), bytes=path.stat().st_size), as_json, lambda: f'wrote {shown(path)} ({path.stat().st_size / 2**20:.1f} MiB, nothing outside of it is needed)')
 
-# %% ../nbs/90_cli.ipynb #f6a3f59d
+# %% ../nbs/90_cli.ipynb #c00d83cd
 @main.command()
 @click.argument('file', type=click.Path())
 @click.argument('cell', nargs=-1)
@@ -375,11 +375,12 @@ def why(file, cell, as_json):
     from reproduce_kit.paper import why as ask
     got = ask(file, ' '.join(cell))
     def place_(x): return x if isinstance(x, str) else ' '.join(filter(None, x))
+    def brief(x): return x if len(x) <= 60 else x[:57] + '...'
     def text():
-        rows = [(place_(c['row']), place_(c['column']), c['text'], c['source'].get('run') or c['source'].get('published') or c['source'].get('config'), c['source'].get('sha256', c['source'].get('history', ''))[:12], c['check']) for c in got['cells']]
+        rows = [(brief(place_(c['row'])), place_(c['column']), brief(c['text']), c['source'].get('run') or c['source'].get('published') or c['source'].get('config') or c['source'].get('recomputed') or c['source'].get('computed'), c['source'].get('sha256', c['source'].get('history', ''))[:12], c['check']) for c in got['cells']]
         return f"{got['file']}: {got['notebook']}, kit commit {str(got['commit']['commit'])[:12]}\n\n" + columns(rows, ('row', 'column', 'printed', 'from', 'sha256', 'today'))
     show(got, as_json, text)
-    if bad := sorted({c['check'] for c in got['cells']} - {'matches', 'source matches', 'quoted', 'recomputed', 'setting', 'from the manifest'}):
+    if bad := sorted({c['check'] for c in got['cells']} - {'matches', 'source matches', 'quoted', 'recomputed', 'setting', 'inputs match'}):
         click.echo(f"\n{', '.join(bad)}: not every number can be confirmed here; `reproduce run` the study, then `reproduce paper`", err=True); sys.exit(1)
 
 # %% ../nbs/90_cli.ipynb #da70da10

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['by_config', 'p_text', 'gap_table', 'letters_table', 'replicates', 'seed_gaps', 'variance_table']
 
-# %% ../nbs/81_evidence.ipynb #1c2e92ca
+# %% ../nbs/81_evidence.ipynb #aa28afc8
 import pandas as pd
 from .config import OPTIMIZERS, WHERE
 from .core import canonical, read_json
 from .metrics import named
-from .significance import CORRECTIONS, TESTS, better_than, differences, family, letter_of, named_correction, needed, topics_and_seeds
+from .significance import CORRECTIONS, TESTS, better_than, differences, family, letter_of, named_correction, needed, smallest, topics_and_seeds
 from .store import find_runs
 from .tables import Table, escape, first_stage, group_epochs, groups, mean_text, rate_text, row_label, run_epochs, table_columns
 
@@ -61,7 +61,7 @@ def letters_table(runs: list, test: str = 'randomization', correction: str = 'ho
     t.caption = f'After the last epoch, with BM25. {escape(named_correction(found))} Each column is a family of its own.'
     return t
 
-# %% ../nbs/81_evidence.ipynb #df62b9f2
+# %% ../nbs/81_evidence.ipynb #8ddad241
 def replicates(runs: list) -> list:
     "`groups` of these runs, with every finished run in the store that has the same settings under another seed."
     def key(r): return canonical(r.cfg.model_dump(exclude={'study', 'recipe', 'name', 'seed', *WHERE}))
@@ -97,7 +97,8 @@ def variance_table(runs: list) -> Table:
             put('seed by seed', ' '.join(f'${v:+.3f}$' for v in g['gap'].mean()), None)
             for part in ('topics', 'seeds', 'rest'): put(f"standard deviation: {part if part != 'rest' else 'neither'}", f'{x[part] ** .5:.3f}', x[part] ** .5)
             put('$p$, topics and seeds', p_text(x['p']), x['p'])
-            for of in ('topics', 'seeds'): n = needed(x['mean'], x, of); put(f'{of} needed', 'no number' if n is None else f'{n:,}', n)
+            put('smallest difference seen with 80\\,\\% power', f"{smallest(x):.3f}" if x['rest'] or x['topics'] else '--', None)
+            for of in ('topics', 'seeds'): n = needed(x['mean'], x, of); put(f'{of} needed for the one found', 'no number' if n is None else f'{n:,}', n)
     if not t.cells: t.add('seeds', ('', 'no backbone was run with both optimizers and several seeds'), '--')
-    t.caption = ("Lion minus AdamW after the last epoch against the noise of seeds and topics (crossed, Hillis 2007); needed: for a power of 80\\,\\% at a difference of this size.")
+    t.caption = ("Lion minus AdamW after the last epoch against the noise of seeds and topics (crossed, Hillis 2007); $\\pm$: standard deviation between seeds. With three seeds the test is somewhat liberal.")
     return t

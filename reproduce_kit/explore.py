@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['UP', 'DOWN', 'read_top', 'compare', 'passages_html', 'bars_html', 'Explorer', 'explore']
 
-# %% ../nbs/88_explore.ipynb #33668228
+# %% ../nbs/88_explore.ipynb #79df33d9
 import html, json
 import ipywidgets as widgets
 import pandas as pd
-from .core import KitError, place
+from .core import KitError, did_you_mean, place
 from .significance import differences
 from .store import Run, find_runs
 from .tables import row_label, run_epochs
@@ -60,7 +60,7 @@ def bars_html(df: pd.DataFrame, most: int = 20) -> str:
     rows = ''.join(f"<tr><td>{html.escape(r['query'])}</td><td>{r['difference']:+.3f}</td><td>{'&#9608;' * round(20 * abs(r['difference']) / top)}</td></tr>" for _, r in some.iterrows())
     return f"<table><tr><th>topic</th><th>difference</th><th></th></tr>{rows}</table>" + (f'<p>the {most} topics of {len(df)} that differ most</p>' if len(df) > most else '')
 
-# %% ../nbs/88_explore.ipynb #18ee4389
+# %% ../nbs/88_explore.ipynb #b986f29b
 class Explorer(widgets.VBox):
     "Choose two rankings, see where they differ, click a topic, read."
     def __init__(self, runs: list, test_set: str = '', measure: str = ''):
@@ -68,7 +68,10 @@ class Explorer(widgets.VBox):
         if len(self.choices) < 2: raise KitError('two finished epochs are needed to compare; `reproduce run params/embedded` makes some')
         names = list(self.choices); first = next((n for n in names[::-1] if self.choices[n][0].cfg.optimizer == 'lion'), names[-1])
         other = next((n for n in names[::-1] if self.choices[n][0].cfg.optimizer != 'lion' and self.choices[n][0].cfg.layers == self.choices[first][0].cfg.layers), next(n for n in names if n != first))
-        sets = runs[0].cfg.test_sets; columns = list(run_epochs(runs[0])[0][1][test_set or sets[0]][0])
+        sets = runs[0].cfg.test_sets
+        if test_set and test_set not in sets: raise KitError(f'test set {test_set!r} was not measured{did_you_mean(test_set, sets)}')
+        columns = list(run_epochs(runs[0])[0][1][test_set or sets[0]][0])
+        if measure and measure not in columns: raise KitError(f'measure {measure!r} is unknown{did_you_mean(measure, columns)}')
         wide = widgets.Layout(width='46%')
         self.a, self.b = (widgets.Dropdown(options=names, value=v, description=d, layout=wide) for v, d in ((first, 'run'), (other, 'against')))
         self.set, self.measure = widgets.Dropdown(options=sets, value=test_set or sets[0], description='topics'), widgets.Dropdown(options=columns, value=measure or columns[0], description='measure')

@@ -55,7 +55,7 @@ def typeset() -> Path:
     shutil.copyfile(folder/'build/main.pdf', folder/'.main.pdf.part'); (folder/'.main.pdf.part').replace(folder/'main.pdf')
     return folder/'main.pdf'
 
-# %% ../nbs/85_paper.ipynb #f4845b96
+# %% ../nbs/85_paper.ipynb #98ade3f8
 def _printed(cell: dict): return (re.search(r'(?<![\d.+-])\d\.\d{4}', cell['text']) or [None])[0] if cell['value'] is not None and 'measure' in cell['source'] else None
 def _mean(src: dict, measure: str) -> float: return read_perquery(place('runs')/src['perquery'])[src['perquery_name']][measure].mean()
 
@@ -66,7 +66,16 @@ def _check_seeds(cell: dict) -> str:
     if not (printed := _printed(cell)): return 'source matches'
     return 'matches' if f"{sum(_mean(s, cell['source']['measure']) for s in cell['source']['seeds']) / len(each):.4f}" == printed else 'value differs'
 
-def _check(cell: dict) -> str:
+def _inputs(made: dict) -> str:
+    "Whether everything that a file was made from is what it was."
+    from importlib.resources import files
+    for name, was in made['inputs'].items():
+        f = Path(str(files('reproduce_kit').joinpath(name))) if name.startswith('reference/') else root()/name if name.startswith('params/') else place('runs')/name
+        if not f.exists(): return 'inputs not here'
+        if sha256(f) != was: return 'inputs changed'
+    return 'inputs match'
+
+def _check(cell: dict, inputs: str = '') -> str:
     "What the run store says of a cell today."
     src = cell['source']
     if 'published' in src: return 'quoted'
@@ -77,7 +86,7 @@ def _check(cell: dict) -> str:
         return 'run not here' if f is None else 'matches' if sha256(f) == src['history'] else 'history changed'
     if 'telemetry' in src: return 'matches' if all((f := place('runs')/r/'telemetry.jsonl').exists() and sha256(f) == h for r, h in src['telemetry'].items()) else 'changed or gone'
     if 'seeds' in src: return _check_seeds(cell)
-    if 'run_file' not in src: return 'from the manifest'
+    if 'run_file' not in src: return inputs  # computed from everything that the file was made from
     f = place('runs')/src['run_file']
     p = place('runs')/src['perquery']
     if not f.exists() or not p.exists(): return 'run not here'
@@ -101,6 +110,6 @@ def why(
     def hit(c, word):  # a number is an epoch, or the end of a label: it must be a word of its own
         label = ' '.join([*flat(c['row']), *flat(c['column'])]).lower()
         return word in label.split() if word.isdigit() else word in f"{label} {c['text'].lower()}"
-    out['cells'] = [c | dict(check=_check(c)) for c in out['cells'] if c['source'] and all(hit(c, w) for w in cell.lower().split())]
+    now = _inputs(out); out['cells'] = [c | dict(check=_check(c, now)) for c in out['cells'] if c['source'] and all(hit(c, w) for w in cell.lower().split())]
     if not out['cells']: raise KitError(f"no cell of {file} matches {cell!r}; try a backbone, an optimizer, an epoch or a measure, as printed")
     return out

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['plain', 'table_html', 'figure_html', 'frame_html', 'report']
 
-# %% ../nbs/89_report.ipynb #e38462cd
+# %% ../nbs/89_report.ipynb #d54168d8
 import base64, html, io, re
 from pathlib import Path
 import pandas as pd
@@ -13,7 +13,7 @@ import yaml
 from jinja2 import Environment
 from .audit import AS_PRINTED, audit, recompute
 from .check import AGAINST, STATES, check_cells
-from .claims import SOURCES, VERDICTS, judge_all
+from .claims import SOURCES, judge_all, said_verdicts
 from .core import beside, place, sha256, writing
 from .evidence import gap_table, letters_table, replicates, seed_gaps, variance_table
 from .figures import figure1, figure2, gap_frame, history_frame, scaling_figure, variance_figure
@@ -31,10 +31,10 @@ def plain(text: str) -> str:
     for a, b in _TEX: out = re.sub(a, b, out)
     return out
 
-# %% ../nbs/89_report.ipynb #4b51381c
+# %% ../nbs/89_report.ipynb #dcd606a0
 def _source(src: dict) -> str:
     "A cell's provenance in one line."
-    if 'published' in src: return src['published']
+    if 'published' in src or 'computed' in src: return src.get('published') or src['computed']
     if 'recomputed' in src: return f"recomputed from {src['recomputed']} (sha256 {src['sha256'][:12]})"
     parts = [f"{src['run']}" if 'run' in src else '', f"epoch {src['epoch']}" if 'epoch' in src else '', f"{src['run_file'].split('/')[-1]} sha256 {src['sha256'][:12]}" if 'run_file' in src else '', src.get('config', '')]
     return ', '.join(p for p in parts if p)
@@ -63,7 +63,7 @@ def frame_html(df: pd.DataFrame, name: str, colour: str = '') -> str:
     body = ''.join('<tr>' + ''.join(f"<td{f' class={chr(34)}v-{html.escape(str(v)).replace(chr(32), chr(45))}{chr(34)}' if c == colour else ''}>{html.escape(str(v))}</td>" for c, v in r.items()) + '</tr>' for _, r in df.iterrows())
     return f"<div class='scroll'><table id='{name}' class='text'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
-# %% ../nbs/89_report.ipynb #c82654ac
+# %% ../nbs/89_report.ipynb #8eb95450
 _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{{ study }}: report</title><style>
 :root{color-scheme:light dark;--line:#d5d9e0;--soft:#667085}@media(prefers-color-scheme:dark){:root{--line:#3a4150;--soft:#98a2b3}}
 body{font:15px/1.55 Georgia,'Times New Roman',serif;max-width:1080px;margin:2.5em auto;padding:0 1.2em}h1,h2{line-height:1.2;font-weight:600}h2{margin-top:2.2em;border-top:1px solid var(--line);padding-top:.9em}
@@ -81,7 +81,7 @@ def _verdicts(study: str, recipe: str) -> str:
     out = '<p>Did the runs do what their files ask for?</p>' + frame_html(pd.DataFrame([dict(run=f"{r['name']}-{r['identity']}", state=r['state'].replace(' ', '-'), differences='; '.join(r['differences'])) for r in runs]), 'configs', 'state')
     if not cells: return out + '<p>No numbers were published for this study, so there is nothing to reproduce cell by cell; the claims and the audit below are about the published study.</p>'
     count = pd.Series([c['state'] for c in cells]).value_counts(); out += f"<p>{len(cells)} published cells ({html.escape(AGAINST['paper'])}): {', '.join(f'{count.get(s, 0)} {s}' for s in STATES)}.</p>"
-    some = [dict(row=f"{c['model']} + {c['optimizer']}, epoch {c['epoch']}", measure=AS_PRINTED[c['measure']], published=c['published'], ours=f"{c['ours']:.4f}", tolerance=f"−{c['tolerance'][0]:.4f} +{c['tolerance'][1]:.4f} ({c['origin']})", state=c['state'], why=c['why']) for c in cells if c['ours'] is not None]
+    some = [dict(row=f"{c['model']} + {c['optimizer']}, epoch {c['epoch']}" if c['epoch'] else c['model'], measure=AS_PRINTED[c['measure']], published=c['published'], ours=f"{c['ours']:.4f}", tolerance=f"−{c['tolerance'][0]:.4f} +{c['tolerance'][1]:.4f} ({c['origin']})", state=c['state'], why=c['why']) for c in cells if c['ours'] is not None]
     return out + (frame_html(pd.DataFrame(some), 'cells', 'state') if some else '')
 
 def _environment(runs: list) -> str:
@@ -105,7 +105,7 @@ def report(
     tables = ''.join(map(table_html, (table1(runs), table2(runs, others), settings_table(runs), memory_table(runs))))
     evidence = ''.join(map(table_html, (gap_table(runs), letters_table(runs), variance_table(runs)))) + figure_html(variance_figure(gaps, lead), 'Lion minus AdamW by seed, with the interval over topics and seeds, and the power to see a difference of that size.')
     figures = figure_html(figure1(), 'Retrieve and rerank.') + figure_html(figure2(history_frame([r for r in runs if (r.cfg.backbone, r.cfg.layers) == (runs[-1].cfg.backbone, runs[-1].cfg.layers)])), f'Training dynamics of {runs[-1].cfg.title}: loss, evaluation loss, learning rate of each update, gradient norm before clipping.') + figure_html(scaling_figure(gap_frame(runs)), 'Lion minus AdamW against non-embedding parameters, with intervals over topics.')
-    said = ''.join(f"<h3>{html.escape(SOURCES[s][0].upper() + SOURCES[s][1:])}</h3><p>{', '.join(f'{(g.verdict == v).sum()} {v}' for v in VERDICTS)}</p>" + frame_html(g[['id', 'where', 'words', 'verdict', 'evidence']], f'claims-{s}', 'verdict') for s, g in claims.groupby('source', sort=False))
+    said = ''.join(f"<h3>{html.escape(SOURCES[s][0].upper() + SOURCES[s][1:])}</h3><p>{said_verdicts(g)}</p>" + frame_html(g[['id', 'where', 'words', 'verdict', 'because', 'evidence']], f'claims-{s}', 'verdict') for s, g in claims.groupby('source', sort=False))
     parts = [('tables', 'Tables', tables), ('evidence', 'Evidence', evidence), ('figures', 'Figures', figures), ('verdicts', 'Verdicts', _verdicts(study, recipe)), ('claims', 'Claims', said),
              ('audit', 'Audit of the published study', frame_html(found[['about', 'reads', 'evidence']], 'findings')), ('provenance', 'Provenance and environment', _environment([r for g in replicates(runs) for r in g]))]
     page = Environment(autoescape=True).from_string(_PAGE).render(study=study, parts=parts, title=f'Study {study}' + (f', recipe {recipe}' if recipe else ''),

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['EXACT', 'TESTS', 'CORRECTIONS', 'differences', 'randomization', 't_test', 'wilcoxon', 'correct', 'family',
-           'better_than', 'letter_of', 'named_correction', 'components', 'topics_and_seeds', 'power', 'needed']
+           'better_than', 'letter_of', 'named_correction', 'components', 'topics_and_seeds', 'power', 'needed',
+           'smallest']
 
 # %% ../nbs/13_significance.ipynb #f33d7275
 import itertools
@@ -116,12 +117,13 @@ def named_correction(found: pd.DataFrame) -> str:
     a = found.attrs; name = dict(randomization="Fisher's randomization test", t="Student's paired t-test", wilcoxon="Wilcoxon's signed-rank test")[a['test']]
     return f"Letters: significantly better than the row of that letter ({name}, {a['comparisons']} comparisons, {a['correction']}, {a['alpha']:g})."
 
-# %% ../nbs/13_significance.ipynb #771fe810
+# %% ../nbs/13_significance.ipynb #94843c20
 def components(
     d,            # differences: topics x seeds
 ) -> dict:        # mean, topics, seeds, rest: the mean and the variance of each part (zero where the estimate is below); n, k: how many topics and seeds; squares: mean squares
     "What a difference is made of, by the two-way analysis of variance without replication."
     d = np.asarray(d, float)
+    if not np.isfinite(d).all(): raise KitError(f'{(~np.isfinite(d)).sum()} differences are missing')
     if d.ndim != 2 or min(d.shape) < 2: raise KitError(f'{d.shape[0]} topics and {d.shape[1] if d.ndim == 2 else 1} seeds; two of each are needed to tell their parts')
     (n, k), mean = d.shape, d.mean(); rows, cols = d.mean(1, keepdims=True), d.mean(0, keepdims=True)
     t, s, e = k * ((rows - mean) ** 2).sum() / (n - 1), n * ((cols - mean) ** 2).sum() / (k - 1), ((d - rows - cols + mean) ** 2).sum() / ((n - 1) * (k - 1))
@@ -130,7 +132,8 @@ def components(
 def _spread(topics, seeds, rest, n, k) -> tuple:
     "(standard error, degrees of freedom) of the mean over n topics and k seeds."
     s, above = n * seeds + rest, k * topics  # expected mean square of seeds, and what topics add to it
-    return float(np.sqrt((s + above) / (n * k))), float(min((s + above) ** 2 / (s ** 2 / (k - 1)), n - 1) if s else n - 1)
+    if not s: return float(np.sqrt(above / (n * k))), float(n - 1)
+    return float(np.sqrt((s + above) / (n * k))), float(min((s + above) ** 2 / (s ** 2 / (k - 1)), n - 1))
 
 def topics_and_seeds(
     d,            # differences: topics x seeds
@@ -143,7 +146,7 @@ def topics_and_seeds(
     half = student.ppf(.975, df) * se
     return dict(c, se=se, df=df, p=float(2 * student.sf(abs(c['mean']) / se, df)), low=c['mean'] - half, high=c['mean'] + half)
 
-# %% ../nbs/13_significance.ipynb #51758588
+# %% ../nbs/13_significance.ipynb #00427e7f
 def power(
     effect: float,         # true mean difference
     topics: float,         # variance that belongs to topics
@@ -155,9 +158,12 @@ def power(
 ) -> float:                # probability that the difference is found
     "Power of the two-sided test, in closed form."
     from scipy.stats import nct, t as student
+    if not all(map(np.isfinite, (effect, topics, seeds, rest))): raise KitError(f'power of an effect of {effect} with variances {topics}, {seeds} and {rest}: a number is missing')
     se, df = (float(np.sqrt((topics + rest) / n)), n - 1) if k == 1 else _spread(topics, seeds, rest, n, k)
+    if not se: return 1. if effect else alpha  # nothing varies
     edge = student.ppf(1 - alpha / 2, df); at = abs(effect) / se
-    return float(1 - nct.cdf(edge, df, at) + nct.cdf(-edge, df, at)) if at < 30 else 1.
+    p = float(1 - nct.cdf(edge, df, at) + nct.cdf(-edge, df, at)) if at < 30 else 1.
+    return p if np.isfinite(p) else 1.  # scipy's nct gives up where the effect is many standard errors
 
 def needed(
     effect: float, parts: dict,   # from `components`
@@ -168,11 +174,17 @@ def needed(
     "The smallest number of topics (or seeds) that shows a difference with this power, the other as it is."
     def enough(m): return power(effect, parts['topics'], parts['seeds'], parts['rest'], *((m, parts['k']) if of == 'topics' else (parts['n'], m))) >= at
     if of not in ('topics', 'seeds'): raise KitError(f'{of!r}: topics or seeds')
-    high = 2
-    while not enough(high):
+    if not effect: return None
+    low, high = 1, 2
+    while not enough(high):  # in steps of a tenth: with more topics under few seeds the power may rise and fall again
         if high > most: return None
-        high *= 2
-    low = high // 2
+        low, high = high, max(high + 1, high * 11 // 10)
     while high - low > 1:
         mid = (low + high) // 2; low, high = (low, mid) if enough(mid) else (mid, high)
     return high
+
+def smallest(parts: dict, at: float = 0.8) -> float:
+    "The smallest difference that is shown with this power, by the topics and seeds that there are."
+    from scipy.optimize import brentq
+    top = 100 * (_spread(parts['topics'], parts['seeds'], parts['rest'], parts['n'], parts['k'])[0] or 1e-12)
+    return float(brentq(lambda e: power(e, parts['topics'], parts['seeds'], parts['rest'], parts['n'], parts['k']) - at, 1e-15, top))

@@ -20,14 +20,14 @@ from .metrics import LEVELS, named, paired_interval, read_perquery
 from .msmarco import SHOWN as OWN
 from .store import Run, finished, git_state
 
-# %% ../nbs/80_tables.ipynb #bbd0d54e
+# %% ../nbs/80_tables.ipynb #70adc9d8
 @dataclass
 class Table:
     "Cells in reading order."
     name: str                                     # the file's stem: `table1`
     caption: str
     keys: tuple = ('',)                           # headers of the row labels
-    align: str = 'l'                              # of each other column; widths in braces: of all of them
+    align: str = 'l'                              # of each other column; with widths in braces: of all columns
     long: bool = False                            # may break across pages
     cells: list = field(default_factory=list)     # dicts: row, column, text, value, source
 
@@ -228,7 +228,7 @@ def settings_table(runs: list) -> Table:
             t.add(escape(k), label, ', '.join(say(list(v) if isinstance(v, tuple) else v) for v in values), None, config=f'params/{runs[0].cfg.study}')
     return t
 
-# %% ../nbs/80_tables.ipynb #fe6589f7
+# %% ../nbs/80_tables.ipynb #4ab6c240
 def telemetry(run: Run) -> dict:
     "Means over a run's telemetry lines, weighted by their samples; empty where there is none."
     lines = [json.loads(l) for l in (run.folder/'telemetry.jsonl').read_text().splitlines()] if (run.folder/'telemetry.jsonl').exists() else []
@@ -267,10 +267,10 @@ def memory_table(runs: list) -> Table:
                 t.add((title, label), c, '--' if not got else f'{about}{mean[o, c]:.2f}', mean[o, c], **(dict(run=', '.join(r.folder.name for r in some), **_sampled(some, c)) if got else {}))
         for c in shown:
             a, b = mean.get(('adamw', c)), mean.get(('lion', c))
-            t.add((title, 'Lion vs AdamW'), c, f'${100*(b - a)/a:+.1f}$\\,\\%' if a and b else '--', (b - a)/a if a and b else None)
+            t.add((title, 'Lion vs AdamW'), c, f'${100*(b - a)/a:+.1f}$\\,\\%' if a and b else '--', (b - a)/a if a and b else None, computed='from the two rows above')
     return t
 
-# %% ../nbs/80_tables.ipynb #09f32b04
+# %% ../nbs/80_tables.ipynb #3a75875f
 def _latex(t: Table) -> str:
     "The tabular, with a rule between groups of rows."
     df = t.frame; df = df.reset_index() if isinstance(df.index, pd.MultiIndex) else df.rename_axis('').reset_index()
@@ -282,7 +282,7 @@ def _latex(t: Table) -> str:
     if len(key) > 1:
         full = [df[key[:i + 1]].astype(str).agg('|'.join, axis=1) for i in range(len(key) - 1)]
         for k, f in zip(key, full): df[k] = df[k].where(f != f.shift(), '')  # a label stands once per group
-    body = df.style.hide(axis='index').to_latex(hrules=True, column_format='l'*len(key) + (t.align if '{' in t.align else t.align*(df.shape[1] - len(key))), multicol_align='c')
+    body = df.style.hide(axis='index').to_latex(hrules=True, column_format=t.align if '{' in t.align else 'l'*len(key) + t.align*(df.shape[1] - len(key)), multicol_align='c')
     head, rows = body.split('\\midrule\n'); lines = rows.split('\n')
     ruled = [('\\addlinespace[2pt]\n' if 0 < i < len(group) and group[i] != group[i-1] and len(key) > 1 else '') + l for i, l in enumerate(lines)]
     return head + '\\midrule\n' + '\n'.join(ruled)
