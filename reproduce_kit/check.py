@@ -71,7 +71,7 @@ def classify(
     gap = f'{float(published) - ours:+.4f}'
     return ('reproduced', f'published minus ours {gap}') if near(ours, published, tolerance) else ('differs', f"published minus ours {gap}, {'below' if float(published) > ours else 'above'} what is published")
 
-# %% ../nbs/84_check.ipynb #6d7e207f
+# %% ../nbs/84_check.ipynb #fecb6b9a
 STUDY, RECIPES = 'lion-vs-adamw', ('as-stated', 'as-run', 'as-discussed')
 AGAINST = {'paper': 'Table I', 'authors': "the authors' raw outputs", 'thesis': 'Table 5.1 of the thesis'}
 SETS = {'mrr10_qa_v11': 'qa'}  # the others are of dl19
@@ -89,6 +89,7 @@ def _ours(group: list, epoch: int, test_set: str, measure: str) -> tuple:
     if len(group) < 3: return float(df[measure].mean()), by_topics(df[measure])
     return float(df[measure].mean()), by_seeds([dict(group_epochs([r]))[epoch][test_set][0][measure].mean() for r in group])
 
+# %% ../nbs/84_check.ipynb #fff2afcf
 def check_cells(
     study: str,
     recipe: str = '',          # one of the study's; '' for all
