@@ -7,7 +7,8 @@ __all__ = ['PER_LAYER', 'ARRANGEMENTS', 'TiteConfig', 'longest', 'arrangement', 
            'TitePreTrainedModel', 'TiteModel', 'tiny_tite', 'TiteForSequenceClassification', 'register',
            'tite_tokenizer', 'save_bi_encoder']
 
-# %% ../nbs/32_tite.ipynb #9bcabbbc
+# %% ../nbs/32_tite.ipynb #5e90ddc9
+import tempfile
 import numpy as np
 import torch
 import torch.nn.functional as F
