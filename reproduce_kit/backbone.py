@@ -49,7 +49,7 @@ def _from_hub(backbone: str) -> Path:
         raise KitError(f"backbone {backbone}: {folder/'config.json'}: {'; '.join(wrong)}; this is another model than the one pinned")
     return folder
 
-# %% ../nbs/35_backbone.ipynb #4be4936a
+# %% ../nbs/35_backbone.ipynb #bf2b2021
 _GTE_SAME = ('vocab_size', 'hidden_size', 'num_hidden_layers', 'num_attention_heads', 'intermediate_size', 'hidden_act', 'hidden_dropout_prob', 'attention_probs_dropout_prob',
              'max_position_embeddings', 'type_vocab_size', 'initializer_range', 'layer_norm_eps', 'pad_token_id', 'classifier_dropout')
 _GTE_ONLY = dict(model_type='new', position_embedding_type='rope', layer_norm_type='layer_norm', pack_qkv=True, logn_attention_scale=False, logn_attention_clip1=False, hidden_act='gelu')
@@ -92,6 +92,9 @@ def weights_folder(
     "A backbone's pretrained weights as the native classes read them; refused if they are not the published ones."
     spec = BACKBONES[backbone]
     if 'package' in spec: return _from_package(backbone)
+    if 'encoder' in spec:
+        from reproduce_kit.pretrain import own_encoder
+        return own_encoder(backbone)
     with exclusive(f'backbone-{backbone}'):
         folder = _from_hub(backbone)
         return _native_gte(backbone, folder) if spec['expect']['model_type'] == 'new' else folder
@@ -102,12 +105,13 @@ def sources(cfg: RunConfig) -> dict:
     if cfg.collection == 'msmarco': used += [DATASETS[k] | dict(kind='dataset') for k in ('msmarco', *(['qa'] if 'qa' in cfg.test_sets else []), *(['nanobeir'] if cfg.select_on == 'nanobeir' else []))]
     return dict(weights=sha256(weights_folder(cfg.backbone)/'model.safetensors')) | {u['repo']: full_revision(u['repo'], u['revision'], u['kind'], u['ref']) for u in used}
 
-# %% ../nbs/35_backbone.ipynb #73e01280
+# %% ../nbs/35_backbone.ipynb #503d23d6
 _DROPOUT = dict(bert=('hidden_dropout_prob', 'attention_probs_dropout_prob'), new=('hidden_dropout_prob', 'attention_probs_dropout_prob'),
-                modernbert=('attention_dropout', 'embedding_dropout', 'mlp_dropout', 'classifier_dropout'))
+                modernbert=('attention_dropout', 'embedding_dropout', 'mlp_dropout', 'classifier_dropout'), tite=('hidden_dropout_prob',))
 
 def _cross_encoder(folder, attention: str = 'sdpa', **kwargs):
     "A one-logit `CrossEncoder` from local files, in fp32."
+    import reproduce_kit.tite  # so that the Auto classes know it
     os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')  # forked data workers and the tokenizer's threads do not mix
     import torch
     from sentence_transformers import CrossEncoder
@@ -143,6 +147,9 @@ def architecture(
     import torch
     from transformers import AutoModelForSequenceClassification, BertConfig, GteConfig, ModernBertConfig
     e = dict(BACKBONES[backbone]['expect']); kind = e.pop('model_type')
+    if kind == 'tite':
+        from reproduce_kit.pretrain import encoder_config, read_encoder
+        with quiet(), torch.device(device): c = encoder_config(read_encoder(backbone), e['vocab_size']); c.num_labels = 1; return AutoModelForSequenceClassification.from_config(c)
     make = dict(bert=BertConfig, new=GteConfig, modernbert=ModernBertConfig)[kind]
     with quiet(), torch.device(device): return AutoModelForSequenceClassification.from_config(make(**e | dict(num_hidden_layers=layers, num_labels=1, pad_token_id=0)))
 

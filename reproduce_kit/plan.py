@@ -26,7 +26,7 @@ def work(cfg: RunConfig) -> dict:
     return dict(train_pairs=cfg.updates * cfg.global_batch - cfg.epochs * (cfg.global_batch - cfg.short_batch if cfg.short_batch else 0), scored_pairs=cfg.epochs * score,
                 train_tokens=min(cfg.max_length, TOKENS['padded'] if marco else cfg.max_length), score_tokens=min(cfg.max_length, TOKENS['mean'] if marco else cfg.max_length))
 
-# %% ../nbs/68_plan.ipynb #8d9cfccf
+# %% ../nbs/68_plan.ipynb #cb78a529
 def parameters(
     backbone: str,
     layers: int,
@@ -35,6 +35,7 @@ def parameters(
     e = BACKBONES[backbone]['expect']; h, i, v, kind = e['hidden_size'], e['intermediate_size'], e['vocab_size'], e['model_type']
     pooler, head = h*h + h, h + 1
     if kind == 'bert': embedding, rest = (v + 512 + 2) * h, 2*h + layers * (4*(h*h + h) + 2*h*i + i + h + 4*h) + pooler + head
+    elif kind == 'tite': embedding, rest = v * h, 2*h + layers * (4*(h*h + h) + 2*h*i + i + h + 4*h) + head  # no positions, no pooler
     elif kind == 'new': embedding, rest = (v + 1) * h, 2*h + layers * (4*(h*h + h) + 3*h*i + h + 4*h) + pooler + head
     else: embedding, rest = v * h, h + layers * (4*h*h + 3*h*i + 2*h) - h + h + h*h + h + head  # no biases; the first layer has one norm less
     return dict(total=embedding + rest, embedding=embedding, encoder=rest)
