@@ -181,7 +181,7 @@ def tiny_tite(number: int = 1, **more) -> TiteConfig:
     return TiteConfig(**dict(vocab_size=200, hidden_sizes=wide, num_attention_heads=[d // 12 for d in wide], intermediate_size=[2*d for d in wide], kernel_size=c.kernel_size, stride=c.stride,
                              pooling_location=c.pooling_location, max_position_embeddings=512) | more)
 
-# %% ../nbs/32_tite.ipynb #ebac8c14
+# %% ../nbs/32_tite.ipynb #0f57bddc
 class TiteForSequenceClassification(TitePreTrainedModel):
     "A linear head on the vector."
     def __init__(self, config: TiteConfig):
@@ -189,7 +189,10 @@ class TiteForSequenceClassification(TitePreTrainedModel):
         self.dropout = nn.Dropout(config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout); self.classifier = nn.Linear(config.hidden_size, config.num_labels); self.post_init()
 
     def forward(self, input_ids=None, attention_mask=None, labels=None, **more):
-        out = self.tite(input_ids, attention_mask, output_hidden_states=more.get('output_hidden_states', False)); logits = self.classifier(self.dropout(out.last_hidden_state[:, 0]))
+        out = self.tite(input_ids, attention_mask, output_hidden_states=more.get('output_hidden_states', False)); x = out.last_hidden_state
+        if x.shape[1] == 1: x = x[:, 0]
+        else: m = (torch.ones_like(input_ids) if attention_mask is None else attention_mask)[..., None].to(x.dtype); x = (x * m).sum(1) / m.sum(1).clamp(min=1)
+        logits = self.classifier(self.dropout(x))
         loss = None if labels is None else F.cross_entropy(logits, labels) if self.num_labels > 1 else F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype))
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=out.hidden_states)
 
