@@ -5,14 +5,14 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 TEX := texlive-latex-base texlive-latex-recommended texlive-publishers texlive-fonts-recommended latexmk
 
-.PHONY: reproduce test lab readme clean latex browser
+.PHONY: reproduce test lab readme clean latex browser triton
 
 reproduce: $(VENV)/.ready latex
 	$(BIN)/reproduce run params/embedded
 	$(BIN)/reproduce paper
 
 # Notebooks and tests, two processes of one thread each.
-test: $(VENV)/.ready browser
+test: $(VENV)/.ready browser triton
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lab: $(VENV)/.ready
@@ -46,6 +46,10 @@ endef
 
 latex:
 	$(call apt,command -v latexmk >/dev/null && command -v pdflatex >/dev/null && kpsewhich IEEEtran.cls booktabs.sty longtable.sty >/dev/null,LaTeX,$(TEX))
+
+# Triton's interpreter for the tests of its kernel; the CUDA build of torch brings a Triton of its own.
+triton: $(VENV)/.ready
+	@$(BIN)/python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("triton") is None)' || $(BIN)/python -m pip install -q --no-deps triton==3.7.1 || echo 'no Triton for this machine; the tests of its kernel are skipped'
 
 browser:
 	$(call apt,command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null,Chromium,chromium)

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['pooled_length', 'schedule', 'Segments', 'Step', 'plan', 'pool']
 
-# %% ../nbs/31_pool.ipynb #cbe6ec56
+# %% ../nbs/31_pool.ipynb #d2b1276d
 from dataclasses import dataclass
+from functools import cache
 import numpy as np
 import torch
 from .core import KitError
@@ -71,13 +72,21 @@ def plan(
     def get(x): return done.setdefault(id(x), Segments(x[0], parts[x[1]].int(), parts[x[2]]))
     return [Step(get(a), get(b), parts.get(st), parts.get(ct), w, d) for a, b, st, ct, w, d in made]
 
-# %% ../nbs/31_pool.ipynb #debb86aa
+# %% ../nbs/31_pool.ipynb #baa9436e
+@cache
+def _kernel():
+    "The Triton kernel, None where there is no Triton."
+    try: from reproduce_kit.pooltriton import pool_triton
+    except ImportError: return None
+    return pool_triton
+
 def pool(
     x: torch.Tensor,   # (rows in, width)
     step: Step,
 ) -> torch.Tensor:     # (rows out, width)
     "The mean of each window."
     if not step.width: return x
+    if x.is_cuda and (kernel := _kernel()): return kernel(x, step)
     if step.divides: return x.view(-1, step.width, x.shape[1]).mean(1)
     total = x.index_select(0, step.start)
     for j in range(1, step.width):
