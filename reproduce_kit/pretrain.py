@@ -56,7 +56,7 @@ def rate_at(s: PretrainSettings, update: int) -> float:
     if update <= s.warmup: return s.learning_rate * update / s.warmup
     done = (update - s.warmup) / max(1, s.updates - s.warmup); return s.learning_rate * (s.floor + (1 - s.floor) * .5 * (1 + math.cos(math.pi * min(1., done))))
 
-# %% ../nbs/51_pretrain.ipynb #7c7cbf46
+# %% ../nbs/51_pretrain.ipynb #7c4c6142
 def _drawn(s: PretrainSettings, n: int, update: int) -> np.ndarray:
     "The texts of an update: consecutive ones of its pass's order, from 0."
     first = (update - 1) * s.batch; out = []
@@ -81,13 +81,33 @@ def _load(folder: Path, model, opt) -> int:
     for k, v in load_file(at/'optimizer.safetensors').items(): i, name = k.split('.'); state.setdefault(int(i), {})[name] = v
     opt.load_state_dict(dict(state=state, param_groups=opt.state_dict()['param_groups'])); return read_json(at/'update.json')['update']
 
+def _frequencies(model, ids, special):
+    "Set the output biases to what the words' plain frequencies say, so that no update is spent on learning those."
+    v = model.config.vocab_size; often = np.ones(v); share = np.full(v, .5 / len(ids))
+    for x in ids: x = np.setdiff1d(x, special, assume_unique=False); share[x] += 1 / len(ids)
+    for x in ids: np.add.at(often, x, 1)
+    share = np.minimum(share, 1 - .5 / len(ids))
+    with torch.no_grad():
+        for n, b in model.biases.items(): b.copy_(torch.from_numpy(np.log(share / (1 - share)) if n == 'bow' else np.log(often / often.sum())).to(b))
+
+def _pad(rows, pad: int, special, device):
+    "(ids, mask, which tokens count)."
+    w = max(map(len, rows)); x = torch.full((len(rows), w), pad); mask = torch.zeros(len(rows), w, dtype=torch.long)
+    for i, r in enumerate(rows): x[i, :len(r)] = torch.tensor(r); mask[i, :len(r)] = 1
+    return x.to(device), mask.to(device), (mask.bool() & ~torch.isin(x, torch.tensor(special))).to(device)
+
+def _history(folder) -> list: return [json.loads(l) for l in (folder/'history.jsonl').read_text().splitlines()] if (folder/'history.jsonl').exists() else []
+def _note(folder, lines, more: bool = False):
+    with writing(folder/'history.jsonl') as f: f.write(''.join(json.dumps(l) + '\n' for l in ((_history(folder) if more else []) + lines)))
+
+# %% ../nbs/51_pretrain.ipynb #8def10c6
 def pretrain(
     s: PretrainSettings,
     texts: list,
     tokenizer,                 # from `tite_tokenizer`
     folder,                    # gets encoder/ (weights and tokenizer), history.jsonl and, last, pretrain.json
     stop_after: int = None,    # updates of this attempt, for tests and short leases
-    progress: bool = False,
+    progress: str = '',        # a label shows a progress bar
 ) -> dict:                     # pretrain.json's content; {} when stopped before the end
     "Pre-train an encoder, or go on where an earlier attempt stopped."
     folder = Path(folder); data = sha256([sha256(t.encode()) for t in texts])
@@ -98,11 +118,12 @@ def pretrain(
     if not ids: raise KitError('no text has a token; is the vocabulary the right one?')
     torch.manual_seed(s.seed); model = TiteForPreTraining(encoder_config(s, len(tokenizer))).train(); device = 'cuda' if torch.cuda.is_available() else 'cpu'; model.to(device)
     ps = list(model.parameters()); opt = torch.optim.AdamW([dict(params=[p for p in ps if p.ndim > 1], weight_decay=s.weight_decay), dict(params=[p for p in ps if p.ndim <= 1], weight_decay=0.)], lr=s.learning_rate, fused=True)
+    if not (folder/'checkpoint').exists(): _frequencies(model, ids, special)
     start = _load(folder, model, opt); history = [l for l in _history(folder) if l['update'] <= start]; begin, tokens = time.time(), (history[-1]['tokens'] if history else 0)
     if start == 0: _note(folder, [dict(update=0, unigram_bow=unigram_bow(*_pad([ids[i] for i in range(min(2000, len(ids)))], tokenizer.pad_token_id, special, 'cpu')[::2], len(tokenizer)), tokens=0)])
     else: _note(folder, history)
     last = min(s.updates, start + stop_after) if stop_after else s.updates; sums = {}
-    for u in tqdm(range(start + 1, last + 1), disable=not progress, initial=start, total=s.updates, unit='update'):
+    for u in tqdm(range(start + 1, last + 1), disable=not progress, desc=progress, initial=start, total=s.updates, unit='update', mininterval=2):
         torch.manual_seed(int(np.random.SeedSequence([s.seed, u]).generate_state(1)[0])); x, mask, counted = _pad([ids[i] for i in _drawn(s, len(ids), u)], tokenizer.pad_token_id, special, device); labels = None
         if 'mlm' in s.objectives: x, labels = mask_words(x, mask, special, tokenizer.mask_token_id, len(tokenizer))
         for g in opt.param_groups: g['lr'] = rate_at(s, u)
@@ -118,17 +139,7 @@ def pretrain(
                                             packages={p: version(p) for p in ('torch', 'transformers', 'tokenizers')}, last=_history(folder)[-1], weights=sha256(folder/'encoder/model.safetensors')))
     import shutil; shutil.rmtree(folder/'checkpoint', ignore_errors=True); return read_json(folder/'pretrain.json')
 
-def _pad(rows, pad: int, special, device):
-    "(ids, mask, which tokens count)."
-    w = max(map(len, rows)); x = torch.full((len(rows), w), pad); mask = torch.zeros(len(rows), w, dtype=torch.long)
-    for i, r in enumerate(rows): x[i, :len(r)] = torch.tensor(r); mask[i, :len(r)] = 1
-    return x.to(device), mask.to(device), (mask.bool() & ~torch.isin(x, torch.tensor(special))).to(device)
-
-def _history(folder) -> list: return [json.loads(l) for l in (folder/'history.jsonl').read_text().splitlines()] if (folder/'history.jsonl').exists() else []
-def _note(folder, lines, more: bool = False):
-    with writing(folder/'history.jsonl') as f: f.write(''.join(json.dumps(l) + '\n' for l in ((_history(folder) if more else []) + lines)))
-
-# %% ../nbs/51_pretrain.ipynb #765a70cc
+# %% ../nbs/51_pretrain.ipynb #70b10597
 def read_encoder(name: str) -> PretrainSettings:
     "The settings of an encoder of our own; refused with the key at fault."
     import yaml
@@ -139,7 +150,7 @@ def read_encoder(name: str) -> PretrainSettings:
     try: return PretrainSettings(**values)
     except ValidationError as e: raise KitError(f"{f}: {'; '.join(x['loc'][0] + ': ' + x['msg'] if x['loc'] else x['msg'] for x in e.errors())}") from None
 
-def own_encoder(name: str, progress: bool = True) -> Path:
+def own_encoder(name: str) -> Path:
     "The folder of an encoder of our own, pre-trained first where it is not there yet."
     import yaml
     from reproduce_kit.backbone import weights_folder
@@ -149,5 +160,5 @@ def own_encoder(name: str, progress: bool = True) -> Path:
         with exclusive(f'encoder-{name}'):
             words = yaml.safe_load((root()/'params/tite/encoders'/f'{name}.yaml').read_text('utf-8')).get('words', 64); corpus = build_docs(words, 150, 100).corpus
             vocabulary = read_json(weights_folder('minilm-l6-h384')/'tokenizer.json')['model']['vocab']; tokenizer = tite_tokenizer(sorted(vocabulary, key=vocabulary.get), s.max_length)
-            pretrain(s, [corpus[d] for d in sorted(corpus)], tokenizer, folder, progress=progress)
+            pretrain(s, [corpus[d] for d in sorted(corpus)], tokenizer, folder, progress=f'pre-training {name}')
     return folder/'encoder'
