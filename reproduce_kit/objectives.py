@@ -14,7 +14,7 @@ from transformers.modeling_outputs import ModelOutput
 from .core import KitError
 from .tite import TiteConfig, TiteModel, TitePreTrainedModel, rotate
 
-# %% ../nbs/33_objectives.ipynb #241fef25
+# %% ../nbs/33_objectives.ipynb #fbb4de27
 class WordHead(nn.Module):
     "Linear, activation, norm: what stands before the decoder."
     def __init__(self, c: TiteConfig):
@@ -23,7 +23,7 @@ class WordHead(nn.Module):
 
 def bow_loss(logits, ids, counted):
     "Binary cross-entropy over the vocabulary: is this word in the sequence? (batch, vocabulary), (batch, length), and which tokens count."
-    there = torch.zeros_like(logits).scatter_(1, torch.where(counted, ids, ids.new_full((), logits.shape[1] - 1)), counted.to(logits.dtype), reduce='add').clamp_(max=1)
+    there = torch.zeros_like(logits).scatter_reduce(1, torch.where(counted, ids, ids.new_full((), logits.shape[1] - 1)), counted.to(logits.dtype), 'amax')
     return F.binary_cross_entropy_with_logits(logits, there)
 
 def unigram_bow(ids, counted, vocabulary: int) -> float:

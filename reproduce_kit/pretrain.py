@@ -100,7 +100,7 @@ def _history(folder) -> list: return [json.loads(l) for l in (folder/'history.js
 def _note(folder, lines, more: bool = False):
     with writing(folder/'history.jsonl') as f: f.write(''.join(json.dumps(l) + '\n' for l in ((_history(folder) if more else []) + lines)))
 
-# %% ../nbs/51_pretrain.ipynb #8def10c6
+# %% ../nbs/51_pretrain.ipynb #5981e3dd
 def pretrain(
     s: PretrainSettings,
     texts: list,
@@ -130,7 +130,7 @@ def pretrain(
         out = model(x, mask, special, labels); out.loss.backward(); norm = torch.nn.utils.clip_grad_norm_(ps, s.max_grad_norm); opt.step(); opt.zero_grad(); tokens += int(mask.sum())
         if not torch.isfinite(out.loss): raise KitError(f'update {u}: the loss is {float(out.loss)}; lower learning_rate, then delete {folder/"checkpoint"} or start over')
         for k, v in out.items():
-            if k.endswith('loss'): sums.setdefault(k, []).append(float(v))
+            if k.endswith('loss'): sums.setdefault(k, []).append(float(v.detach()))
         if u % s.log_updates == 0 or u == s.updates: _note(folder, [dict(update=u, **{k: sum(v) / len(v) for k, v in sums.items()}, grad_norm=float(norm), learning_rate=rate_at(s, u), tokens=tokens)], more=True); sums = {}
         if u % s.save_updates == 0 and u < s.updates: _save(folder, model, opt, u)
     if last < s.updates: return {}
