@@ -6,7 +6,7 @@
 __all__ = ['FILES', 'quiet', 'gte_config', 'weights_folder', 'sources', 'load_backbone', 'count_parameters', 'architecture',
            'load_checkpoint']
 
-# %% ../nbs/35_backbone.ipynb #f8ab26da
+# %% ../nbs/35_backbone.ipynb #366ce6ca
 import json, logging, os, shutil
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from .config import BACKBONES, RunConfig
 from .core import KitError, SEAL, broken, exclusive, place, read_json, seal, sha256
+from .encoders import read_encoder
 from .hub import DATASETS, fetch, full_revision
 
 # %% ../nbs/35_backbone.ipynb #2c267bd2
@@ -49,7 +50,7 @@ def _from_hub(backbone: str) -> Path:
         raise KitError(f"backbone {backbone}: {folder/'config.json'}: {'; '.join(wrong)}; this is another model than the one pinned")
     return folder
 
-# %% ../nbs/35_backbone.ipynb #bf2b2021
+# %% ../nbs/35_backbone.ipynb #b6660d97
 _GTE_SAME = ('vocab_size', 'hidden_size', 'num_hidden_layers', 'num_attention_heads', 'intermediate_size', 'hidden_act', 'hidden_dropout_prob', 'attention_probs_dropout_prob',
              'max_position_embeddings', 'type_vocab_size', 'initializer_range', 'layer_norm_eps', 'pad_token_id', 'classifier_dropout')
 _GTE_ONLY = dict(model_type='new', position_embedding_type='rope', layer_norm_type='layer_norm', pack_qkv=True, logn_attention_scale=False, logn_attention_clip1=False, hidden_act='gelu')
@@ -93,8 +94,10 @@ def weights_folder(
     spec = BACKBONES[backbone]
     if 'package' in spec: return _from_package(backbone)
     if 'encoder' in spec:
-        from reproduce_kit.pretrain import own_encoder
-        return own_encoder(backbone)
+        e = read_encoder(backbone, spec['encoder']); done = e.folder/'done.json'
+        if not done.exists(): raise KitError(f"backbone {backbone} is pre-trained by the kit itself and not there yet ({e.folder}); `reproduce run {spec['encoder']}/{backbone}.yaml`")
+        if sha256(e.folder/'encoder/model.safetensors') != read_json(done)['weights']: raise KitError(f"backbone {backbone}: {e.folder/'encoder/model.safetensors'} was changed after its pre-training; delete {e.folder} and run {spec['encoder']}/{backbone}.yaml again")
+        return e.folder/'encoder'
     with exclusive(f'backbone-{backbone}'):
         folder = _from_hub(backbone)
         return _native_gte(backbone, folder) if spec['expect']['model_type'] == 'new' else folder
@@ -105,7 +108,7 @@ def sources(cfg: RunConfig) -> dict:
     if cfg.collection == 'msmarco': used += [DATASETS[k] | dict(kind='dataset') for k in ('msmarco', *(['qa'] if 'qa' in cfg.test_sets else []), *(['nanobeir'] if cfg.select_on == 'nanobeir' else []))]
     return dict(weights=sha256(weights_folder(cfg.backbone)/'model.safetensors')) | {u['repo']: full_revision(u['repo'], u['revision'], u['kind'], u['ref']) for u in used}
 
-# %% ../nbs/35_backbone.ipynb #503d23d6
+# %% ../nbs/35_backbone.ipynb #4c2355a6
 _DROPOUT = dict(bert=('hidden_dropout_prob', 'attention_probs_dropout_prob'), new=('hidden_dropout_prob', 'attention_probs_dropout_prob'),
                 modernbert=('attention_dropout', 'embedding_dropout', 'mlp_dropout', 'classifier_dropout'), tite=('hidden_dropout_prob',))
 
@@ -148,8 +151,8 @@ def architecture(
     from transformers import AutoModelForSequenceClassification, BertConfig, GteConfig, ModernBertConfig
     e = dict(BACKBONES[backbone]['expect']); kind = e.pop('model_type')
     if kind == 'tite':
-        from reproduce_kit.pretrain import encoder_config, read_encoder
-        with quiet(), torch.device(device): c = encoder_config(read_encoder(backbone), e['vocab_size']); c.num_labels = 1; return AutoModelForSequenceClassification.from_config(c)
+        from reproduce_kit.tite import encoder_config
+        with quiet(), torch.device(device): c = encoder_config(read_encoder(backbone, BACKBONES[backbone]['encoder'])); c.num_labels = 1; return AutoModelForSequenceClassification.from_config(c)
     make = dict(bert=BertConfig, new=GteConfig, modernbert=ModernBertConfig)[kind]
     with quiet(), torch.device(device): return AutoModelForSequenceClassification.from_config(make(**e | dict(num_hidden_layers=layers, num_labels=1, pad_token_id=0)))
 

@@ -11,11 +11,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 from .core import KitError, did_you_mean, sha256
 
-# %% ../nbs/07_hub.ipynb #8a9cd6a9
+# %% ../nbs/07_hub.ipynb #da0c7364
 DATASETS = {
     'msmarco': dict(repo='sentence-transformers/msmarco', revision='9e329ed', ref='main'),                                    # corpus, queries, triplets
     'qa': dict(repo='microsoft/ms_marco', revision='a47ee7aae8d7d466ba15f9f0bfac3b3681087b3a', ref='main'),                   # v1.1 validation
     'nanobeir': dict(repo='sentence-transformers/NanoBEIR-en', revision='beb106fbcfaa599c508c667041bf8c85fd78736b', ref='main'),
+    'fineweb-edu': dict(repo='HuggingFaceFW/fineweb-edu', revision='87f09149ef4734204d70ed1d046ddc9ca3f2b8f9', ref='main'),   # sample/10BT: 9,672,101 texts in 14 files
 }
 
 # %% ../nbs/07_hub.ipynb #0051e0b1
