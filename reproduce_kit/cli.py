@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['recipe_option', 'as_json', 'on_option', 'rates_option', 'study_option', 'show', 'columns', 'main', 'list_', 'run',
-           'pick', 'logs', 'fetch', 'stop', 'evaluate', 'plan', 'prepare', 'check', 'rerank', 'tables', 'figures',
-           'paper', 'report', 'why', 'push', 'checkup', 'doctor']
+           'pick', 'logs', 'fetch', 'stop', 'evaluate', 'plan', 'prepare', 'check', 'rerank', 'retrieve', 'tables',
+           'figures', 'paper', 'report', 'why', 'push', 'checkup', 'doctor']
 
-# %% ../nbs/90_cli.ipynb #7b6120b6
+# %% ../nbs/90_cli.ipynb #dd02b429
 import errno, json, os, sys, time
 import click
-from .core import KitError, did_you_mean, disk_error, place, root
+from .core import KitError, did_you_mean, disk_error, place, read_json, root
 
 # %% ../nbs/90_cli.ipynb #8a95fe64
 class _Group(click.Group):
@@ -48,7 +48,7 @@ def main():
     "Re-run a published reranking study from raw data to the printed table."
     os.environ.setdefault('HF_HUB_DISABLE_TELEMETRY', '1'); os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
 
-# %% ../nbs/90_cli.ipynb #9d9ca750
+# %% ../nbs/90_cli.ipynb #488ed8d8
 def _state(cfg) -> dict:
     "One line of `reproduce list`."
     from reproduce_kit.store import run_folder
@@ -58,6 +58,17 @@ def _state(cfg) -> dict:
         done = json.loads((folder/'done.json').read_text()); s = cfg.test_sets[0]; m = next(iter(done['epochs']['1']['means'][s]))
         return row | dict(state='done', updates=cfg.updates, measure=f'{s} {m}', epochs={int(k): v['means'][s][m] for k, v in done['epochs'].items()}, selected=done['selected'] and int(done['selected']))
     if h := read_history(folder): return row | dict(state='unfinished', updates=h[-1]['step'])
+    return row
+
+def _made_state(s) -> dict:
+    "The same of an encoder or a bi-encoder."
+    from reproduce_kit.encoders import KINDS, made
+    from reproduce_kit.training import read_history
+    row = dict(study=s.study, recipe=KINDS[type(s)], name=s.name, identity=s.identity, title=s.name, optimizer='adamw', state='not run', updates=0, of=s.updates, measure=None, epochs=None, selected=None, folder=str(s.folder))
+    if made(s):
+        means = read_json(s.folder/'done.json').get('means', {}); n = next(iter(means), None)
+        return row | dict(state='done', updates=s.updates) | (dict(measure=f'{n} nDCG@10', epochs={1: means[n]['nDCG@10']}) if n else {})
+    if (h := read_history(s.folder)) and h[-1]['step']: return row | dict(state='unfinished', updates=h[-1]['step'])
     return row
 
 def _dollars(x): return '' if x is None else f'{x:,.2f}'
@@ -81,7 +92,8 @@ def list_(paths, on, as_json):
     "Configs and the state of their runs (default: all of params/)."
     if on == 'modal': return _list_modal(paths, as_json)
     from reproduce_kit.config import read_configs
-    rows = [_state(c) for c in read_configs(paths or [root()/'params'])]
+    from reproduce_kit.encoders import BiEncoderSettings, EncoderSettings, read_made
+    where = paths or [root()/'params']; rows = [_state(c) for c in read_configs(where, none=True)] + [_made_state(s) for kind in (EncoderSettings, BiEncoderSettings) for s in read_made(kind, where)]
     def text():
         t = columns([(r['study'], r['recipe'], r['name'], r['identity'], r['state'], f"{r['updates']}/{r['of']}", r['measure'], ' '.join(f"{v:.4f}{'*' if n == r['selected'] else ''}" for n, v in (r['epochs'] or {}).items())) for r in rows],
                     ('study', 'recipe', 'name', 'identity', 'state', 'updates', 'measure', 'per epoch (* selected)'))
@@ -89,7 +101,7 @@ def list_(paths, on, as_json):
         return t + ('\n\nnext: reproduce run params/' + left[0]['study'] if left else '\n\nnext: reproduce paper')
     show(rows, as_json, text)
 
-# %% ../nbs/90_cli.ipynb #063ad33e
+# %% ../nbs/90_cli.ipynb #af4a2a87
 def _tracker(name: str):
     "Refuse a tracker that is not installed or not logged in, before anything starts."
     from importlib.util import find_spec
@@ -113,15 +125,18 @@ def _tracker(name: str):
 def run(paths, on, as_json, track, yes, max_dollars, secrets, detach, rates):
     "Train, rerank and measure every config of PATHS that is not done (YAML files or folders)."
     from reproduce_kit.config import read_configs
-    if on == 'modal': return _run_modal(paths, read_configs(paths), as_json, track or '', yes, max_dollars, {*secrets, *([track] if track else [])}, detach, rates)
+    if on == 'modal':
+        from reproduce_kit.encoders import BiEncoderSettings, EncoderSettings, encoders_of, read_made
+        if mine := [s.name for s in [*read_made(EncoderSettings, paths), *read_made(BiEncoderSettings, paths), *encoders_of(read_configs(paths, none=True))]]: raise KitError(f"{', '.join(dict.fromkeys(mine))}: encoders of our own and what starts from them are made where the run store is; name other files, or leave --on modal out")
+        return _run_modal(paths, read_configs(paths), as_json, track or '', yes, max_dollars, {*secrets, *([track] if track else [])}, detach, rates)
     if track: _tracker(track)
-    configs = read_configs(paths)
-    from reproduce_kit.study import run_study
-    start = time.time(); out = run_study(configs, say=lambda m: click.echo(m, err=as_json))
-    study = configs[0].study; recipes = {c.recipe for c in configs}; only = f' --recipe {configs[0].recipe}' if len(recipes) == 1 and study != 'embedded' else ''
+    configs = read_configs(paths, none=True)
+    from reproduce_kit.study import run_paths
+    start = time.time(); out = run_paths(paths, say=lambda m: click.echo(m, err=as_json))
+    study = configs[0].study if configs else 'tite'; recipes = {c.recipe for c in configs}; only = f' --recipe {configs[0].recipe}' if len(recipes) == 1 and study != 'embedded' else ''
     show(out | dict(seconds=round(time.time() - start, 1)), as_json,
-         lambda: f"{len(out['done'])} trained, {len(out['skipped'])} done before, {len(out['failed'])} failed\n\nnext: reproduce {'run ' + ' '.join(paths) if out['failed'] else f'paper --study {study}{only}'}")
-    if len(out['done']) + len(out['skipped']) < len(configs): sys.exit(1)
+         lambda: f"{len(out['done'])} made, {len(out['skipped'])} done before, {len(out['failed'])} failed\n\nnext: reproduce {'run ' + ' '.join(paths) if out['failed'] else f'paper --study {study}{only}'}")
+    if out['failed'] or len(out['done']) + len(out['skipped']) < len(configs): sys.exit(1)
 
 # %% ../nbs/90_cli.ipynb #8220d1b8
 def _cost_table(rows) -> str:
@@ -315,6 +330,20 @@ def rerank(checkpoint, collection, split, depth, max_length, out, as_json):
     show(dict(t.attrs, measures=t.T.to_dict()), as_json, lambda: (
         f"{t.attrs['collection']} {t.attrs['split']}: {t.attrs['topics']} topics, depth {depth}\n\n" + t.T.round(4).to_string(float_format='%.4f') +
         f"\n\nnDCG@10 reranked minus first stage: {d:+.4f}, 95 % paired bootstrap interval [{low:+.4f}, {high:+.4f}]" + (f'\nwrote {out}' if out else '')))
+
+# %% ../nbs/90_cli.ipynb #0fe74209
+@main.command()
+@click.option('--model', required=True, type=click.Path(), help='Folder with a bi-encoder, e.g. runs/tite/bi-encoders/.../model.')
+@click.option('--collection', required=True, type=click.Path(), help='Folder with passages, topics and qrels; BEIR\'s layout will do.')
+@click.option('--split', default='', help='Which split, when the folder has several with text.')
+@click.option('--depth', default=1000, show_default=True, type=click.IntRange(1), help='Passages per topic.')
+@click.option('--out', type=click.Path(), default=None, help='Write the ranking to this TREC run file (.gz to compress).')
+@as_json
+def retrieve(model, collection, split, depth, out, as_json):
+    "Rank a whole collection by a bi-encoder's dot products (exact search) and report all measures."
+    from reproduce_kit.dense import retrieve_collection
+    t = retrieve_collection(model, collection, split, depth, out, progress=not as_json)
+    show(dict(t.attrs, measures=t.T.to_dict()), as_json, lambda: f"{t.attrs['collection']} {t.attrs['split']}: {t.attrs['topics']} topics, {t.attrs['passages']:,} passages\n\n" + t.T.round(4).to_string(float_format='%.4f') + (f'\nwrote {out}' if out else ''))
 
 # %% ../nbs/90_cli.ipynb #3f39b66c
 def _make(names, study, recipe, as_json, then):

@@ -97,10 +97,26 @@ def _hits(path) -> tuple:
         raise KitError(f"{path}: expected a list of {{query, hits: [{{qid, docid, score, content}}]}} ({type(e).__name__}: {e})") from None
     return corpus, topics, candidates
 
-# %% ../nbs/15_collection.ipynb #b5fe51b4
+# %% ../nbs/15_collection.ipynb #83bdfba9
 def _split(path: Path) -> str:
     "`dl19` for topics.dl19-passage.txt, qrels.dl19.txt, bm25-top100-text.dl19.json, candidates.dl19.run.gz."
     return path.name.split('.')[1].removesuffix('-passage')
+
+def _beir(folder: Path) -> tuple:
+    "(topics, qrels) by split of a BEIR data set as its authors' archives unpack: queries.jsonl and qrels/SPLIT.tsv."
+    texts, topics, qrels = {}, {}, {}
+    for i, line in enumerate(read_lines(folder/'queries.jsonl'), 1):
+        try: row = json.loads(line); texts[str(row['_id'])] = row['text']
+        except (ValueError, KeyError, TypeError): raise KitError(f"{folder/'queries.jsonl'}, line {i}: expected {{\"_id\": ..., \"text\": ...}}, found {line[:80]!r}") from None
+    for f in sorted((folder/'qrels').glob('*.tsv')):
+        got = qrels.setdefault(f.stem, {})
+        for i, line in enumerate(read_lines(f), 1):
+            w = line.rstrip('\n').split('\t')
+            if i == 1 and w[0] == 'query-id': continue
+            if len(w) != 3 or not w[2].lstrip('-').isdigit(): raise KitError(f"{f}, line {i}: expected query-id, corpus-id and score between tabs, found {line[:80]!r}")
+            got.setdefault(w[0], {})[w[1]] = int(w[2])
+        topics[f.stem] = {q: texts[q] for q in got if q in texts}
+    return topics, qrels
 
 def _find(folder: Path, *patterns) -> dict:
     "{split: file} for the files that match."
@@ -123,6 +139,7 @@ def read_collection(
             passages, texts, candidates[s] = _hits(files['hits'][s])
             corpus |= passages; topics[s] = texts | topics.get(s, {})
         elif 'corpus.jsonl' not in {p.name for p in folder.iterdir()}: topics.pop(s, None)  # judged, but without text
+    if (folder/'queries.jsonl').exists(): topics, qrels = _beir(folder)
     splits = [s for s in qrels if s in topics]
     if not splits or not corpus: raise KitError(
         f"{folder} is no collection: found splits with qrels {sorted(qrels) or 'none'}, with topics {sorted(files['topics']) or 'none'}, "

@@ -243,16 +243,18 @@ def read_config(path) -> RunConfig:
     if len(runs) > 1: raise KitError(f"{path} describes {len(runs)} runs ({runs[0].name}, ...); a single one is needed here")
     return runs[0]
 
-# %% ../nbs/05_config.ipynb #396c557f
+# %% ../nbs/05_config.ipynb #4b24a7af
 def read_configs(
     paths,                  # YAML files, or folders of them
+    none: bool = False,     # whether it is fine that they describe no run, but encoders or claims
 ) -> list:                  # RunConfig, in the order of their table rows
     "All runs that `paths` describe; all refusals are collected before anything starts."
     files, bad, out = [], [], []
     for p in map(Path, paths):
-        found = sorted(f for f in p.rglob('*.yaml') if f.parent.name not in OTHERS) if p.is_dir() else [p]
+        found = sorted(p.rglob('*.yaml')) if p.is_dir() else [p]; runs = [f for f in found if f.parent.name not in OTHERS]
         if not found: bad.append(f"{p} holds no .yaml files")
-        files += found
+        elif not runs and not none: bad.append(f"{p} describes no run, but {found[0].parent.name}")
+        files += runs
     for f in dict.fromkeys(files):
         try: out += read_runs(f)
         except KitError as e: bad.append(str(e))
@@ -263,12 +265,13 @@ def row_order(cfg: RunConfig):
     "Tables list backbones by depth, AdamW before Lion, seeds in order."
     return (cfg.study, cfg.recipe, list(BACKBONES).index(cfg.backbone), cfg.layers, list(OPTIMIZERS).index(cfg.optimizer), cfg.learning_rate, cfg.seed, cfg.name)
 
-# %% ../nbs/05_config.ipynb #8bdddf2c
+# %% ../nbs/05_config.ipynb #42d32589
 def from_namespace(
-    ns: dict,     # the notebook's `globals()`
-) -> RunConfig:
-    "The run that a notebook's parameters describe."
-    return make_config({k: v for k, v in ns.items() if k in RunConfig.model_fields or (type(v) in (str, int, float, bool, list) and not k.startswith('_') and k not in ('In', 'Out'))})
+    ns: dict,        # the notebook's `globals()`
+    kind=RunConfig,  # or another kind of settings
+):
+    "The settings that a notebook's parameters describe."
+    return validated(kind, {k: v for k, v in ns.items() if k in kind.model_fields or (type(v) in (str, int, float, bool, list) and not k.startswith('_') and k not in ('In', 'Out'))})
 
 # %% ../nbs/05_config.ipynb #5e9b15ae
 def example(

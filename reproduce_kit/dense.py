@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['load_bi_encoder', 'dense', 'retrieve_collection']
 
-# %% ../nbs/61_dense.ipynb #99e06e7a
+# %% ../nbs/61_dense.ipynb #8d1c60ad
+import heapq, sys
 from pathlib import Path
 import pandas as pd
-import torch
+from tqdm import tqdm
 from .collection import read_collection
 from .core import KitError
 from .metrics import evaluate, means
 from .trec import write_run
 
-# %% ../nbs/61_dense.ipynb #9a49fc3f
+# %% ../nbs/61_dense.ipynb #4d64c3e5
 def load_bi_encoder(folder):
     "A `SentenceTransformer` from local files; what has no vector of its own is refused."
     import reproduce_kit.tite  # so that the Auto classes know it
@@ -28,20 +29,31 @@ def dense(
     corpus: dict,           # {docid: passage}
     depth: int = 1000,
     batch_size: int = 64,
-    query_tokens: int = 32,
-    progress: bool = False,
+    query_tokens: int = 32, # kept of a topic
+    passage_tokens: int = None,  # kept of a passage; None: what the model takes
+    part: int = 100_000,    # passages encoded and searched at a time
+    progress: str = '',     # a label shows a progress bar
 ) -> dict:                  # {topic: {docid: dot product}}
     "The passages with the highest dot products, for each topic."
     from sentence_transformers.util import dot_score, semantic_search
     docs, qs = list(corpus), list(topics); most = model.max_seq_length
     if not docs or not qs: raise KitError(f'{len(qs)} topics and {len(docs)} passages; nothing to search')
-    def encode(texts, limit): model.max_seq_length = limit; return model.encode(texts, batch_size=batch_size, convert_to_tensor=True, show_progress_bar=progress)
-    try: q, d = encode([topics[t] for t in qs], min(query_tokens, most or query_tokens)), encode([corpus[x] for x in docs], most)
+    def encode(texts, limit): model.max_seq_length = limit; return model.encode(texts, batch_size=batch_size, convert_to_tensor=True, show_progress_bar=False)
+    best = [[] for _ in qs]
+    try:
+        q = encode([topics[t] for t in qs], min(query_tokens, most or query_tokens))
+        with tqdm(total=len(docs), desc=progress, unit='passage', disable=not progress, file=sys.stdout, mininterval=2) as bar:
+            for at in range(0, len(docs), part):
+                some = docs[at:at + part]; d = encode([corpus[x] for x in some], min(passage_tokens or most, most or passage_tokens))
+                for i, hits in enumerate(semantic_search(q, d, top_k=min(depth, len(some)), score_function=dot_score)):
+                    best[i] = heapq.nlargest(depth, best[i] + [(float(h['score']), -at - h['corpus_id']) for h in hits])  # of equal scores the first passage
+                bar.update(len(some))
     finally: model.max_seq_length = most
-    return {t: {docs[h['corpus_id']]: float(h['score']) for h in hits} for t, hits in zip(qs, semantic_search(q, d, top_k=min(depth, len(docs)), score_function=dot_score))}
+    return {t: {docs[-i]: s for s, i in b} for t, b in zip(qs, best)}
 
 def retrieve_collection(folder, collection, split: str = '', depth: int = 1000, out=None, progress: bool = True) -> pd.DataFrame:
     "A bi-encoder's measures on a collection folder, a row for the model."
-    c = read_collection(collection); split = c.only(split or next(iter(c.topics))); run = dense(load_bi_encoder(folder), c.topics[split], c.corpus, depth, progress=progress)
+    c = read_collection(collection); split = c.only(split or next(iter(c.topics))); run = dense(load_bi_encoder(folder), c.topics[split], c.corpus, depth, progress=split if progress else '')
     if out: write_run(out, run, tag=Path(folder).resolve().name)
-    return pd.DataFrame({'dense': means(evaluate(run, c.qrels[split]))}).T
+    table = pd.DataFrame({'dense': means(evaluate(run, c.qrels[split]))}).T
+    table.attrs = dict(collection=c.name, split=split, topics=len(c.topics[split]), passages=len(c.corpus)); return table

@@ -36,7 +36,7 @@ def info_nce(
     if not use.any(1).all(): raise KitError('InfoNCE has nothing to set a passage against: one query, and no passage of its own far enough below; use larger batches, or a smaller theta')
     return (everything.masked_fill(~use, float('-inf')).logsumexp(1) - positive).mean()
 
-# %% ../nbs/52_distil.ipynb #8caeae20
+# %% ../nbs/52_distil.ipynb #3d3895b8
 class DistilLoss(nn.Module):
     "Margin-MSE + KL + InfoNCE of a bi-encoder's dot products."
     def __init__(self, model, theta: float = 3., strict: bool = True, positive_below: bool = True, parts=('margin', 'kl', 'nce')):
@@ -60,6 +60,7 @@ def distil_rows(
     teacher: dict,           # {topic: {docid: score}}, e.g. from `read_run`
     passages: int = 8,       # of each topic
     seed: int = 12,
+    cut=lambda text, passage: text,   # shortens a topic (False) or a passage (True)
 ) -> dict:                   # columns for `datasets.Dataset.from_dict`: query, passage_1 ..., label
     "Training rows from a teacher's run: passages drawn at random among those it scored, the same for the same seed."
     import numpy as np
@@ -67,7 +68,7 @@ def distil_rows(
     for t in sorted(set(topics) & set(teacher)):
         docs = sorted(d for d in teacher[t] if d in corpus)
         if len(docs) < passages: continue
-        some = np.random.default_rng([seed, *t.encode()]).choice(docs, passages, replace=False); out['query'].append(topics[t]); out['label'].append([float(teacher[t][d]) for d in some])
-        for i, d in enumerate(some, 1): out[f'passage_{i}'].append(corpus[d])
+        some = np.random.default_rng([seed, *t.encode()]).choice(docs, passages, replace=False); out['query'].append(cut(topics[t], False)); out['label'].append([float(teacher[t][d]) for d in some])
+        for i, d in enumerate(some, 1): out[f'passage_{i}'].append(cut(corpus[d], True))
     if not out['query']: raise KitError(f'no topic has {passages} scored passages with text; lower passages, or score more')
     return out

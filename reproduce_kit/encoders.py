@@ -62,7 +62,7 @@ class EncoderSettings(Learning):
         if len(set(self.objectives)) < len(self.objectives): yield "objectives: one of them stands there twice"
         if self.text == 'fineweb-edu' and self.texts is None: yield "texts: needed for fineweb-edu; its sample has 9,672,101"
 
-# %% ../nbs/06_encoders.ipynb #79657c42
+# %% ../nbs/06_encoders.ipynb #4c0e0374
 class BiEncoderSettings(Learning):
     "What a bi-encoder is taught with, and measured on."
     encoder: Word = Field(description="name of a file in the study's encoders/")
@@ -70,9 +70,9 @@ class BiEncoderSettings(Learning):
     passage_words: Annotated[int, Field(ge=8, le=400)] | None = Field(description="words kept of a passage, null but for docs")
     test_topics: Count | None = Field(description="test topics drawn, null but for docs")
     test_sets: Annotated[list[str], Field(min_length=1)] = Field(description="splits to measure; for msmarco dl19, dl20; or folders of BEIR data sets")
-    teacher: str = Field(min_length=1, description="parameter file of a finished run, or a TREC run file over the training topics")
+    teacher: str = Field(min_length=1, description="`bm25`, the parameter file of a finished run, or a TREC run file over the training topics")
     train_topics: Count | None = Field(description="topics drawn from those the teacher can score; null: all")
-    depth: Count | None = Field(description="BM25's candidates from which a store's teacher gets its passages; null for a run file")
+    depth: Count | None = Field(description="BM25's candidates from which a topic's passages are drawn; null for a run file")
     passages: Annotated[int, Field(ge=2)] = Field(description="of each topic")
     losses: Annotated[list[Literal['margin', 'kl', 'nce']], Field(min_length=1)] = Field(description="of the sum that is trained")
     nce_theta: Annotated[float, Field(ge=0)] = Field(description="how far below its favourite the teacher puts a negative of the same topic")
@@ -85,9 +85,10 @@ class BiEncoderSettings(Learning):
         yield from super().misfits()
         for key in ('passage_words', 'test_topics'):
             if (getattr(self, key) is None) == (self.collection == 'docs'): yield f"{key}: {'needed' if self.collection == 'docs' else 'write null'}, since the collection is {self.collection!r}"
-        if (self.depth is None) == self.teacher.endswith('.yaml'): yield f"depth: {'needed' if self.teacher.endswith('.yaml') else 'write null'}, since the teacher is {self.teacher!r}"
+        retrieves = self.teacher == 'bm25' or self.teacher.endswith('.yaml')
+        if (self.depth is None) == retrieves: yield f"depth: {'needed' if retrieves else 'write null'}, since the teacher is {self.teacher!r}"
         if self.depth and self.depth < self.passages: yield f"passages: {self.passages} do not come out of {self.depth} candidates"
-        if self.collection == 'msmarco' and self.teacher.endswith('.yaml'): yield "teacher: for msmarco name a TREC run file; the store's cross-encoders score what they retrieve themselves only on docs and folders"
+        if self.collection == 'msmarco' and retrieves: yield "teacher: for msmarco name a TREC run file; BM25 indexes docs and folders only"
 
 KINDS = {EncoderSettings: 'encoders', BiEncoderSettings: 'bi-encoders'}  # and where their files lie
 
