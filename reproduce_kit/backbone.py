@@ -6,8 +6,8 @@
 __all__ = ['FILES', 'quiet', 'gte_config', 'weights_folder', 'sources', 'load_backbone', 'count_parameters', 'architecture',
            'load_checkpoint']
 
-# %% ../nbs/35_backbone.ipynb #366ce6ca
-import json, logging, os, shutil
+# %% ../nbs/35_backbone.ipynb #83844077
+import logging, os, shutil
 from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -50,7 +50,7 @@ def _from_hub(backbone: str) -> Path:
         raise KitError(f"backbone {backbone}: {folder/'config.json'}: {'; '.join(wrong)}; this is another model than the one pinned")
     return folder
 
-# %% ../nbs/35_backbone.ipynb #b6660d97
+# %% ../nbs/35_backbone.ipynb #e2e64db5
 _GTE_SAME = ('vocab_size', 'hidden_size', 'num_hidden_layers', 'num_attention_heads', 'intermediate_size', 'hidden_act', 'hidden_dropout_prob', 'attention_probs_dropout_prob',
              'max_position_embeddings', 'type_vocab_size', 'initializer_range', 'layer_norm_eps', 'pad_token_id', 'classifier_dropout')
 _GTE_ONLY = dict(model_type='new', position_embedding_type='rope', layer_norm_type='layer_norm', pack_qkv=True, logn_attention_scale=False, logn_attention_clip1=False, hidden_act='gelu')
@@ -71,7 +71,6 @@ def gte_config(
 
 def _native_gte(backbone: str, source: Path) -> Path:
     "GTE's encoder in fp32 under native names, without its head, in `cache/backbones/`; converted once."
-    spec = BACKBONES[backbone]
     folder = place('cache')/'backbones'/f"{backbone}-{source.name[:8]}-{sha256([version('transformers'), sha256(source/'config.json')])[:8]}"
     if folder.exists() and not broken(folder): return folder
     import torch

@@ -6,7 +6,7 @@
 __all__ = ['training_text', 'check_teacher', 'teacher_scores', 'shorten', 'start_model', 'distil', 'retrieval_sets',
            'measure_bi_encoder']
 
-# %% ../nbs/62_biencoder.ipynb #b07dc963
+# %% ../nbs/62_biencoder.ipynb #32cb371d
 import json, math, shutil, sys, time
 from importlib.metadata import version
 from pathlib import Path
@@ -15,9 +15,9 @@ import numpy as np
 from .backbone import load_checkpoint, quiet
 from .collection import read_collection
 from .config import read_config
-from .core import KitError, SEAL, broken, exclusive, place, read_json, root, seal, sha256, write_json, writing
+from .core import KitError, SEAL, broken, exclusive, place, read_json, root, seal, sha256, write_json
 from .dense import dense, load_bi_encoder
-from .distil import DistilLoss, distil_rows
+from .distil import DistilLoss
 from .encoders import BiEncoderSettings, made, read_encoder
 from .metrics import evaluate, means, write_perquery
 from .msmarco import eval_set, passages, questions

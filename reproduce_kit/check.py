@@ -6,10 +6,9 @@
 __all__ = ['STATES', 'STUDY', 'RECIPES', 'AGAINST', 'SETS', 'Tolerance', 'by_rounding', 'by_seeds', 'by_topics', 'near',
            'classify', 'published_cells', 'check_cells', 'verdict']
 
-# %% ../nbs/84_check.ipynb #6db7d0ef
+# %% ../nbs/84_check.ipynb #946431b4
 from dataclasses import dataclass
 import numpy as np
-import pandas as pd
 from .audit import AS_PRINTED, KEY, SHORT, compare_cell, thesis_epochs
 from .config import BACKBONES, OPTIMIZERS, read_configs
 from .core import KitError, did_you_mean, root
@@ -71,7 +70,7 @@ def classify(
     gap = f'{float(published) - ours:+.4f}'
     return ('reproduced', f'published minus ours {gap}') if near(ours, published, tolerance) else ('differs', f"published minus ours {gap}, {'below' if float(published) > ours else 'above'} what is published")
 
-# %% ../nbs/84_check.ipynb #fecb6b9a
+# %% ../nbs/84_check.ipynb #93e4901f
 STUDY, RECIPES = 'lion-vs-adamw', ('as-stated', 'as-run', 'as-discussed')
 AGAINST = {'paper': 'Table I', 'authors': "the authors' raw outputs", 'thesis': 'Table 5.1 of the thesis'}
 SETS = {'mrr10_qa_v11': 'qa'}  # the others are of dl19
@@ -83,13 +82,15 @@ def published_cells(against: str) -> dict:
     if against == 'thesis': df['epoch'] = list(thesis_epochs(reference('table1'), df).values())
     return {(*(r[k] for k in KEY), m): f'{float(r[m]):.4f}' for _, r in df.iterrows() for m in AS_PRINTED if m in df.columns}
 
-def _ours(group: list, epoch: int, test_set: str, measure: str) -> tuple:
-    "(mean, tolerance) of a group of seeds."
-    df = dict(group_epochs(group))[epoch][test_set][0]
-    if len(group) < 3: return float(df[measure].mean()), by_topics(df[measure])
-    return float(df[measure].mean()), by_seeds([dict(group_epochs([r]))[epoch][test_set][0][measure].mean() for r in group])
+def _ours(group: list):
+    "A function of epoch, test set and measure: (mean, tolerance) of a group of seeds, whose files are read and hashed once."
+    mean, each = dict(group_epochs(group)), [dict(group_epochs([r])) for r in group] if len(group) > 2 else []
+    def of(epoch: int, test_set: str, measure: str) -> tuple:
+        df = mean[epoch][test_set][0]
+        return float(df[measure].mean()), by_seeds([e[epoch][test_set][0][measure].mean() for e in each]) if each else by_topics(df[measure])
+    return of
 
-# %% ../nbs/84_check.ipynb #fff2afcf
+# %% ../nbs/84_check.ipynb #8867159e
 def check_cells(
     study: str,
     recipe: str = '',          # one of the study's; '' for all
@@ -102,7 +103,7 @@ def check_cells(
     wrong = {(r['recipe'], r['name']): r['differences'] for r in check_configs(configs) if r['state'] == 'differs'}
     for name in dict.fromkeys(c.recipe for c in configs):
         if recipe and name != recipe: continue
-        mine = [c for c in configs if c.recipe == name]; here = {}
+        mine = [c for c in configs if c.recipe == name]; here, read = {}, {}
         for g in groups(finished(study, name)): here.setdefault((BACKBONES[g[0].cfg.backbone].get('repo'), OPTIMIZERS[g[0].cfg.optimizer]), []).append(g)
         asked = {(BACKBONES[c.backbone].get('repo'), OPTIMIZERS[c.optimizer]) for c in mine}
         for (b, o, e, m), printed in cells.items():
@@ -115,7 +116,9 @@ def check_cells(
                 if bad := [d for r in g for d in wrong.get((name, r.cfg.name), ())]: hindrance = f'the run is not what its config asks for: {bad[0]}'
                 elif s not in g[0].cfg.test_sets: hindrance = f'test set {s!r} was not measured; another MRR@10 is another protocol'
                 elif int(e) > g[0].cfg.epochs: hindrance = f'{g[0].cfg.epochs} epochs were trained'
-                else: ours, tolerance = _ours(g, int(e), s, m)
+                else:
+                    if (b, o) not in read: read[b, o] = _ours(g)
+                    ours, tolerance = read[b, o](int(e), s, m)
             state, why = classify(ours, printed, tolerance, {a: c[b, o, e, m] for a, c in others.items() if (b, o, e, m) in c}, hindrance)
             rows = [v for k, v in cells.items() if k[3] == m and k[:3] != (b, o, e)]; also = ours is not None and sum(near(ours, v, tolerance) for v in rows)
             if also and state == 'reproduced': why += f'; so would {also} of the {len(rows)} other published rows be'

@@ -7,7 +7,7 @@ __all__ = ['MEASURES', 'TREC', 'MODELS', 'VERDICTS', 'SOURCES', 'Evidence', 'mea
            'Disagree', 'words', 'Claim', 'read_claims', 'ask', 'judge', 'judge_all', 'said_verdicts', 'claims_table',
            'claims_inputs']
 
-# %% ../nbs/86_claims.ipynb #57c55c6a
+# %% ../nbs/86_claims.ipynb #5f7b44f6
 import ast
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
-from simpleeval import DEFAULT_OPERATORS, EvalWithCompoundTypes, FeatureNotAvailable, InvalidExpression
-from .audit import AS_PRINTED, KEY, SHORT, audit_inputs, authors
+from simpleeval import EvalWithCompoundTypes, FeatureNotAvailable, InvalidExpression
+from .audit import AS_PRINTED, KEY, SHORT, audit_inputs, authors, thesis_epochs
 from .check import STUDY
 from .config import BACKBONES, OPTIMIZERS, example, make_config
 from .core import KitError, did_you_mean, root, sha256
@@ -74,11 +74,10 @@ def measure_optimizers() -> dict:
         out[o] = dict(state=state, decoupled=bool(decoupled), signs=bool(((moved + .5 * was).abs() - 1).abs().max() < 1e-3))
     return out
 
-# %% ../nbs/86_claims.ipynb #9234b982
+# %% ../nbs/86_claims.ipynb #bd7d9eec
 def collect() -> Evidence:
     "The evidence that ships with the kit, with our own runs of the paper's study where there are any."
     thesis = reference('thesis'); table = reference('table1').set_index(KEY); topics, said = {}, {}
-    from reproduce_kit.audit import thesis_epochs
     thesis['epoch'] = list(thesis_epochs(reference('table1'), thesis).values())
     per_topic = reference('authors_topics')
     for k, g in per_topic.groupby(KEY):
@@ -104,7 +103,7 @@ def _with_runs(ev: Evidence) -> Evidence:
         if len({k[:2] for k in got}) == 6: ev.tables[ground] = got; ev.topics[ground] = topics; ev.seeds |= seeds; ev.curves |= curves
     return ev
 
-# %% ../nbs/86_claims.ipynb #2bc84363
+# %% ../nbs/86_claims.ipynb #3f6648f3
 class Missing(Exception): "What a claim needs and these data do not have, as a sentence."
 class Disagree(Missing): "What the sources state in more than one way."
 
@@ -152,7 +151,7 @@ def words(ev: Evidence, ground: str, seen: list) -> dict:
         if not pairs: raise Missing('no per-topic values of two models')
         return any(tested(pairs, lambda k: f'gap in {measure} of {k[0]} minus that of {k[1]}, epoch {k[2]}, corrected over {len(pairs)}').values())
     def most(measures, holds): n = sum(map(bool, holds)); note(f'{n} of {len(measures)} measures'); return 2 * n > len(measures)
-    return dict(value=value, peak=peak, won=won, peak_epoch=peak_epoch, mean=mean, spread=spread, lion_ahead=lion_ahead, significant=significant, interacts=interacts, most=most, round=round, len=len, min=min, max=max, sum=sum, all=all, any=any, abs=abs, sorted=sorted, set=set,
+    return dict(value=value, peak=peak, won=won, peak_epoch=peak_epoch, mean=mean, spread=spread, lion_ahead=lion_ahead, significant=significant, interacts=interacts, most=most, round=round, len=len, min=min, max=max, sum=sum, all=all, any=any, abs=abs,
                 models=lambda: keys(0, 'models'), optimizers=lambda: keys(1, 'optimizers'), epochs=lambda: keys(2, 'epochs'), **_other_words(ev, ground, note))
 
 # %% ../nbs/86_claims.ipynb #f0f60b9e
@@ -186,7 +185,7 @@ def _other_words(ev: Evidence, ground: str, note) -> dict:
         note(f'{what}: {ev.contrasts[what]:+.4f}'); return ev.contrasts[what]
     return dict(stated=stated, listed=listed, cited=cited, saved=saved, quantity=quantity, state=state, decoupled=decoupled, equal_steps=equal_steps, size=size, context=context, judged=judged, seeds=seeds, wobble=wobble, gradient=gradient, contrast=contrast)
 
-# %% ../nbs/86_claims.ipynb #0a14aeaa
+# %% ../nbs/86_claims.ipynb #146f1b8f
 @dataclass(frozen=True)
 class Claim:
     "One statement of a source."
@@ -216,7 +215,7 @@ def read_claims(folder=None) -> list:
 def ask(claim: Claim, ev: Evidence, ground: str) -> tuple:
     "(whether it holds on a ground, what was seen); raises Missing."
     seen = []; names = dict(TREC=list(TREC), ALL=list(MEASURES), MODELS=list(MODELS))
-    try: return bool(EvalWithCompoundTypes(operators=DEFAULT_OPERATORS | {ast.BitAnd: lambda a, b: a & b}, functions=words(ev, ground, seen), names=names).eval(claim.holds)), seen
+    try: return bool(EvalWithCompoundTypes(functions=words(ev, ground, seen), names=names).eval(claim.holds)), seen
     except Missing: raise
     except (InvalidExpression, FeatureNotAvailable, KeyError, TypeError) as e: raise KitError(f"claim {claim.id}: {claim.holds}: {type(e).__name__}: {e}") from None
 

@@ -7,9 +7,8 @@ __all__ = ['APP', 'HOME', 'VOLUMES', 'SECRETS', 'SEEN', 'JAVA', 'WANDB', 'KEPT',
            'function_name', 'Leases', 'volume', 'commit', 'refresh', 'note_call', 'ground', 'prepare', 'train',
            'evaluate', 'fetch', 'call_answer', 'start', 'app_name', 'make_app', 'all_configs', 'study']
 
-# %% ../nbs/75_cloud.ipynb #0e3b9f21
+# %% ../nbs/75_cloud.ipynb #0aa6f826
 import json, os, time
-from pathlib import Path
 os.environ.setdefault('MODAL_PAYLOAD_FORMAT', 'cbor')              # arguments and answers are data; the default would be pickle
 os.environ.setdefault('MODAL_IMAGE_BUILDER_VERSION', '2025.06')    # what `debian_slim` means
 import modal

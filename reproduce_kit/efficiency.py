@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['flops', 'flat', 'limit', 'packed_batches', 'others', 'side_by_side']
 
-# %% ../nbs/34_efficiency.ipynb #01e3a488
+# %% ../nbs/34_efficiency.ipynb #6fb6316b
 import statistics, time
 import numpy as np
 import pandas as pd
 import torch
 from .core import KitError
 from .pool import schedule
-from .tite import ARRANGEMENTS, TiteConfig, TiteModel, arrangement
+from .tite import TiteConfig, arrangement
 
 # %% ../nbs/34_efficiency.ipynb #c606c4c0
 def flops(

@@ -5,15 +5,14 @@
 # %% auto #0
 __all__ = ['PAIRS', 'tiny_model', 'made_up_words', 'tiny_msmarco', 'tiny_qa', 'tiny_nanobeir']
 
-# %% ../nbs/09_miniature.ipynb #537f7a4d
-import json, os, tempfile
+# %% ../nbs/09_miniature.ipynb #22335f43
+import json, tempfile
 from itertools import product
 from pathlib import Path
 from string import ascii_letters, ascii_lowercase, digits, punctuation
 import numpy as np
 from .config import BACKBONES
-from .core import KitError
-from .hub import DATASETS, fetch, full_revision, put
+from .hub import DATASETS, put
 
 # %% ../nbs/09_miniature.ipynb #a10ef0a2
 PAIRS = [a + b for a, b in product(ascii_lowercase, repeat=2)]
@@ -126,7 +125,7 @@ def tiny_msmarco(
         pin = DATASETS['msmarco']
         return put(pin['repo'], pin['revision'].ljust(40, '0'), f, 'dataset')
 
-# %% ../nbs/09_miniature.ipynb #dd58c55c
+# %% ../nbs/09_miniature.ipynb #c23ffdda
 def tiny_qa(
     rows: list = None,   # of `microsoft/ms_marco` v1.1; made up when absent
     seed: int = 12,
@@ -146,7 +145,7 @@ def tiny_nanobeir(
     seed: int = 12,
 ) -> Path:
     "`sentence-transformers/NanoBEIR-en` with made-up text, in the hub's cache."
-    rng = np.random.default_rng(seed); w = made_up_words(); configs = {}
+    rng = np.random.default_rng(seed); w = made_up_words()
     with tempfile.TemporaryDirectory() as tmp:
         f = Path(tmp)
         for s in sets:

@@ -7,10 +7,8 @@ __all__ = ['SETS', 'SHOWN', 'INDEX', 'Texts', 'passages', 'questions', 'first_tr
            'msmarco_pairs', 'set_folder', 'keep_set', 'eval_set', 'known_by', 'first_stage_gate', 'qa_set', 'qa_v11',
            'msmarco_sets']
 
-# %% ../nbs/28_msmarco.ipynb #48a56b37
-import json
+# %% ../nbs/28_msmarco.ipynb #a7f25511
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 import numpy as np
 from .collection import EvalSet

@@ -6,9 +6,9 @@
 __all__ = ['TOKENS', 'PAIRS', 'QA_PAIRS', 'GPUS', 'UTILISATION', 'work', 'parameters', 'assumed_hours', 'measured_hours',
            'memory_gib', 'describe_schedule', 'plan_run', 'check_run', 'check_configs']
 
-# %% ../nbs/68_plan.ipynb #82826a09
+# %% ../nbs/68_plan.ipynb #8bb89913
 import json, math
-from .config import BACKBONES, OPTIMIZERS, WHERE, RunConfig
+from .config import BACKBONES, WHERE, RunConfig
 from .core import KitError, did_you_mean
 from .store import Run, find_runs, run_folder
 from .training import planned_rate, read_history

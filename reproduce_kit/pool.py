@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['pooled_length', 'schedule', 'Segments', 'Step', 'plan', 'pool']
 
-# %% ../nbs/31_pool.ipynb #d2b1276d
+# %% ../nbs/31_pool.ipynb #ab6a1b3f
 from dataclasses import dataclass
 from functools import cache
 import numpy as np
 import torch
-from .core import KitError
 
 # %% ../nbs/31_pool.ipynb #024b02a4
 def pooled_length(

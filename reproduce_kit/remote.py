@@ -7,8 +7,8 @@ __all__ = ['price', 'affordable', 'modal_errors', 'connect', 'check_secrets', 's
            'read_remote_json', 'describe', 'remote_states', 'refuse_changed', 'deployed', 'start_study', 'stop_run',
            'watch', 'run_log', 'measure_stored', 'fetch_study', 'settle']
 
-# %% ../nbs/76_remote.ipynb #51f95b59
-import json, os, re, sys, time
+# %% ../nbs/76_remote.ipynb #4ee09e9c
+import json, re, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path

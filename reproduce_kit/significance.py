@@ -117,7 +117,7 @@ def named_correction(found: pd.DataFrame) -> str:
     a = found.attrs; name = dict(randomization="Fisher's randomization test", t="Student's paired t-test", wilcoxon="Wilcoxon's signed-rank test")[a['test']]
     return f"Letters: significantly better than the row of that letter ({name}, {a['comparisons']} comparisons, {a['correction']}, {a['alpha']:g})."
 
-# %% ../nbs/13_significance.ipynb #94843c20
+# %% ../nbs/13_significance.ipynb #56464209
 def components(
     d,            # differences: topics x seeds
 ) -> dict:        # mean, topics, seeds, rest: the mean and the variance of each part (zero where the estimate is below); n, k: how many topics and seeds; squares: mean squares
@@ -129,21 +129,22 @@ def components(
     t, s, e = k * ((rows - mean) ** 2).sum() / (n - 1), n * ((cols - mean) ** 2).sum() / (k - 1), ((d - rows - cols + mean) ** 2).sum() / ((n - 1) * (k - 1))
     return dict(mean=float(mean), topics=float(max(t - e, 0) / k), seeds=float(max(s - e, 0) / n), rest=float(e), n=n, k=k, squares=(float(t), float(s), float(e)))
 
+def _hillis(s, above, n, k) -> tuple:
+    "(standard error, degrees of freedom) of the mean over n topics and k seeds, from the mean square of seeds and what topics add to it."
+    return float(np.sqrt((s + above) / (n * k))), float(min((s + above) ** 2 / (s ** 2 / (k - 1)), n - 1) if s else n - 1)
+
 def _spread(topics, seeds, rest, n, k) -> tuple:
-    "(standard error, degrees of freedom) of the mean over n topics and k seeds."
-    s, above = n * seeds + rest, k * topics  # expected mean square of seeds, and what topics add to it
-    if not s: return float(np.sqrt(above / (n * k))), float(n - 1)
-    return float(np.sqrt((s + above) / (n * k))), float(min((s + above) ** 2 / (s ** 2 / (k - 1)), n - 1))
+    "`_hillis` of expected mean squares."
+    return _hillis(n * seeds + rest, k * topics, n, k)
 
 def topics_and_seeds(
     d,            # differences: topics x seeds
 ) -> dict:        # of `components`, with se, df, p, low, high (95 %)
     "Whether the mean difference is one for other topics and other seeds too; two-sided."
     from scipy.stats import t as student
-    c = components(d); t, s, e = c['squares']; top = s + max(t - e, 0)
-    if not top: return dict(c, se=0., df=c['n'] - 1, p=1. if not c['mean'] else 0., low=c['mean'], high=c['mean'])
-    se, df = float(np.sqrt(top / (c['n'] * c['k']))), float(min(top ** 2 / (s ** 2 / (c['k'] - 1)), c['n'] - 1) if s else c['n'] - 1)
-    half = student.ppf(.975, df) * se
+    c = components(d); t, s, e = c['squares']; above = max(t - e, 0)
+    if not s + above: return dict(c, se=0., df=c['n'] - 1, p=1. if not c['mean'] else 0., low=c['mean'], high=c['mean'])
+    se, df = _hillis(s, above, c['n'], c['k']); half = student.ppf(.975, df) * se
     return dict(c, se=se, df=df, p=float(2 * student.sf(abs(c['mean']) / se, df)), low=c['mean'] - half, high=c['mean'] + half)
 
 # %% ../nbs/13_significance.ipynb #00427e7f

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['pairs_per_second']
 
-# %% ../nbs/64_throughput.ipynb #ad2c393e
+# %% ../nbs/64_throughput.ipynb #5d99246f
 import statistics, time
 import pandas as pd
 import torch
-from .backbone import load_backbone, quiet
+from .backbone import load_backbone
 from .config import BACKBONES
 from .core import KitError
 from .efficiency import limit

@@ -7,16 +7,16 @@ __all__ = ['PER_LAYER', 'ARRANGEMENTS', 'TiteConfig', 'longest', 'arrangement', 
            'TiteLayer', 'TitePreTrainedModel', 'TiteModel', 'tiny_tite', 'TiteForSequenceClassification', 'register',
            'tite_tokenizer', 'save_bi_encoder']
 
-# %% ../nbs/32_tite.ipynb #78e2e9f4
+# %% ../nbs/32_tite.ipynb #87fee282
 import tempfile
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel, initialization as init
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 from .core import KitError
-from .encoders import EncoderSettings, read_encoder
+from .encoders import EncoderSettings
 from .pool import Segments, Step, plan, pool, schedule
 
 # %% ../nbs/32_tite.ipynb #10e29b2b
