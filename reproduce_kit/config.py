@@ -71,7 +71,7 @@ class DataSettings(BaseModel):
     bm25_b: Annotated[float, Field(ge=0, le=1)] = Field(description="BM25 length normalisation")
     depth: Annotated[int, Field(ge=1, le=1000)] = Field(description="candidates reranked per topic")
 
-# %% ../nbs/05_config.ipynb #ad4ff952
+# %% ../nbs/05_config.ipynb #f3b294cd
 class Settings(DataSettings):
     "The keys of a parameter file."
     # model
@@ -81,7 +81,7 @@ class Settings(DataSettings):
     attention: Literal['eager', 'sdpa', 'flash_attention_2'] = Field(description="attention kernel")
     max_length: Annotated[int, Field(ge=16, le=8192)] = Field(description="tokens of topic and passage together")
     # optimisation
-    optimizer: Literal['adamw', 'lion'] = Field(description="torch.optim.AdamW or lion_pytorch.Lion")
+    optimizer: Literal['adamw', 'lion'] = Field(description="torch.optim.AdamW or Lion, lion-pytorch's in one pass")
     learning_rate: Rate = Field(description="peak rate")
     beta1: Share = Field(description="momentum of the update")
     beta2: Share = Field(description="decay of the running average")

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['flops', 'flat', 'limit', 'packed_batches', 'others', 'side_by_side']
 
-# %% ../nbs/34_efficiency.ipynb #6fb6316b
-import statistics, time
+# %% ../nbs/34_efficiency.ipynb #f94bce57
+from functools import partial
 import numpy as np
 import pandas as pd
 import torch
+from .bench import interleaved
 from .core import KitError
 from .pool import schedule
 from .tite import TiteConfig, arrangement
@@ -37,7 +38,7 @@ def limit(c: TiteConfig, lengths) -> float:
     other = arrangement() if len(set(c.hidden_sizes)) > 1 else c
     return sum(flops(flat(other), int(n)) for n in lengths) / sum(flops(c, int(n)) for n in lengths)
 
-# %% ../nbs/34_efficiency.ipynb #920f21aa
+# %% ../nbs/34_efficiency.ipynb #b57fc75f
 def packed_batches(lengths, tokens: int, vocabulary: int, seed: int = 12, device='cpu', alike: bool = False) -> list:
     "[(ids, mask)] of random tokens, sequences of like length together (`alike`: of the same length, so that nobody pads), about `tokens` tokens in a batch."
     g, out, now = np.random.default_rng(seed), [], []
@@ -63,12 +64,7 @@ def side_by_side(
     before=lambda: None, # between two measurements, e.g. torch.cuda.synchronize
 ) -> pd.DataFrame:       # a row per model: seconds (median of rounds), fastest, slowest, sequences per second, speed-up (median of the rounds' ratios)
     "Encode the same batches with each model in turn."
-    took = {n: [] for n in models}
-    with torch.inference_mode():
-        for r in range(rounds + 1):
-            for n, m in models.items():
-                before(); t = time.perf_counter()
-                for ids, mask in batches: m(input_ids=ids, attention_mask=mask)
-                before(); took[n].append(time.perf_counter() - t)
-    first = next(iter(models)); count = sum(len(i) for i, _ in batches)
-    return pd.DataFrame([{'model': n, 'seconds': statistics.median(t[1:]), 'fastest': min(t[1:]), 'slowest': max(t[1:]), 'per second': count / statistics.median(t[1:]), 'speed-up': statistics.median(a / b for a, b in zip(took[first][1:], t[1:]))} for n, t in took.items()]).set_index('model')
+    def encode(m):
+        for ids, mask in batches: m(input_ids=ids, attention_mask=mask)
+    with torch.inference_mode(): t = interleaved({n: partial(encode, m) for n, m in models.items()}, rounds, before)
+    return t.rename(columns={'ratio': 'speed-up'}).rename_axis('model').assign(**{'per second': sum(len(i) for i, _ in batches) / t['seconds']})

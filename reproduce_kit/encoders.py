@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from .config import BACKBONES, Count, Rate, Share, Word, read_parameters, validated
 from .core import KitError, did_you_mean, place, root, sha256
 
-# %% ../nbs/06_encoders.ipynb #6864ac1a
+# %% ../nbs/06_encoders.ipynb #457197bb
 class Learning(BaseModel):
     "The keys that both kinds share: one course of AdamW, warm-up and cosine down to a floor."
     model_config = ConfigDict(frozen=True, extra='forbid', strict=True, allow_inf_nan=False)
@@ -58,6 +58,7 @@ class EncoderSettings(Learning):
     def misfits(self):
         yield from super().misfits()
         if (self.words is None) == (self.text == 'docs'): yield f"words: {'needed' if self.text == 'docs' else 'write null'}, since the text is {self.text!r}"
+        if self.width % (head := 64 if self.width >= 128 else 16): yield f"width: {self.width} is no multiple of a head's {head}"
         if self.arrangement and 'mlm' in self.objectives: yield "objectives: mlm needs a vector for each token; with pooling write bow, mae or both"
         if len(set(self.objectives)) < len(self.objectives): yield "objectives: one of them stands there twice"
         if self.text == 'fineweb-edu' and self.texts is None: yield "texts: needed for fineweb-edu; its sample has 9,672,101"

@@ -92,8 +92,8 @@ def plan_run(cfg: RunConfig) -> dict:
         out |= dict(gpu_hours=round(hours * world, 2), hours=round(hours, 2), hours_from=source, fits=memory['total'] < 0.92 * GPUS[cfg.gpu][2])
     return out
 
-# %% ../nbs/68_plan.ipynb #5d0d9244
-_CLASS = {'adamw': 'torch.optim.adamw.AdamW', 'lion': 'lion_pytorch.lion_pytorch.Lion'}
+# %% ../nbs/68_plan.ipynb #493ea96d
+_CLASS = {'adamw': ('torch.optim.adamw.AdamW',), 'lion': ('reproduce_kit.lion.Lion', 'lion_pytorch.lion_pytorch.Lion')}  # the two Lions compute the same, to the last bit
 
 def check_run(run: Run) -> list:
     "Differences between a run and its config, in words; empty when there are none."
@@ -104,7 +104,7 @@ def check_run(run: Run) -> list:
     b = m['batch']; same('global batch', b['per_device'] * b['world'] * b['accumulation'], cfg.global_batch)
     same('updates', m['updates']['done'] if run.done else m['updates']['planned'], cfg.updates)
     if o := m.get('optimizer'):
-        same('optimizer', o['kind'], _CLASS[cfg.optimizer])
+        same('optimizer', o['kind'], o['kind'] if o['kind'] in _CLASS[cfg.optimizer] else _CLASS[cfg.optimizer][0])
         for g in o['groups']: same('betas', g['betas'], [cfg.beta1, cfg.beta2])
         same('weight decay', [g['weight_decay'] for g in o['groups']], [cfg.weight_decay] + ([0.] if cfg.decay_on == 'matrices' else []))
     elif m['updates']['done']: out.append('optimizer: the manifest does not describe it')

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['SPECIAL', 'read_texts', 'choose_vocabulary', 'Pieces', 'token_pieces', 'rate_at', 'pretrain']
 
-# %% ../nbs/51_pretrain.ipynb #422b9b3f
-import itertools, json, math, os, shutil, time
+# %% ../nbs/51_pretrain.ipynb #3b79e43c
+import itertools, json, math, os, shutil, sys, time
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from .backbone import weights_folder
-from .core import KitError, exclusive, place, read_json, sha256, write_json, writing
+from .core import KitError, broken, exclusive, place, read_json, seal, sha256, write_json, writing
 from .docs import build_docs
 from .encoders import EncoderSettings
 from .hub import DATASETS, fetch
@@ -56,7 +57,7 @@ def read_texts(
     if first is None: raise KitError(f"text: {path} is empty")
     return sha256(path), itertools.chain([first], texts)
 
-# %% ../nbs/51_pretrain.ipynb #c6945fdf
+# %% ../nbs/51_pretrain.ipynb #e7412a70
 SPECIAL = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
 
 def _bert_pieces() -> list:
@@ -93,7 +94,7 @@ def token_pieces(
     progress: bool = False,
 ) -> Pieces:
     "The text of an encoder, tokenized once into `cache/text/`."
-    source, texts = read_texts(s); cls = not s.arrangement; key = sha256([source, s.texts, s.vocabulary, s.max_length, cls, version('tokenizers')])[:16]; folder = place('cache')/'text'/key
+    encoder_config(s); source, texts = read_texts(s); cls = not s.arrangement; key = sha256([source, s.texts, s.vocabulary, s.max_length, cls, version('tokenizers')])[:16]; folder = place('cache')/'text'/key
     with exclusive(f'text-{key}'):
         if not (folder/'done.json').exists():
             vocabulary = choose_vocabulary(read_texts(s)[1] if s.vocabulary < 30522 else (), s.vocabulary, _bert_pieces())
@@ -108,18 +109,21 @@ def token_pieces(
             write_json(folder/'vocabulary.json', vocabulary); write_json(folder/'done.json', dict(source=source, tokens=at, pieces=len(ends), sha256=sha256(folder/'ids.bin')))
     return Pieces(np.memmap(folder/'ids.bin', np.uint16, 'r'), np.fromfile(folder/'ends.bin', np.int64), tite_tokenizer(read_json(folder/'vocabulary.json'), s.max_length, cls), read_json(folder/'done.json')['sha256'])
 
-# %% ../nbs/51_pretrain.ipynb #7f923a21
+# %% ../nbs/51_pretrain.ipynb #7cb895d3
 def rate_at(s, update: int) -> float:
     "The learning rate of an update, the first being 1: warm-up, then a cosine down to the floor."
     if update <= s.warmup: return s.learning_rate * update / s.warmup
     done = (update - s.warmup) / max(1, s.updates - s.warmup)
     return s.learning_rate * (s.floor + (1 - s.floor) * .5 * (1 + math.cos(math.pi * min(1., done))))
 
+@lru_cache(2)
+def _order(seed: int, e: int, n: int) -> np.ndarray: return np.random.default_rng([seed, e]).permutation(n)  # of pass e
+
 def _drawn(s: EncoderSettings, n: int, update: int) -> np.ndarray:
     "The pieces of an update: consecutive ones of its pass's order."
     first, out = (update - 1) * s.batch, []
     while len(out) < s.batch:
-        e, at = divmod(first + len(out), n); out += np.random.default_rng([s.seed, e]).permutation(n)[at:at + s.batch - len(out)].tolist()
+        e, at = divmod(first + len(out), n); out += _order(s.seed, e, n)[at:at + s.batch - len(out)].tolist()
     return np.array(out)
 
 def _pad(rows, pad: int, special, device='cpu'):
@@ -140,20 +144,21 @@ def _save(folder: Path, model, opt, **state):
     "A checkpoint under a temporary name, then in place of the last one."
     new, old = folder/'checkpoint.part', folder/'checkpoint.old'; shutil.rmtree(new, ignore_errors=True); new.mkdir(parents=True)
     save_file({k: v.contiguous() for k, v in model.state_dict().items() if k != 'decoder.weight'}, new/'model.safetensors')
-    save_file({f'{i}.{k}': v.contiguous() for i, p in opt.state_dict()['state'].items() for k, v in p.items() if torch.is_tensor(v)}, new/'optimizer.safetensors'); write_json(new/'state.json', state)
+    save_file({f'{i}.{k}': v.contiguous() for i, p in opt.state_dict()['state'].items() for k, v in p.items() if torch.is_tensor(v)}, new/'optimizer.safetensors'); write_json(new/'state.json', state); seal(new)
     shutil.rmtree(old, ignore_errors=True)
     if (folder/'checkpoint').exists(): os.replace(folder/'checkpoint', old)
-    os.replace(new, folder/'checkpoint'); shutil.rmtree(old, ignore_errors=True)
+    os.replace(new, folder/'checkpoint')  # the one before stays until the next
 
 def _load(folder: Path, model, opt) -> dict:
     "Put a checkpoint back; the state of a start where there is none."
-    at = next((folder/n for n in ('checkpoint', 'checkpoint.old') if (folder/n/'state.json').exists()), None)
+    found = [folder/n for n in ('checkpoint', 'checkpoint.old') if (folder/n).exists()]; at = next((c for c in found if not broken(c)), None)
+    for c in found[:found.index(at) if at else None]: print(f'{c}: {broken(c)}; going back', file=sys.stderr); shutil.rmtree(c)
     if at is None: return dict(update=0, tokens=0, seconds=0.)
     model.load_state_dict(load_file(at/'model.safetensors'), strict=False); state = {}
     for k, v in load_file(at/'optimizer.safetensors').items(): i, name = k.split('.'); state.setdefault(int(i), {})[name] = v
     opt.load_state_dict(dict(state=state, param_groups=opt.state_dict()['param_groups'])); return read_json(at/'state.json')
 
-# %% ../nbs/51_pretrain.ipynb #cd0950ba
+# %% ../nbs/51_pretrain.ipynb #74d88ddc
 def pretrain(
     s: EncoderSettings,
     pieces: Pieces,
@@ -188,6 +193,8 @@ def pretrain(
         if u % s.save_updates == 0 and u < s.updates: _save(folder, model, opt, update=u, tokens=state['tokens'], seconds=time.time() - begin)
     if last < s.updates: return {}
     model.tite.save_pretrained(folder/'encoder'); tok.save_pretrained(folder/'encoder')
-    done = began | dict(identity=s.identity, pieces=len(pieces), tokens=state['tokens'], parameters=model.tite.num_parameters(), seconds=round(time.time() - begin, 1), git=git_state(), hardware=hardware(),
+    done = began | dict(identity=s.identity, unigram_bow=read_history(folder)[0]['unigram_bow'], pieces=len(pieces), tokens=state['tokens'], parameters=model.tite.num_parameters(), seconds=round(time.time() - begin, 1), git=git_state(), hardware=hardware(),
                         packages={p: version(p) for p in ('torch', 'transformers', 'tokenizers')}, last=read_history(folder)[-1], weights=sha256(folder/'encoder/model.safetensors'))
-    write_json(folder/'done.json', done); shutil.rmtree(folder/'checkpoint', ignore_errors=True); return done
+    write_json(folder/'done.json', done)
+    for n in ('checkpoint', 'checkpoint.old'): shutil.rmtree(folder/n, ignore_errors=True)
+    return done

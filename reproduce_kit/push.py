@@ -23,7 +23,7 @@ def find_run(
     if hit: raise KitError(f"{word!r} means several finished runs: {', '.join(f'{r.cfg.study}/{r.cfg.recipe}/{r.folder.name}' for r in hit)}; name one with its identity")
     raise KitError(f"no finished run {word!r} in {place('runs')}{did_you_mean(word, [x for r in runs for x in (r.folder.name, r.cfg.name)] or ['none yet: reproduce run params/embedded'])}")
 
-# %% ../nbs/78_push.ipynb #08db66d7
+# %% ../nbs/78_push.ipynb #9a87e8df
 def model_card(
     run: Run,
     epoch: int,
@@ -32,7 +32,7 @@ def model_card(
     from huggingface_hub import EvalResult, ModelCardData
     c, m, got, spec = run.cfg, run.manifest, read_json(run.epoch(epoch)/'metrics.json'), BACKBONES[run.cfg.backbone]
     results = [EvalResult(task_type='text-ranking', dataset_type=f'{c.collection}/{s}', dataset_name=f'{c.collection}, {s}', metric_type=k, metric_value=round(v, 4)) for s, means in got['means'].items() for k, v in means.items()]
-    base = spec.get('repo', 'sentence-transformers/all-MiniLM-L6-v2')
+    base = None if 'encoder' in spec else spec.get('repo', 'sentence-transformers/all-MiniLM-L6-v2'); own = "import reproduce_kit.tite  # so that transformers knows it\n" if 'encoder' in spec else ''
     data = ModelCardData(base_model=base, library_name='sentence-transformers', pipeline_tag='text-ranking', license=spec['licence'].lower(), tags=['cross-encoder', 'reranker', c.optimizer, 'reproduce-kit'],
                          model_name=f'{c.title} {OPTIMIZERS[c.optimizer]} ({c.study}, {c.recipe})', eval_results=results, **(dict(datasets=['sentence-transformers/msmarco']) if c.collection == 'msmarco' else {}))
     scores = '\n'.join(f'| {s} | {k} | {v:.4f} |' for s, means in got['means'].items() for k, v in means.items())
@@ -46,7 +46,7 @@ def model_card(
 A cross-encoder that reranks passages for a topic, trained by [reproduce-kit] as one run of a reproduction study. {terms}
 
 ```python
-from sentence_transformers import CrossEncoder
+{own}from sentence_transformers import CrossEncoder
 model = CrossEncoder('REPOSITORY', max_length={c.max_length})
 model.predict([('topic', 'passage')])
 ```
@@ -55,7 +55,7 @@ model.predict([('topic', 'passage')])
 |---|---|---|
 {scores}
 
-Run `{run.folder.name}`, kit commit `{m['git']['commit']}`, {m['updates']['done']:,} updates, global batch {m['batch']['global']} = {m['batch']['per_device']} x {m['batch']['world']} devices x {m['batch']['accumulation']} steps, PyTorch {m['packages']['torch']}, transformers {m['packages']['transformers']}. Weights of the encoder: {base}{f" at {spec['revision']}" if 'revision' in spec else ''}.
+Run `{run.folder.name}`, kit commit `{m['git']['commit']}`, {m['updates']['done']:,} updates, global batch {m['batch']['global']} = {m['batch']['per_device']} x {m['batch']['world']} devices x {m['batch']['accumulation']} steps, PyTorch {m['packages']['torch']}, transformers {m['packages']['transformers']}. Weights of the encoder: {base or f'pre-trained by the kit ({c.backbone}), sha256 ' + str(m['data'].get('weights'))[:12]}{f" at {spec['revision']}" if 'revision' in spec else ''}.
 
 <details><summary>All settings</summary>
 

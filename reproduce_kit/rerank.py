@@ -6,7 +6,7 @@
 __all__ = ['NANO', 'READ', 'MOST', 'rerank', 'load_sets', 'load_selector', 'measure_first_stage', 'measure', 'measure_also',
            'summary', 'rerank_collection']
 
-# %% ../nbs/60_rerank.ipynb #d43ef0cc
+# %% ../nbs/60_rerank.ipynb #c0fcc95e
 import json, sys, time
 from pathlib import Path
 import pandas as pd
@@ -20,31 +20,26 @@ from .metrics import ceiling, evaluate, means, paired_interval, write_perquery
 from .msmarco import msmarco_sets
 from .pairs import load_collection
 from .retrieval import bm25
+from .score import score_pairs
 from .store import Run, rank
 from .trec import ranking, write_run
 
-# %% ../nbs/60_rerank.ipynb #5d4c11ea
+# %% ../nbs/60_rerank.ipynb #470bbc41
 def rerank(
     model,               # sentence_transformers.CrossEncoder
     topics: dict,        # {topic: text}
     corpus: dict,        # {docid: passage}
     candidates: dict,    # {topic: {docid: score}} of the first stage
     depth: int = 1000,   # candidates reordered per topic
-    batch_size: int = 64,
     progress: str = '',  # a label shows a progress bar
 ) -> dict:               # {topic: {docid: score in 0..1}}
     "The candidates under the cross-encoder's scores."
     pairs = [(q, d) for q in sorted(candidates) if q in topics for d in ranking(candidates[q])[:depth]]
     if not pairs: raise KitError("no candidates to rerank: the first stage and the topics share no topic")
     if lost := [d for _, d in pairs if d not in corpus]: raise KitError(f"{len(lost)} candidates have no text in the corpus, {lost[0]!r} for one; are corpus and candidates of the same collection?")
-    out, chunk = {}, 32 * batch_size
-    pairs.sort(key=lambda p: len(topics[p[0]]) + len(corpus[p[1]]))  # alike lengths together: little padding
-    with tqdm(total=len(pairs), desc=progress, unit='pair', disable=not progress, file=sys.stdout, mininterval=2) as bar:
-        for i in range(0, len(pairs), chunk):
-            part = pairs[i:i + chunk]
-            for (q, d), s in zip(part, model.predict([(topics[q], corpus[d]) for q, d in part], batch_size=batch_size, show_progress_bar=False)):
-                out.setdefault(q, {})[d] = float(s)
-            bar.update(len(part))
+    out = {}
+    with tqdm(total=len(pairs), desc=progress, unit='pair', disable=not progress, file=sys.stdout, mininterval=2) as bar: scores = score_pairs(model, topics, corpus, pairs, tick=bar.update)
+    for (q, d), s in zip(pairs, scores): out.setdefault(q, {})[d] = float(s)
     return dict(sorted(out.items()))
 
 # %% ../nbs/60_rerank.ipynb #8dfbbdf8

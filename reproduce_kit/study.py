@@ -6,13 +6,13 @@
 __all__ = ['TRAIN', 'PAGES', 'estimate', 'in_words', 'Ground', 'devices', 'ended', 'train_config', 'prepare_configs', 'run_study',
            'make', 'run_paths']
 
-# %% ../nbs/70_study.ipynb #c034ec65
+# %% ../nbs/70_study.ipynb #02c5dd84
 import json, re, sys, threading, time
 from dataclasses import dataclass, field
 from pathlib import Path
 from tqdm import tqdm
 from .bill import attempt_file, attempts, cost, hourly, note_attempt, which_gpu
-from .biencoder import check_teacher
+from .biencoder import check_bi_encoder
 from .config import DataSettings, RunConfig, read_config, read_configs
 from .core import KitError, exclusive, place, read_json, root, write_json, writing
 from .encoders import BiEncoderSettings, EncoderSettings, encoders_of, made, read_made
@@ -254,7 +254,7 @@ def run_study(
             if 'cannot write' in e or 'free some space' in e: break  # the next one would fail the same way
     return out
 
-# %% ../nbs/70_study.ipynb #04e47c91
+# %% ../nbs/70_study.ipynb #38b9b909
 PAGES = {EncoderSettings: 'nbs/experiments/pretrain.ipynb', BiEncoderSettings: 'nbs/experiments/distil.ipynb'}
 
 def make(
@@ -285,7 +285,7 @@ def run_paths(
     if not (configs or bi or encoders): raise KitError(f"{', '.join(map(str, paths))}: no parameter file of a run, an encoder or a bi-encoder")
     coming = {c.identity for c in configs}
     for b in bi:
-        if not made(b) and not (b.teacher.endswith('.yaml') and read_config(root()/b.teacher).identity in coming): check_teacher(b)
+        if not made(b): check_bi_encoder(b, teacher=not (b.teacher.endswith('.yaml') and read_config(root()/b.teacher).identity in coming))
     out = make(encoders, say)
     if out['failed']: return out
     for part in (run_study(configs, say), make(bi, say)): out = {k: out[k] + part[k] if k != 'failed' else out[k] | part[k] for k in out}

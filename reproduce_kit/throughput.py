@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['pairs_per_second']
 
-# %% ../nbs/64_throughput.ipynb #5d99246f
-import statistics, time
+# %% ../nbs/64_throughput.ipynb #b8cbae15
+from functools import partial
 import pandas as pd
 import torch
 from .backbone import load_backbone
+from .bench import interleaved
 from .config import BACKBONES
 from .core import KitError
 from .efficiency import limit
@@ -18,16 +19,15 @@ from .rerank import rerank
 from .retrieval import bm25
 from .training import make_optimizer, use_bf16
 
-# %% ../nbs/64_throughput.ipynb #808c0bbc
-def _train_seconds(model, opt, pairs, cfg) -> float:
+# %% ../nbs/64_throughput.ipynb #75214937
+def _train(model, opt, pairs, cfg):
     "One pass of forwards, backwards and optimizer over labelled pairs, as the trainer goes: batches in order, padded to their longest."
-    start = time.perf_counter(); model.train()
+    model.train()
     for i in range(0, len(pairs), cfg.global_batch):
-        some = pairs[i:i + cfg.global_batch]; x = {k: v.to(model.device) for k, v in model.preprocess(list(zip(some["query"], some["passage"]))).items() if torch.is_tensor(v)}
+        some = pairs[i:i + cfg.global_batch]; x = {k: v.to(model.device) for k, v in model.preprocess(list(zip(some['query'], some['passage']))).items() if torch.is_tensor(v)}
         with torch.autocast(model.device.type, torch.bfloat16, enabled=use_bf16(cfg)): logits = model.model(**x).logits[:, 0]
         torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), torch.tensor(some['label'], device=model.device, dtype=torch.float)).backward(); opt.step(); opt.zero_grad()
-    if model.device.type == 'cuda': torch.cuda.synchronize()
-    return time.perf_counter() - start
+    model.eval()
 
 def pairs_per_second(
     configs: list,       # runs on one collection, a backbone each; the first is what the others are compared with
@@ -40,14 +40,12 @@ def pairs_per_second(
     if len({c.backbone for c in configs}) < len(configs): raise KitError('name one config for each backbone')
     c = configs[0]; pairs = load_pairs(c)['train']; pairs = pairs.select(range(min(len(pairs), batches * c.global_batch))); col = load_collection(c); test = dict(list(col.topics[c.test_sets[0]].items())[:topics])
     found = bm25(col.corpus, test, c.depth, c.bm25_k1, c.bm25_b); count = dict(trained=len(pairs), reranked=sum(map(len, found.values())))
-    models = {x.backbone: load_backbone(x) for x in configs}; opts = {x.backbone: make_optimizer(models[x.backbone], x) for x in configs}; took = {}
-    for r in range(rounds + 1):
-        for x in configs:
-            m = models[x.backbone]; took.setdefault((x.backbone, 'trained'), []).append(_train_seconds(m, opts[x.backbone], pairs, x)); m.eval(); start = time.perf_counter(); rerank(m, test, col.corpus, found, c.depth); took.setdefault((x.backbone, 'reranked'), []).append(time.perf_counter() - start)
+    models = {x.backbone: load_backbone(x) for x in configs}; opts = {x.backbone: make_optimizer(models[x.backbone], x) for x in configs}; wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    took = dict(trained=interleaved({x.backbone: partial(_train, models[x.backbone], opts[x.backbone], pairs, x) for x in configs}, rounds, wait), reranked=interleaved({b: partial(rerank, m.eval(), test, col.corpus, found, c.depth) for b, m in models.items()}, rounds, wait))
     rows = []
     for x in configs:
         row = dict(backbone=x.backbone, title=x.title)
-        for k, n in count.items(): t = took[x.backbone, k][1:]; row |= {k: n / statistics.median(t), f'{k} slowest': n / max(t), f'{k} fastest': n / min(t), f'{k} relative': statistics.median(a / b for a, b in zip(took[c.backbone, k][1:], t))}
+        for k, n in count.items(): t = took[k].loc[x.backbone]; row |= {k: n / t['seconds'], f'{k} slowest': n / t['slowest'], f'{k} fastest': n / t['fastest'], f'{k} relative': t['ratio']}
         tite = BACKBONES[x.backbone]['expect']['model_type'] == BACKBONES[c.backbone]['expect']['model_type'] == 'tite'; m = models[x.backbone]
         lengths = [len(i) for i in m.tokenizer([test[q] for q in found for _ in found[q]], [col.corpus[d] for q in found for d in found[q]], truncation=True, max_length=x.max_length)['input_ids']] if tite else []
         rows.append(row | dict(limit=limit(m.model.config, lengths) if tite else None))

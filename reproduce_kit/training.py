@@ -15,14 +15,14 @@ from .config import RunConfig
 from .core import KitError, broken, seal, sha256, writing
 from .store import Run, rank, world
 
-# %% ../nbs/50_training.ipynb #95201b09
+# %% ../nbs/50_training.ipynb #91319c0e
 def make_optimizer(
     model,           # any torch module
     cfg: RunConfig,
 ):
     "AdamW or Lion over the model's parameters, with decay where `cfg.decay_on` says."
     import torch
-    from lion_pytorch import Lion
+    from reproduce_kit.lion import Lion
     ps = [p for p in model.parameters() if p.requires_grad]
     decayed = [p for p in ps if cfg.decay_on == 'all' or p.ndim > 1]; rest = [p for p in ps if cfg.decay_on != 'all' and p.ndim <= 1]
     groups = [g for g in (dict(params=decayed, weight_decay=cfg.weight_decay), dict(params=rest, weight_decay=0.)) if g['params']]

@@ -56,7 +56,7 @@ def invent(cfg, values, texts=None, seconds=10.):
     for n in range(1, cfg.epochs + 1): write(run.epoch(n), {f'{cfg.name}/{s}': values[n][s] for s in sets}, epoch=n, selection=None)
     groups = [dict(betas=[cfg.beta1, cfg.beta2], weight_decay=w, tensors=1) for w in ([cfg.weight_decay] + ([0.] if cfg.decay_on == 'matrices' else []))]
     size = parameters(cfg.backbone, cfg.layers)
-    run.note(updates=dict(planned=cfg.updates, done=cfg.updates), seconds=dict(train=seconds, evaluate=seconds), data=dict.fromkeys(sets, 'same'), optimizer=dict(kind=_CLASS[cfg.optimizer], groups=groups),
+    run.note(updates=dict(planned=cfg.updates, done=cfg.updates), seconds=dict(train=seconds, evaluate=seconds), data=dict.fromkeys(sets, 'same'), optimizer=dict(kind=_CLASS[cfg.optimizer][0], groups=groups),
              memory=dict(optimizer_state_bytes=4 * size['total'] * (1 if cfg.optimizer == 'lion' else 2), parameters=size))
     each = cfg.epoch_updates; steps = [e * each + s for e in range(cfg.epochs) for s in [*range(cfg.log_steps, each + 1, cfg.log_steps), *([each] if each % cfg.log_steps else [])]]
     lines = [dict(step=s, epoch=s / each, loss=.5, grad_norm=1., learning_rate=planned_rate(cfg, s - 1)) for s in steps]
