@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['interleaved', 'copy_bandwidth', 'keep_bench', 'read_bench']
 
-# %% ../nbs/08_bench.ipynb #9315b8f3
+# %% ../nbs/08_bench.ipynb #457f8a5d
 import statistics, time
 from pathlib import Path
 import pandas as pd
-from .core import place, sha256, write_json, writing
+from .core import KitError, place, read_json, sha256, write_json, writing
 
 # %% ../nbs/08_bench.ipynb #fd7f64f1
 def interleaved(
@@ -34,7 +34,7 @@ def copy_bandwidth(
     wait = torch.cuda.synchronize if device == 'cuda' else lambda: None
     return 8 * a.numel() / interleaved({'copy': lambda: b.copy_(a)}, rounds, wait)['fastest'].iloc[0]
 
-# %% ../nbs/08_bench.ipynb #ef0c9f10
+# %% ../nbs/08_bench.ipynb #8882aad4
 def keep_bench(
     name: str,            # what was measured: lion, rerank, ...
     table: pd.DataFrame,
@@ -49,5 +49,9 @@ def keep_bench(
 
 def read_bench() -> dict:
     "{name-device: (table, what it was measured on)} of all that was kept."
-    from reproduce_kit.core import read_json
-    return {f.stem: (pd.read_csv(f), read_json(f.with_suffix('.json'))) for f in sorted((place('runs')/'performance').glob('*.csv'))}
+    out = {}
+    for f in sorted((place('runs')/'performance').glob('*.csv')):
+        about = read_json(f.with_suffix('.json'))
+        if sha256(f) != about['sha256']: raise KitError(f"{f} is not what was measured together with {f.with_suffix('.json').name}; measure again")
+        out[f.stem] = pd.read_csv(f), about
+    return out

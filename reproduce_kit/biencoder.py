@@ -90,7 +90,7 @@ def shorten(tokenizer, most: int):
         return text[:max(ends, default=0)]
     return cut
 
-# %% ../nbs/62_biencoder.ipynb #b3d30212
+# %% ../nbs/62_biencoder.ipynb #7bb1445c
 def _encoder(s: BiEncoderSettings) -> dict:
     "What is known of the encoder that it starts from."
     e = read_encoder(s.encoder, f'params/{s.study}/encoders')
@@ -128,6 +128,9 @@ def distil(
     stop_after: int = None,    # updates of this attempt, for tests
 ):
     "Train the bi-encoder to its end, from its last whole checkpoint if there is one; its folder gets `model/`."
+    with exclusive(s.folder.name, wait=False): _distil(s, rows, progress, stop_after)
+
+def _distil(s, rows, progress, stop_after):
     import torch
     from datasets import Dataset
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
@@ -157,32 +160,39 @@ def distil(
     seal(part); part.rename(folder/'model')
     for c in folder.glob('checkpoint-*'): shutil.rmtree(c)
 
-# %% ../nbs/62_biencoder.ipynb #f4fac47f
+# %% ../nbs/62_biencoder.ipynb #0ef3b68e
+def _beir(folder: Path) -> list:
+    "The data sets of a folder: itself, or, as in CQADupStack, several below it."
+    return [folder] if (folder/'corpus.jsonl').exists() or list(folder.glob('qrels.*')) else sorted(f.parent for f in folder.glob('*/corpus.jsonl'))
+
 def retrieval_sets(
     s: BiEncoderSettings,
-) -> dict:           # {name: (topics, qrels, corpus)}
+):                   # (name, part, topics, qrels, corpus), one after the other; parts of one name are averaged
     "What a bi-encoder is measured on."
-    out, own = {}, None
+    own = None
     for n in s.test_sets:
-        if (root()/n).is_dir(): c = read_collection(root()/n); split = c.only('test' if 'test' in c.topics else next(iter(c.topics))); out[Path(n).name] = c.topics[split], c.qrels[split], c.corpus
-        elif s.collection == 'msmarco': e = eval_set(n, SimpleNamespace(depth=1000, bm25_k1=.9, bm25_b=.4), passages()); out[n] = e.topics, e.qrels, e.corpus
-        else: own = own or _collection(s.collection, s.passage_words, s.test_topics, 100); out[n] = own.topics[own.only(n)], own.qrels[n], own.corpus
-    return out
+        if (root()/n).is_dir():
+            for f in _beir(root()/n): c = read_collection(f); split = c.only('test' if 'test' in c.topics else next(iter(c.topics))); yield Path(n).name, f.name, c.topics[split], c.qrels[split], c.corpus
+        elif s.collection == 'msmarco': e = eval_set(n, SimpleNamespace(depth=1000, bm25_k1=.9, bm25_b=.4), passages()); yield n, n, e.topics, e.qrels, e.corpus
+        else: own = own or _collection(s.collection, s.passage_words, s.test_topics, 100); yield n, n, own.topics[own.only(n)], own.qrels[n], own.corpus
 
 def measure_bi_encoder(
     s: BiEncoderSettings,
     progress: bool = True,
 ) -> dict:           # done.json's content
-    "Retrieve, measure and write `done.json`, or read what was measured before."
+    "Retrieve, measure and write `done.json`, or read what was measured before. A set whose ranking is there is not searched again."
     folder = s.folder
     if (folder/'done.json').exists(): return read_json(folder/'done.json')
     if read_json(folder/'began.json')['start'] != _encoder(s)['weights']: raise KitError(f'{folder} began with another encoder than there is now; delete it to start over')
     if why := broken(folder/'model'): raise KitError(f"{folder}: no whole model to measure ({why}); delete the folder and run its parameter file again")
-    model = load_bi_encoder(folder/'model'); got, rows, speed = {}, {}, {}
-    for n, (topics, qrels, corpus) in retrieval_sets(s).items():
-        start = time.time(); run = dense(model, topics, corpus, 1000, query_tokens=s.query_tokens, passage_tokens=s.passage_tokens, progress=n if progress else ''); speed[n] = len(corpus) / (time.time() - start)
-        write_run(folder/f'{n}.run.gz', run, tag=folder.name); rows[f'{s.name}/{n}'] = evaluate(run, qrels); got[n] = means(rows[f'{s.name}/{n}'])
-    write_perquery(folder/'perquery.csv', rows)
-    done = read_json(folder/'began.json') | dict(identity=s.identity, encoder=_encoder(s), means=got, passages_per_second=speed, parameters=sum(p.numel() for p in model.parameters()), git=git_state(), hardware=hardware(),
-        packages={p: version(p) for p in ('torch', 'transformers', 'sentence-transformers')}, weights=sha256(folder/'model/model.safetensors'), files={f: sha256(folder/f) for f in (*(f'{n}.run.gz' for n in got), 'perquery.csv')})
+    model = load_bi_encoder(folder/'model'); parts, rows, files = {}, {}, []
+    for n, part, topics, qrels, corpus in retrieval_sets(s):
+        path = folder/f'{part}.run.gz'; files.append(path.name)
+        if not path.exists():
+            run = dense(model, topics, corpus, 1001, query_tokens=s.query_tokens, passage_tokens=s.passage_tokens, progress=part if progress else '')
+            write_run(path, {q: dict(list((d, x) for d, x in docs.items() if d != q)[:1000]) for q, docs in run.items()}, tag=folder.name)  # a topic that is a passage too, as in ArguAna, is no answer to itself
+        rows[f'{s.name}/{part}'] = evaluate(read_run(path), qrels); parts.setdefault(n, []).append(means(rows[f'{s.name}/{part}']))
+    write_perquery(folder/'perquery.csv', rows); got = {n: {m: sum(x[m] for x in some) / len(some) for m in some[0]} for n, some in parts.items()}
+    done = read_json(folder/'began.json') | dict(identity=s.identity, encoder=_encoder(s), means=got, parameters=sum(p.numel() for p in model.parameters()), git=git_state(), hardware=hardware(),
+        packages={p: version(p) for p in ('torch', 'transformers', 'sentence-transformers')}, weights=sha256(folder/'model/model.safetensors'), files={f: sha256(folder/f) for f in (*files, 'perquery.csv')})
     write_json(folder/'done.json', done); return done

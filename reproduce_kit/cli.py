@@ -101,7 +101,7 @@ def list_(paths, on, as_json):
         return t + ('\n\nnext: reproduce run params/' + left[0]['study'] if left else '\n\nnext: reproduce paper')
     show(rows, as_json, text)
 
-# %% ../nbs/90_cli.ipynb #af4a2a87
+# %% ../nbs/90_cli.ipynb #d0beb265
 def _tracker(name: str):
     "Refuse a tracker that is not installed or not logged in, before anything starts."
     from importlib.util import find_spec
@@ -133,9 +133,9 @@ def run(paths, on, as_json, track, yes, max_dollars, secrets, detach, rates):
     configs = read_configs(paths, none=True)
     from reproduce_kit.study import run_paths
     start = time.time(); out = run_paths(paths, say=lambda m: click.echo(m, err=as_json))
-    study = configs[0].study if configs else 'tite'; recipes = {c.recipe for c in configs}; only = f' --recipe {configs[0].recipe}' if len(recipes) == 1 and study != 'embedded' else ''
+    study = configs[0].study if configs else ''; recipes = {c.recipe for c in configs}; only = f' --recipe {configs[0].recipe}' if len(recipes) == 1 and study != 'embedded' else ''
     show(out | dict(seconds=round(time.time() - start, 1)), as_json,
-         lambda: f"{len(out['done'])} made, {len(out['skipped'])} done before, {len(out['failed'])} failed\n\nnext: reproduce {'run ' + ' '.join(paths) if out['failed'] else f'paper --study {study}{only}'}")
+         lambda: f"{len(out['done'])} made, {len(out['skipped'])} done before, {len(out['failed'])} failed\n\nnext: reproduce {'run ' + ' '.join(paths) if out['failed'] else f'paper --study {study}{only}' if study else 'list ' + ' '.join(paths)}")
     if out['failed'] or len(out['done']) + len(out['skipped']) < len(configs): sys.exit(1)
 
 # %% ../nbs/90_cli.ipynb #8220d1b8

@@ -99,15 +99,17 @@ def sha256(
         with open(what, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
     return hashlib.sha256(what if isinstance(what, bytes) else canonical(what).encode()).hexdigest()
 
-# %% ../nbs/00_core.ipynb #40fdeb9e
+# %% ../nbs/00_core.ipynb #46214c79
 @contextmanager
 def exclusive(
-    name: str,   # what is being prepared
+    name: str,          # what is being prepared
+    wait: bool = True,  # for whoever holds it; else refuse
 ):
     "Hold a lock in the cache while the block runs."
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
     path = place('cache')/f'.{name}.lock'
-    try: path.parent.mkdir(parents=True, exist_ok=True); lock = FileLock(path); lock.acquire()
+    try: path.parent.mkdir(parents=True, exist_ok=True); lock = FileLock(path); lock.acquire(timeout=-1 if wait else 0)
+    except Timeout: raise KitError(f'{name} is being made by another process; wait for it, or stop it and run this again') from None
     except OSError as e: raise disk_error(e, path) from e
     try: yield
     finally: lock.release()

@@ -92,8 +92,8 @@ def plan_run(cfg: RunConfig) -> dict:
         out |= dict(gpu_hours=round(hours * world, 2), hours=round(hours, 2), hours_from=source, fits=memory['total'] < 0.92 * GPUS[cfg.gpu][2])
     return out
 
-# %% ../nbs/68_plan.ipynb #493ea96d
-_CLASS = {'adamw': ('torch.optim.adamw.AdamW',), 'lion': ('reproduce_kit.lion.Lion', 'lion_pytorch.lion_pytorch.Lion')}  # the two Lions compute the same, to the last bit
+# %% ../nbs/68_plan.ipynb #da592b59
+_CLASS = {'adamw': ('torch.optim.adamw.AdamW',), 'lion': ('reproduce_kit.lion.Lion', 'lion_pytorch.lion_pytorch.Lion')}  # on a CPU the two Lions compute the same, to the last bit
 
 def check_run(run: Run) -> list:
     "Differences between a run and its config, in words; empty when there are none."

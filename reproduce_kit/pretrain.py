@@ -158,7 +158,7 @@ def _load(folder: Path, model, opt) -> dict:
     for k, v in load_file(at/'optimizer.safetensors').items(): i, name = k.split('.'); state.setdefault(int(i), {})[name] = v
     opt.load_state_dict(dict(state=state, param_groups=opt.state_dict()['param_groups'])); return read_json(at/'state.json')
 
-# %% ../nbs/51_pretrain.ipynb #74d88ddc
+# %% ../nbs/51_pretrain.ipynb #f0665632
 def pretrain(
     s: EncoderSettings,
     pieces: Pieces,
@@ -166,6 +166,9 @@ def pretrain(
     progress: bool = True,
 ) -> dict:                     # done.json's content; {} when stopped before the end
     "Pre-train an encoder into its folder of the run store, or go on where an earlier attempt stopped."
+    with exclusive(s.folder.name, wait=False): return _pretrain(s, pieces, stop_after, progress)
+
+def _pretrain(s, pieces, stop_after, progress) -> dict:
     folder, tok = s.folder, pieces.tokenizer; began = dict(settings=s.model_dump(), text=pieces.fingerprint)
     if (folder/'began.json').exists() and read_json(folder/'began.json') != began: raise KitError(f'{folder} began with other text than there is now; delete it to start over')
     if (folder/'done.json').exists(): return read_json(folder/'done.json')

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from .core import KitError
 
-# %% ../nbs/58_score.ipynb #d227a986
+# %% ../nbs/58_score.ipynb #1b59fd07
 class Joiner:
     "Tokens of texts, once each, and of pairs of them, as a model's own tokenizer has them."
     def __init__(self, model):
@@ -36,7 +36,7 @@ class Joiner:
         return out
 
 def batches(lengths, tokens: int) -> list:
-    "Index arrays, shortest pairs first: about `tokens` tokens each, padding counted, and of one length where that costs no more than a quarter of a batch."
+    "Index arrays, shortest pairs first: about `tokens` tokens each, padding counted, and of one length where that fills a quarter of a batch at least."
     order = np.argsort(lengths, kind='stable'); sorted_ = np.asarray(lengths)[order]; out, at = [], 0
     while at < len(order):
         end = at + 1

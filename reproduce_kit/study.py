@@ -6,7 +6,7 @@
 __all__ = ['TRAIN', 'PAGES', 'estimate', 'in_words', 'Ground', 'devices', 'ended', 'train_config', 'prepare_configs', 'run_study',
            'make', 'run_paths']
 
-# %% ../nbs/70_study.ipynb #02c5dd84
+# %% ../nbs/70_study.ipynb #0c93707b
 import json, re, sys, threading, time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ from tqdm import tqdm
 from .bill import attempt_file, attempts, cost, hourly, note_attempt, which_gpu
 from .biencoder import check_bi_encoder
 from .config import DataSettings, RunConfig, read_config, read_configs
-from .core import KitError, exclusive, place, read_json, root, write_json, writing
+from .core import KitError, place, read_json, root, write_json, writing
 from .encoders import BiEncoderSettings, EncoderSettings, encoders_of, made, read_made
 from .lease import BEAT, Folder, Lost, here, take
 from .notebook import check_notebook, execute, processes
@@ -254,7 +254,7 @@ def run_study(
             if 'cannot write' in e or 'free some space' in e: break  # the next one would fail the same way
     return out
 
-# %% ../nbs/70_study.ipynb #38b9b909
+# %% ../nbs/70_study.ipynb #c4236202
 PAGES = {EncoderSettings: 'nbs/experiments/pretrain.ipynb', BiEncoderSettings: 'nbs/experiments/distil.ipynb'}
 
 def make(
@@ -267,26 +267,33 @@ def make(
     for i, s in enumerate(todo, 1):
         start, page, label = time.time(), Path(PAGES[type(s)]), f'[{i}/{len(todo)}] {s.name}'
         try:
-            with exclusive(f'{s.study}-{s.folder.name}'):
-                if not made(s):
-                    with _Watch(s.folder, s.updates, label): execute(root()/page, s.folder/page.name, s.model_dump())
+            with _Watch(s.folder, s.updates, label): execute(root()/page, s.folder/page.name, s.model_dump())
             done = read_json(s.folder/'done.json'); means = done.get('means', {})
             result = ', '.join(f"nDCG@10 {m['nDCG@10']:.4f} on {n}" for n, m in means.items()) if means else f"loss {done['last']['loss']:.3f} after {done['tokens']:,} tokens"
             out['done'].append(s.name); say(f"{label}: {result}, {in_words(time.time() - start)}")
         except KitError as e: out['failed'][s.name] = str(e); say(f"{label} failed: {e}")
     return out
 
+def _same_encoder(c):
+    "Refuse what is finished and began with another encoder than there is now: its numbers would stand under the new one's name."
+    for e in encoders_of([c]):
+        if not made(e): continue
+        began = read_json(c.folder/'began.json')['start'] if isinstance(c, BiEncoderSettings) and made(c) else r.manifest['data'].get('weights') if not isinstance(c, BiEncoderSettings) and (r := Run(c, run_folder(c))).done else None
+        if began and began != read_json(e.folder/'done.json')['weights']: raise KitError(f"{c.name} is done, but began with another {e.name} than there is now; delete {c.folder if isinstance(c, BiEncoderSettings) else run_folder(c)} to run it again")
+
 def run_paths(
     paths,               # YAML files, or folders of params/
     say=print,
 ) -> dict:               # as from `run_study`, for all kinds together
     "All that `paths` describe: encoders, then runs, then bi-encoders; the encoders that they start from are made first."
-    configs, bi = read_configs(paths, none=True), read_made(BiEncoderSettings, paths); encoders = list({s.identity: s for s in [*read_made(EncoderSettings, paths), *encoders_of([*configs, *bi])]}.values())
+    configs, bi = read_configs(paths, none=True), read_made(BiEncoderSettings, paths); todo = [c for c in configs if not ended(Run(c, run_folder(c)))] + [b for b in bi if not made(b)]
+    encoders = list({s.identity: s for s in [*read_made(EncoderSettings, paths), *encoders_of(todo)]}.values())
     if not (configs or bi or encoders): raise KitError(f"{', '.join(map(str, paths))}: no parameter file of a run, an encoder or a bi-encoder")
     coming = {c.identity for c in configs}
     for b in bi:
         if not made(b): check_bi_encoder(b, teacher=not (b.teacher.endswith('.yaml') and read_config(root()/b.teacher).identity in coming))
-    out = make(encoders, say)
-    if out['failed']: return out
+    out = make(encoders, say); lost = {c.name: f"its encoder {e.name} failed" for c in todo for e in encoders_of([c]) if e.name in out['failed']}; out['failed'] |= lost
+    for c in [*configs, *bi]: _same_encoder(c)
+    configs, bi = ([c for c in x if c.name not in lost] for x in (configs, bi))
     for part in (run_study(configs, say), make(bi, say)): out = {k: out[k] + part[k] if k != 'failed' else out[k] | part[k] for k in out}
     return out
