@@ -6,13 +6,12 @@
 __all__ = ['TRAIN', 'PAGES', 'estimate', 'in_words', 'Ground', 'devices', 'ended', 'train_config', 'prepare_configs', 'run_study',
            'make', 'run_paths']
 
-# %% ../nbs/70_study.ipynb #0c93707b
+# %% ../nbs/70_study.ipynb #6a513dbb
 import json, re, sys, threading, time
 from dataclasses import dataclass, field
 from pathlib import Path
 from tqdm import tqdm
 from .bill import attempt_file, attempts, cost, hourly, note_attempt, which_gpu
-from .biencoder import check_bi_encoder
 from .config import DataSettings, RunConfig, read_config, read_configs
 from .core import KitError, place, read_json, root, write_json, writing
 from .encoders import BiEncoderSettings, EncoderSettings, encoders_of, made, read_made
@@ -254,7 +253,7 @@ def run_study(
             if 'cannot write' in e or 'free some space' in e: break  # the next one would fail the same way
     return out
 
-# %% ../nbs/70_study.ipynb #c4236202
+# %% ../nbs/70_study.ipynb #08804ebc
 PAGES = {EncoderSettings: 'nbs/experiments/pretrain.ipynb', BiEncoderSettings: 'nbs/experiments/distil.ipynb'}
 
 def make(
@@ -289,6 +288,7 @@ def run_paths(
     configs, bi = read_configs(paths, none=True), read_made(BiEncoderSettings, paths); todo = [c for c in configs if not ended(Run(c, run_folder(c)))] + [b for b in bi if not made(b)]
     encoders = list({s.identity: s for s in [*read_made(EncoderSettings, paths), *encoders_of(todo)]}.values())
     if not (configs or bi or encoders): raise KitError(f"{', '.join(map(str, paths))}: no parameter file of a run, an encoder or a bi-encoder")
+    from reproduce_kit.biencoder import check_bi_encoder
     coming = {c.identity for c in configs}
     for b in bi:
         if not made(b): check_bi_encoder(b, teacher=not (b.teacher.endswith('.yaml') and read_config(root()/b.teacher).identity in coming))
