@@ -29,7 +29,7 @@ from .tite import TiteModel, save_bi_encoder
 from .training import last_checkpoint, rewind_history
 from .trec import ranking, read_run, write_run
 
-# %% ../nbs/62_biencoder.ipynb #6249ea62
+# %% ../nbs/62_biencoder.ipynb #ee5ca3c7
 def training_text(
     s: BiEncoderSettings,
 ) -> tuple:           # (topics, corpus, fingerprint) of the collection's training split
@@ -83,6 +83,7 @@ def teacher_scores(
             write_run(path, rerank(model, topics, corpus, some, s.passages, progress='teacher'), tag=run.folder.name)
     return read_run(path)
 
+# %% ../nbs/62_biencoder.ipynb #f887f359
 def shorten(tokenizer, most: int):
     "A function that cuts a text after its `most`-th token, special ones counted."
     def cut(text):
@@ -90,7 +91,7 @@ def shorten(tokenizer, most: int):
         return text[:max(ends, default=0)]
     return cut
 
-# %% ../nbs/62_biencoder.ipynb #7bb1445c
+# %% ../nbs/62_biencoder.ipynb #fd87da2d
 def _encoder(s: BiEncoderSettings) -> dict:
     "What is known of the encoder that it starts from."
     e = read_encoder(s.encoder, f'params/{s.study}/encoders')
@@ -105,6 +106,7 @@ def start_model(s: BiEncoderSettings):
         with quiet(): save_bi_encoder(TiteModel.from_pretrained(e.folder/'encoder'), AutoTokenizer.from_pretrained(e.folder/'encoder'), at)
         return load_bi_encoder(at)
 
+# %% ../nbs/62_biencoder.ipynb #7c6fc3ea
 def _keeper(folder: Path, s: BiEncoderSettings, progress: bool):
     "Logs, seals checkpoints and shows progress."
     from tqdm import tqdm
@@ -121,6 +123,7 @@ def _keeper(folder: Path, s: BiEncoderSettings, progress: bool):
         def on_train_end(self, args, state, control, **_): self.bar.close()
     return Keeper()
 
+# %% ../nbs/62_biencoder.ipynb #61d3df1a
 def distil(
     s: BiEncoderSettings,
     rows: dict,                # from `distil_rows`

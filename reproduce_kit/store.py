@@ -105,7 +105,7 @@ def finish(
     if run.lock: run.lock.release(force=True)
     return read_json(run.folder/'done.json')
 
-# %% ../nbs/40_store.ipynb #c4be9c94
+# %% ../nbs/40_store.ipynb #47a7ca75
 def find_runs(
     study: str = '*',    # one study, or all
     recipe: str = '*',
@@ -120,7 +120,7 @@ def find_runs(
 def finished(study: str, recipe: str = '*') -> list:
     "The study's finished runs, in table order; runs of settings that no file of `params/STUDY` holds any more are left out."
     files = root()/'params'/study
-    wanted = {c.identity for c in read_configs([files])} if any(files.rglob('*.yaml')) else set()
+    wanted = {c.identity for c in read_configs([files], none=True)} if any(files.rglob('*.yaml')) else set()
     runs = [r for r in find_runs(study, recipe) if r.done and (not wanted or r.cfg.identity in wanted)]
     if twice := [r.folder.name for r in runs if [(x.cfg.recipe, x.cfg.name) for x in runs].count((r.cfg.recipe, r.cfg.name)) > 1]:
         raise KitError(f"several finished runs would fill the same rows: {', '.join(twice)}; delete those that are out of date from {place('runs')/study}")

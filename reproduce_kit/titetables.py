@@ -17,7 +17,7 @@ from .significance import family
 from .tables import Table, _sampled, escape, first_stage, reference, run_epochs, table_columns, telemetry
 from .tite import ARRANGEMENTS, arrangement
 
-# %% ../nbs/87_titetables.ipynb #db734e46
+# %% ../nbs/87_titetables.ipynb #7f8b407c
 NOT_RUN, MEANS = 'not-run', {'arithmetic mean': statistics.mean, 'geometric mean': statistics.geometric_mean}
 
 def own_results(study: str = 'tite') -> list:
@@ -43,6 +43,7 @@ def _ours(number: int, row, results: list) -> tuple:
         return out, dict(computed=f"runs/{r['settings']['study']}/bi-encoders/{r['folder'].name}")
     return {}, {}
 
+# %% ../nbs/87_titetables.ipynb #4d596355
 def effectiveness_table(number: int, ours: list = None) -> Table:
     "Table 1, 2 or 3: nDCG@10 as published and as measured here."
     if number not in (1, 2, 3): raise KitError(f'table {number} is none of effectiveness; 1, 2 or 3')
@@ -55,6 +56,7 @@ def effectiveness_table(number: int, ours: list = None) -> Table:
         for m in shown: x = got.get(m); t.add(row, ('ours', m), NOT_RUN if x is None else f'{x:.4f}', x, **(source if x is not None else {}))
     return t
 
+# %% ../nbs/87_titetables.ipynb #c6f75092
 def docs_table(study: str = 'tite') -> Table:
     "The study's bi-encoders on the collection they were taught on, every passage compared."
     t = Table('titedocs', "Bi-encoders of the embedded study: each topic's vector against those of all passages. Pooling: kernel and stride of each of the encoder's layers. Bag of words: its loss at the end of pre-training, relative to always predicting each word's frequency (below 1: the vector knows its text). Teacher: " + escape(', '.join(sorted({r['settings']['teacher'] for r in own_results(study)}))) + '.',
@@ -68,6 +70,7 @@ def docs_table(study: str = 'tite') -> Table:
             for m, short in (('nDCG@10', 'nDCG@10'), ('RR(rel=1)@10', 'MRR@10'), ('R(rel=1)@10', 'R@10')): t.add(row, short if len(r['means']) == 1 else f'{escape(n)} {short}', f'{means[m]:.4f}', means[m], measure=m, **source)
     return t
 
+# %% ../nbs/87_titetables.ipynb #5d4209da
 def speed_table(measured: dict = None) -> Table:
     "Table 4: speed-up over the same code with pooling off."
     df = reference('tite_table4'); bert = {k: g.iloc[0] for k, g in df[df['model'] == 'BERT'].groupby('kernel')}; files = sorted((place('runs')/'tite').glob('efficiency-*.json')) if measured is None else []
@@ -82,6 +85,7 @@ def speed_table(measured: dict = None) -> Table:
         if not measured: t.add(row, 'ours', NOT_RUN)
     return t
 
+# %% ../nbs/87_titetables.ipynb #c5ea1c48
 def cross_table(runs: list) -> Table:
     "The study's cross-encoders, each at its selected epoch, against the encoder without pooling under the same optimizer, and what a pair costs (from `nbs/experiments/throughput.ipynb`)."
     study = runs[0].cfg.study; (main, lead), *_ = [(s, m) for _, s, m in table_columns(runs)]; speed = {}
@@ -103,6 +107,7 @@ def cross_table(runs: list) -> Table:
         t.add(row, 'GiB', f"{telemetry(r).get('rss_gib', 0):.2f}", telemetry(r).get('rss_gib'), run=r.folder.name, **_sampled([r], 'process [GiB]'))
     return t
 
+# %% ../nbs/87_titetables.ipynb #d7857f3e
 def pooling_of(run) -> int:
     "Which arrangement a run's backbone pools by; 0: none."
     b = BACKBONES[run.cfg.backbone]; return read_encoder(run.cfg.backbone, b['encoder']).arrangement if 'encoder' in b else 0
