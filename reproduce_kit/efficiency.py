@@ -38,7 +38,7 @@ def limit(c: TiteConfig, lengths) -> float:
     other = arrangement() if len(set(c.hidden_sizes)) > 1 else c
     return sum(flops(flat(other), int(n)) for n in lengths) / sum(flops(c, int(n)) for n in lengths)
 
-# %% ../nbs/34_efficiency.ipynb #b57fc75f
+# %% ../nbs/34_efficiency.ipynb #78760a0b
 def packed_batches(lengths, tokens: int, vocabulary: int, seed: int = 12, device='cpu', alike: bool = False) -> list:
     "[(ids, mask)] of random tokens, sequences of like length together (`alike`: of the same length, so that nobody pads), about `tokens` tokens in a batch."
     g, out, now = np.random.default_rng(seed), [], []
@@ -54,7 +54,7 @@ def others(name: str, how: str = 'sdpa', small: bool = False):
     from transformers import AutoModel, BertConfig, ModernBertConfig
     kinds = dict(bert=BertConfig, modernbert=ModernBertConfig)
     if name not in kinds: raise KitError(f"encoder {name!r}: one of {', '.join(kinds)}")
-    tiny = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, vocab_size=1000, pad_token_id=0) if small else {}
+    tiny = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, vocab_size=1000, pad_token_id=0, **(dict.fromkeys(('bos_token_id', 'eos_token_id', 'cls_token_id', 'sep_token_id')) if name == 'modernbert' else {})) if small else {}
     return AutoModel.from_config(kinds[name](**tiny), attn_implementation=how).eval()
 
 def side_by_side(

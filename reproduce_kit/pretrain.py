@@ -158,7 +158,7 @@ def _load(folder: Path, model, opt) -> dict:
     for k, v in load_file(at/'optimizer.safetensors').items(): i, name = k.split('.'); state.setdefault(int(i), {})[name] = v
     opt.load_state_dict(dict(state=state, param_groups=opt.state_dict()['param_groups'])); return read_json(at/'state.json')
 
-# %% ../nbs/51_pretrain.ipynb #f0665632
+# %% ../nbs/51_pretrain.ipynb #59d9a6a0
 def pretrain(
     s: EncoderSettings,
     pieces: Pieces,
@@ -180,7 +180,7 @@ def _pretrain(s, pieces, stop_after, progress) -> dict:
         some = [pieces[i] for i in np.random.default_rng(s.seed).permutation(len(pieces))[:20_000]]; _start_biases(model, some, special)
         with writing(folder/'history.jsonl') as f: f.write(json.dumps(dict(step=0, unigram_bow=unigram_bow(*_pad(some[:2000], tok.pad_token_id, special)[::2], s.vocabulary))) + '\n')
     last = min(s.updates, start + stop_after) if stop_after else s.updates; sums, begin = {}, time.time() - state['seconds']
-    for u in tqdm(range(start + 1, last + 1), disable=not progress, desc=s.name, initial=start, total=s.updates, unit='update', mininterval=2):
+    for u in tqdm(range(start + 1, last + 1), disable=not progress, desc=s.name, initial=start, total=s.updates, unit='update', file=sys.stdout, mininterval=2):
         torch.manual_seed(int(np.random.SeedSequence([s.seed, u]).generate_state(1)[0])); labels = None
         x, mask, _ = _pad([pieces[i] for i in _drawn(s, len(pieces), u)], tok.pad_token_id, special, device); state['tokens'] += int(mask.sum())
         if 'mlm' in s.objectives: x, labels = mask_words(x, mask, special, tok.mask_token_id, s.vocabulary)
