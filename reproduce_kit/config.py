@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from .core import KitError, did_you_mean, root, sha256
 
-# %% ../nbs/05_config.ipynb #beae9212
+# %% ../nbs/05_config.ipynb #9d8d6edc
 def _hub(title, repo, revision, model_type, hidden, layers, heads, inner, vocab, ref='main', licence='MIT', **more):
     return dict(title=title, max_layers=layers, repo=repo, revision=revision, ref=ref, licence=licence, more=more,
                 expect=dict(model_type=model_type, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=inner, vocab_size=vocab))
@@ -34,8 +34,8 @@ BACKBONES = {
     'minilm-l12-h384': _hub('MiniLM', 'microsoft/MiniLM-L12-H384-uncased', '9a201d7b3ebebc5feabf9fbb4b3a4ec5d3f2440d', 'bert', 384, 12, 12, 1536, 30522),
     'gte-multilingual-base': _hub('GTE', 'Alibaba-NLP/gte-multilingual-base', '9bbca17d9273fd0d03d5725c7a4b0f6b45142062', 'new', 768, 12, 12, 3072, 250048, licence='Apache-2.0', max_position_embeddings=8192),
     'modernbert-base': _hub('ModernBERT', 'answerdotai/ModernBERT-base', '8949b909ec900327062f0ebf497f51aef5e6f0c8', 'modernbert', 768, 22, 12, 1152, 50368, licence='Apache-2.0', max_position_embeddings=8192),
-    'tite-k2-docs': _own('TITE (k=2)', 192, 6, 3, 768, 6000),
-    'tite-k3-docs': _own('TITE (k=3)', 192, 6, 3, 768, 6000),
+    'tite-k2-docs': _own('TITE-k2', 192, 6, 3, 768, 6000),
+    'tite-k3-docs': _own('TITE-k3', 192, 6, 3, 768, 6000),
     'bert-docs': _own('BERT', 192, 6, 3, 768, 6000),
     'tiny-bert': _hub('Tiny BERT', 'reproduce-kit/tiny-bert', '0'*39 + '1', 'bert', 64, 2, 4, 128, 2000),
     'tiny-gte': _hub('Tiny GTE', 'reproduce-kit/tiny-gte', '0'*39 + '2', 'new', 64, 2, 4, 128, 2000),
