@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TOKENS', 'PAIRS', 'QA_PAIRS', 'GPUS', 'UTILISATION', 'work', 'parameters', 'assumed_hours', 'measured_hours',
-           'memory_gib', 'describe_schedule', 'plan_run', 'check_run', 'check_configs']
+           'memory_gib', 'describe_schedule', 'plan_run', 'logged_updates', 'check_run', 'check_configs']
 
 # %% ../nbs/68_plan.ipynb #8bb89913
 import json, math
@@ -92,8 +92,12 @@ def plan_run(cfg: RunConfig) -> dict:
         out |= dict(gpu_hours=round(hours * world, 2), hours=round(hours, 2), hours_from=source, fits=memory['total'] < 0.92 * GPUS[cfg.gpu][2])
     return out
 
-# %% ../nbs/68_plan.ipynb #da592b59
+# %% ../nbs/68_plan.ipynb #4b1cc415
 _CLASS = {'adamw': ('torch.optim.adamw.AdamW',), 'lion': ('reproduce_kit.lion.Lion', 'lion_pytorch.lion_pytorch.Lion')}  # on a CPU the two Lions compute the same, to the last bit
+
+def logged_updates(cfg: RunConfig) -> int:
+    "Lines with a loss in the history of a whole run: every `log_steps` updates, and where an epoch ends."
+    return cfg.updates // cfg.log_steps + sum(n * cfg.epoch_updates % cfg.log_steps != 0 for n in range(1, cfg.epochs + 1))
 
 def check_run(run: Run) -> list:
     "Differences between a run and its config, in words; empty when there are none."
@@ -111,7 +115,7 @@ def check_run(run: Run) -> list:
     lines = [l for l in read_history(run.folder) if 'loss' in l]
     off = [l for l in lines if not math.isclose(l['learning_rate'], planned_rate(cfg, l['step'] - 1), rel_tol=1e-9, abs_tol=1e-15)]
     if off: out.append(f"learning rate: {len(off)} of {len(lines)} logged updates differ, first update {off[0]['step']}: {off[0]['learning_rate']:g} instead of {planned_rate(cfg, off[0]['step'] - 1):g}")
-    if run.done: same('logged updates', len(lines), cfg.epochs * math.ceil(cfg.epoch_updates / cfg.log_steps))
+    if run.done: same('logged updates', len(lines), logged_updates(cfg))
     return out
 
 def check_configs(configs: list) -> list:
