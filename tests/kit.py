@@ -58,7 +58,7 @@ def invent(cfg, values, texts=None, seconds=10.):
     size = parameters(cfg.backbone, cfg.layers)
     run.note(updates=dict(planned=cfg.updates, done=cfg.updates), seconds=dict(train=seconds, evaluate=seconds), data=dict.fromkeys(sets, 'same'), optimizer=dict(kind=_CLASS[cfg.optimizer][0], groups=groups),
              memory=dict(optimizer_state_bytes=4 * size['total'] * (1 if cfg.optimizer == 'lion' else 2), parameters=size))
-    each = cfg.epoch_updates; steps = [e * each + s for e in range(cfg.epochs) for s in [*range(cfg.log_steps, each + 1, cfg.log_steps), *([each] if each % cfg.log_steps else [])]]
+    each = cfg.epoch_updates; steps = sorted({*range(cfg.log_steps, cfg.updates + 1, cfg.log_steps)} | {e * each for e in range(1, cfg.epochs + 1)})
     lines = [dict(step=s, epoch=s / each, loss=.5, grad_norm=1., learning_rate=planned_rate(cfg, s - 1)) for s in steps]
     lines += [dict(step=each * e, epoch=float(e), eval_loss=.5) for e in range(1, cfg.epochs + 1)]; lines.sort(key=lambda l: l['step'])
     (run.folder/'history.jsonl').write_text(''.join(json.dumps(l) + '\n' for l in lines)); (run.folder/'telemetry.jsonl').write_text('')
