@@ -6,7 +6,7 @@
 __all__ = ['training_text', 'check_bi_encoder', 'teacher_scores', 'shorten', 'start_model', 'distil', 'retrieval_sets',
            'measure_bi_encoder']
 
-# %% ../nbs/62_biencoder.ipynb #95682756
+# %% ../nbs/62_biencoder.ipynb #8bb50eb8
 import json, math, shutil, sys, tempfile, time
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,7 @@ from .backbone import load_checkpoint, quiet
 from .collection import read_collection
 from .config import read_config
 from .core import KitError, SEAL, broken, did_you_mean, exclusive, place, read_json, root, seal, sha256, write_json
-from .dense import dense, load_bi_encoder
+from .dense import dense, load_bi_encoder, without_itself
 from .distil import DistilLoss
 from .encoders import BiEncoderSettings, made, read_encoder
 from .metrics import evaluate, means, write_perquery
@@ -163,7 +163,7 @@ def _distil(s, rows, progress, stop_after):
     seal(part); part.rename(folder/'model')
     for c in folder.glob('checkpoint-*'): shutil.rmtree(c)
 
-# %% ../nbs/62_biencoder.ipynb #0ef3b68e
+# %% ../nbs/62_biencoder.ipynb #f8ac7187
 def _beir(folder: Path) -> list:
     "The data sets of a folder: itself, or, as in CQADupStack, several below it."
     return [folder] if (folder/'corpus.jsonl').exists() or list(folder.glob('qrels.*')) else sorted(f.parent for f in folder.glob('*/corpus.jsonl'))
@@ -193,7 +193,7 @@ def measure_bi_encoder(
         path = folder/f'{part}.run.gz'; files.append(path.name)
         if not path.exists():
             run = dense(model, topics, corpus, 1001, query_tokens=s.query_tokens, passage_tokens=s.passage_tokens, progress=part if progress else '')
-            write_run(path, {q: dict(list((d, x) for d, x in docs.items() if d != q)[:1000]) for q, docs in run.items()}, tag=folder.name)  # a topic that is a passage too, as in ArguAna, is no answer to itself
+            write_run(path, without_itself(run, qrels), tag=folder.name)
         rows[f'{s.name}/{part}'] = evaluate(read_run(path), qrels); parts.setdefault(n, []).append(means(rows[f'{s.name}/{part}']))
     write_perquery(folder/'perquery.csv', rows); got = {n: {m: sum(x[m] for x in some) / len(some) for m in some[0]} for n, some in parts.items()}
     done = read_json(folder/'began.json') | dict(identity=s.identity, encoder=_encoder(s), means=got, parameters=sum(p.numel() for p in model.parameters()), git=git_state(), hardware=hardware(),

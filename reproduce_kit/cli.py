@@ -138,7 +138,7 @@ def run(paths, on, as_json, track, yes, max_dollars, secrets, detach, rates):
          lambda: f"{len(out['done'])} made, {len(out['skipped'])} done before, {len(out['failed'])} failed\n\nnext: reproduce {'run ' + ' '.join(paths) if out['failed'] else f'paper --study {study}{only}' if study else 'list ' + ' '.join(paths)}")
     if out['failed'] or len(out['done']) + len(out['skipped']) < len(configs): sys.exit(1)
 
-# %% ../nbs/90_cli.ipynb #8220d1b8
+# %% ../nbs/90_cli.ipynb #2f5f9d29
 def _cost_table(rows) -> str:
     t = columns([(r['recipe'], r['name'], f"{r['updates']:,}", f"{r['gpus']} x {r['gpu']}" if r['gpu'] else 'no GPU', '' if r['gpu_hours'] is None else f"{r['gpu_hours']:.1f}", '' if r['hours'] is None else f"{r['hours']:.1f}", f"{r['dollars_per_hour']:.2f}", '?' if r['dollars'] is None else _dollars(r['dollars']), r['state']) for r in rows],
                 ('recipe', 'name', 'updates', 'on', 'GPU h', 'hours', '$/h', '$', 'state'))
@@ -179,13 +179,13 @@ def _run_modal(paths, configs, as_json, track, yes, max_dollars, secrets, detach
         except KeyboardInterrupt: say(f'\nno longer watching; the runs go on. next: reproduce list {at} --on modal, and in the end: reproduce fetch {study}'); sys.exit(130)
         out['ends'] = {r['cfg'].name: dict(state=r['state'], message=r['message']) for r in ends}
     home = [s for s in dict.fromkeys(c.study for c in configs)]
-    out['brought'] = {s: {k: v for k, v in fetch_study(s).items() if k not in ('fetched', 'kept')} for s in home} if any(r['state'] in ('done', 'failed') for r in remote_states(configs)) else {}
+    out['brought'] = {s: {k: v for k, v in got.items() if k not in ('fetched', 'kept')} for s in home if (got := fetch_study(s))['runs']} if any(r['state'] in ('done', 'failed') for r in remote_states(configs)) else {}
     bad = {n: e for n, e in out.get('ends', {}).items() if e['state'] != 'done'}
     def text(): return '\n'.join([*([] if todo or follow or out['brought'] else [f'nothing to start: {len(configs) - len(leave)} of {len(configs)} runs are done']), *(f"{n} {e['state']}: {e['message']}" for n, e in bad.items()), *(f"{s}: {len(b['runs'])} runs brought home; {_dollars(b['dollars'])} dollars, {b['bill']}" for s, b in out['brought'].items())]) + f"\n\nnext: reproduce {f'run {at} --on modal' if bad or leave else f'paper --study {study}'}"
     show(out, as_json, text)
     if bad: sys.exit(1)
 
-# %% ../nbs/90_cli.ipynb #2a569481
+# %% ../nbs/90_cli.ipynb #0d7a9840
 def pick(run: str):
     "The config that RUN means: a YAML file, a name, RECIPE/NAME, STUDY/RECIPE/NAME, an identity, or a run folder's name."
     from reproduce_kit.config import read_configs
@@ -220,7 +220,8 @@ def logs(run, on, lines, as_json):
 def fetch(study, checkpoints, as_json):
     "Bring what ended on Modal home: manifests, histories, run files, per-query values, executed notebooks; verified by hash."
     from reproduce_kit.remote import fetch_study
-    got = fetch_study(study.removeprefix('params/').strip('/').split('/')[0], checkpoints, say=lambda m: click.echo(m, err=True))
+    study = study.removeprefix('params/').strip('/').split('/')[0]; got = fetch_study(study, checkpoints, say=lambda m: click.echo(m, err=True))
+    if not got['runs']: raise KitError(f"no run of {study} has ended on Modal; `reproduce list params/{study} --on modal` shows how far they are")
     show(got, as_json, lambda: f"{len(got['runs'])} runs: {len(got['fetched'])} files fetched ({got['bytes'] / 2**20:.1f} MiB), {len(got['kept'])} were here\n" + (f"{_dollars(got['dollars'])} dollars ({got['bill']})" if got['dollars'] is not None else got['bill']) + f'\n\nnext: reproduce paper --study {study}')
 
 @main.command()

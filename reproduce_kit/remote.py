@@ -183,12 +183,12 @@ def stop_run(cfg: RunConfig) -> dict:
     while time.time() < end and (now := remote_states([cfg])[0])['state'] in ('running', 'waiting'): time.sleep(BEAT / 5)  # it is still saving what it has
     return now
 
-# %% ../nbs/76_remote.ipynb #22fe7aa7
+# %% ../nbs/76_remote.ipynb #295ea0e9
 def watch(configs: list, call: str, say=print, every: float = BEAT) -> list:
     "Follow a started study until nothing is under way; the rows at the end. Leaving changes nothing for the runs."
     cloud, seen, launching, away = connect(), {}, True, 0
     while True:
-        try: rows = remote_states(configs); answer = cloud.call_answer(call) if launching and call else 'ended'; away = 0
+        try: answer = cloud.call_answer(call) if launching and call else 'ended'; rows = remote_states(configs); away = 0  # in this order: what the call left behind is in the rows
         except Exception as e:  # a network that is away for a moment says nothing about the runs
             if (away := away + 1) > 30 or isinstance(e, KitError) and 'token' in str(e): raise
             say(f'{e}; trying again'); time.sleep(every); continue
@@ -235,7 +235,7 @@ def measure_stored(cfg: RunConfig, epoch: int, sets: list, on: str = 'local') ->
     if got['trouble']: raise KitError(printable(got['trouble']))
     return got['means']
 
-# %% ../nbs/76_remote.ipynb #7da7e40a
+# %% ../nbs/76_remote.ipynb #dab9d21e
 def fetch_study(
     study: str, checkpoints: bool = False, say=print,
 ) -> dict:          # {'fetched': paths, 'kept': paths that were here, 'bytes', 'runs', 'dollars', 'bill'}
@@ -244,7 +244,6 @@ def fetch_study(
     cloud = connect(); volume = cloud.volume('/vol/runs')
     with modal_errors('listing what is there'): answer = modal.Function.from_name(deployed(cloud, say=say), 'fetch').remote(study, checkpoints)
     offered = answer['files']
-    if not offered: raise KitError(f"no run of {study} has ended on Modal; `reproduce list params/{study} --on modal` shows how far they are")
     targets = {p: safe_path(p, study) for p in offered}  # all of them, before the first is written
     got, kept_, size = [], [], 0
     def last(p): return p.endswith(('/done.json', '/failed.json'))

@@ -197,6 +197,16 @@ def test_trouble(cloud, tmp_path):
     assert p.returncode == 1 and 'preparing failed, nothing was trained' in p.stdout + p.stderr and 'the hub cannot be reached' in p.stdout + p.stderr, p.stdout + p.stderr
 
 
+def test_the_end_of_a_call_is_read_before_its_runs(monkeypatch):
+    """Between two looks preparing may fail: the run's own message wins over the call's, whichever came first."""
+    from types import SimpleNamespace as N
+    from reproduce_kit import remote
+    said, ended, cfg = [], [], small('as-run/minilm-adamw', 'away')
+    monkeypatch.setattr(remote, 'connect', lambda: N(call_answer=lambda call: ended.append(1) or 'the hub is away'))
+    monkeypatch.setattr(remote, 'remote_states', lambda configs: [dict(cfg=cfg, path='a', step=0, of=0, eta=0, state='failed' if ended else 'preparing', message='preparing failed' if ended else '')])
+    assert remote.watch([cfg], 'fc-1', said.append, .01)[0]['message'] == 'preparing failed' and said == ['away: failed; preparing failed']
+
+
 def test_offered_files_stay_in_the_store(cloud, tmp_path):
     """A volume that offers a file elsewhere, or other bytes than it promised, is refused, and nothing of it is written."""
     home = tmp_path / 'home'; env = cloud_env(cloud, home)
