@@ -218,7 +218,7 @@ def epoch_sampler(
             yield from (order[i:min(i + self.batch_size, self.used)] for i in range(0, self.used, self.batch_size))
     return EpochSampler
 
-# %% ../nbs/50_training.ipynb #bb72aa84
+# %% ../nbs/50_training.ipynb #7389b44d
 def use_bf16(cfg: RunConfig) -> bool:
     "bf16 where asked for, or, under `auto`, on a GPU that computes in it."
     import torch
@@ -250,13 +250,13 @@ def train(
     "Train the run to its end from its last whole checkpoint; binary cross-entropy on one logit."
     import torch
     from sentence_transformers.base.sampler import DefaultBatchSampler
-    from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
-    from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
+    from sentence_transformers.cross_encoder import CrossEncoderTrainingArguments
+    from reproduce_kit.microbatch import microbatch_trainer
     cfg = run.cfg; batch = cfg.batch(world())
     if run.done: return
     args = CrossEncoderTrainingArguments(
-        output_dir=str(run.folder), num_train_epochs=cfg.epochs, per_device_train_batch_size=batch['per_device'], per_device_eval_batch_size=_eval_batch(len(pairs['dev'])),
-        gradient_accumulation_steps=batch['accumulation'], max_grad_norm=cfg.max_grad_norm, seed=cfg.seed, data_seed=cfg.seed, bf16=use_bf16(cfg),
+        output_dir=str(run.folder), num_train_epochs=cfg.epochs, per_device_train_batch_size=batch['per_device'] * batch['accumulation'], per_device_eval_batch_size=_eval_batch(len(pairs['dev'])),
+        max_grad_norm=cfg.max_grad_norm, seed=cfg.seed, data_seed=cfg.seed, bf16=use_bf16(cfg),
         logging_strategy='no', logging_nan_inf_filter=False, eval_strategy='no', save_strategy='no', save_total_limit=2, report_to=os.environ.get('REPRODUCE_TRACK', 'none'), run_name=run.folder.name, disable_tqdm=True,
         dataloader_num_workers=cfg.workers, dataloader_pin_memory=torch.cuda.is_available(), ddp_timeout=24*3600, ddp_find_unused_parameters=False,
         **(dict(use_cpu=True, ddp_backend='gloo') if world() > 1 and not torch.cuda.is_available() else {}))
@@ -267,7 +267,7 @@ def train(
     if seen == cfg.updates: return
     optimizer = make_optimizer(model, cfg); schedule = make_schedule(optimizer, cfg)
     assert schedule.optimizer is optimizer
-    trainer = CrossEncoderTrainer(model, args, pairs['train'], pairs['dev'], BinaryCrossEntropyLoss(model), optimizers=(optimizer, schedule), callbacks=[_clock(run, on_epoch)])
+    trainer = microbatch_trainer(model, args, pairs['train'], pairs['dev'], batch['per_device'], optimizers=(optimizer, schedule), callbacks=[_clock(run, on_epoch)])
     by_epoch = epoch_sampler(cfg.train_pairs, cfg.global_batch, bool(cfg.short_batch), lambda: trainer.state.global_step // cfg.epoch_updates)
     trainer.get_batch_sampler = lambda data, **kw: by_epoch(data, **kw) if data is trainer.train_dataset else DefaultBatchSampler(range(len(data)), **kw)
     for c in list(trainer.callback_handler.callbacks):  # neither a printout per log line nor a model card per checkpoint

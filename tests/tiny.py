@@ -7,6 +7,7 @@ from conftest import DATA, ROOT
 from reproduce_kit.collection import read_collection
 from reproduce_kit.config import BACKBONES, make_config, read_runs
 from reproduce_kit.miniature import tiny_model, tiny_msmarco, tiny_nanobeir, tiny_qa
+from reproduce_kit.trec import ranking
 from reproduce_kit.msmarco import eval_set, first_triplets, keep_set, questions, set_folder
 
 TINY = {'minilm-l12-h384': 'tiny-bert', 'gte-multilingual-base': 'tiny-gte', 'modernbert-base': 'tiny-modernbert'}
@@ -34,7 +35,7 @@ def hub(cfg):
     rows = DATA / 'msmarco-v1.1-sample/train-200.json'
     tiny_msmarco(corpus=corpus, topics=topics); tiny_nanobeir(); tiny_qa(json.loads(rows.read_text())[:40] if rows.exists() else None)
     for b in TINY.values(): tiny_model(b)
-    if real.exists(): keep_set(set_folder('dl19', cfg), topics, c.qrels['dl19'], c.candidates['dl19'])
+    if real.exists(): keep_set(set_folder('dl19', cfg), topics, c.qrels['dl19'], {q: {d: s[d] for d in ranking(s)[:20]} for q, s in c.candidates['dl19'].items()})  # as many as its measures look at, and as many again
     keep_mini(cfg)
 
 
