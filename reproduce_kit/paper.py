@@ -5,33 +5,63 @@
 # %% auto #0
 __all__ = ['TABLES', 'FIGURES', 'MORE', 'ELSEWHERE', 'NO_LATEX', 'make_outputs', 'shown', 'typeset', 'why']
 
-# %% ../nbs/85_paper.ipynb #587646c9
-import re, shutil, subprocess
+# %% ../nbs/85_paper.ipynb #389a1a0f
+import ast, os, re, shutil, subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from .core import KitError, did_you_mean, place, read_json, root, sha256
+from .core import KitError, did_you_mean, place, read_json, root, sha256, write_json
 from .metrics import read_perquery
-from .store import find_runs
+from .store import find_runs, git_state
 from .notebook import execute
 from .tables import need_runs
 
-# %% ../nbs/85_paper.ipynb #b3389c9e
+# %% ../nbs/85_paper.ipynb #6efd5b73
 TABLES = ('table1', 'table2', 'settings', 'memory', 'significance', 'variance', 'audit', 'claims', 'numbers')
 FIGURES = ('figure1', 'figure2', 'scaling', 'curves')
 MORE = {'tite': ('tite',)}  # pages that only one study has
 ELSEWHERE = dict(tite='tables/tite1.tex', curves='curves.tex', numbers='numbers.tex', claims='tables/claims-paper.tex')  # what a page writes first, where it is no table of its name
+
+def _seen(folder: Path) -> list:
+    "[path, size, time of change] of the files below a folder; weights, checkpoints and what was made from all this are left out."
+    out = []
+    for d, dirs, files in os.walk(folder):
+        dirs[:] = [x for x in dirs if x not in ('model', 'tensorboard', 'analysis', 'build', '__pycache__') and not x.startswith(('.', 'checkpoint-'))]
+        out += [[f'{d}/{f}', s.st_size, s.st_mtime_ns] for f in files if not f.startswith('.') and not f.endswith('.html') and (s := os.stat(f'{d}/{f}'))]
+    return sorted(out)
+
+def _keys(pages: dict, study: str, recipe: str) -> dict:
+    "{page: one hash over all that it can read}."
+    import papermill
+    store = sha256([study, recipe, git_state(), *(_seen(f) for f in (root()/'reproduce_kit', root()/'params', place('runs')))])
+    def named(page): return [p for v in papermill.inspect_notebook(str(page)).values() if v['default'][:1] in '\'"' and (t := ast.literal_eval(v['default'])) and (p := root()/t).exists()]
+    return {n: sha256([store, sha256(page), *(_seen(f) for f in named(page))]) for n, (page, _) in pages.items()}
+
+def _up_to_date(copy: Path, key: str) -> bool:
+    note = copy.with_suffix('.json'); was = read_json(note) if note.exists() and copy.exists() else dict(read='')
+    return was['read'] == key and all(Path(f).exists() and sha256(Path(f)) == h for f, h in was['wrote'].items())
 
 def make_outputs(
     names,               # of analysis notebooks
     study: str,
     recipe: str = '',    # needed when the study has finished runs of several
     say=print,
-) -> list:               # the files that were written
-    "Execute `nbs/analysis/NAME.ipynb` for a study that has finished runs."
-    need_runs(study, recipe); out = []
-    for n in [*names, *(MORE.get(study, ()) if 'table1' in names else ())]:
-        execute(root()/f'nbs/analysis/{n}.ipynb', place('runs')/study/'analysis'/f'{n}.ipynb', dict(study=study, recipe=recipe))
-        path = place('figures')/f'{n}.pdf' if n in FIGURES and n not in ELSEWHERE else place('paper')/ELSEWHERE.get(n, f'tables/{n}.tex')
-        out.append(path); say(f'wrote {shown(path)}')
+) -> list:               # the files that are there now
+    "Execute `nbs/analysis/NAME.ipynb` for a study that has finished runs, where that would change anything."
+    need_runs(study, recipe); names = [*names, *(MORE.get(study, ()) if 'table1' in names else ())]; out = []
+    pages = {n: (root()/f'nbs/analysis/{n}.ipynb', place('runs')/study/f'analysis/{n}.ipynb') for n in names}; keys = _keys(pages, study, recipe)
+    old = {n for n, (_, copy) in pages.items() if _up_to_date(copy, keys[n])}
+    def written(): return {tuple(x) for d in ('paper', 'figures') for x in _seen(place(d))}
+    before = written()
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        jobs = {n: pool.submit(execute, *pages[n], dict(study=study, recipe=recipe)) for n in names if n not in old}
+        try:
+            for n in names:
+                if n in jobs: jobs[n].result()
+                path = place('figures')/f'{n}.pdf' if n in FIGURES and n not in ELSEWHERE else place('paper')/ELSEWHERE.get(n, f'tables/{n}.tex')
+                out.append(path); say(f"{'kept' if n in old else 'wrote'} {shown(path)}")
+        except BaseException: pool.shutdown(wait=False, cancel_futures=True); raise
+    wrote = {f: sha256(Path(f)) for f, *_ in sorted(written() - before)}
+    for n in jobs: write_json(pages[n][1].with_suffix('.json'), dict(read=keys[n], wrote=wrote))
     return out
 
 def shown(path: Path) -> str:

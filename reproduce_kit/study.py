@@ -212,7 +212,7 @@ def prepare_configs(
         once(('select', *data, c.select_on), f'selection by {c.select_on}', lambda: 'ready' if load_selector(c) or c.select_on == 'none' else 'none')
     return rows
 
-# %% ../nbs/70_study.ipynb #ac3de9f5
+# %% ../nbs/70_study.ipynb #0c0eeca5
 class _Watch(threading.Thread):
     "A progress bar over updates, fed by a history."
     def __init__(self, folder: Path, updates: int, label: str):
@@ -234,7 +234,7 @@ def run_study(
     "Execute the training notebook for every config that has no finished run."
     todo = [c for c in configs if not ended(Run(c, run_folder(c)))]
     out = dict(done=[], skipped=[c.name for c in configs if c not in todo], failed={})
-    if out['skipped']: say(f"{len(out['skipped'])} of {len(configs)} runs are done already: {', '.join(out['skipped'])}")
+    if out['skipped']: say(f"{len(out['skipped'])} of {len(configs)} runs are done already: {', '.join(out['skipped'][:8])}{', ...' if len(out['skipped']) > 8 else ''}")
     if not todo: return out
     check_notebook(root()/TRAIN, todo[0].model_dump())
     for c in todo:
@@ -253,7 +253,7 @@ def run_study(
             if 'cannot write' in e or 'free some space' in e: break  # the next one would fail the same way
     return out
 
-# %% ../nbs/70_study.ipynb #08804ebc
+# %% ../nbs/70_study.ipynb #761345bb
 PAGES = {EncoderSettings: 'nbs/experiments/pretrain.ipynb', BiEncoderSettings: 'nbs/experiments/distil.ipynb'}
 
 def make(
@@ -288,10 +288,11 @@ def run_paths(
     configs, bi = read_configs(paths, none=True), read_made(BiEncoderSettings, paths); todo = [c for c in configs if not ended(Run(c, run_folder(c)))] + [b for b in bi if not made(b)]
     encoders = list({s.identity: s for s in [*read_made(EncoderSettings, paths), *encoders_of(todo)]}.values())
     if not (configs or bi or encoders): raise KitError(f"{', '.join(map(str, paths))}: no parameter file of a run, an encoder or a bi-encoder")
-    from reproduce_kit.biencoder import check_bi_encoder
     coming = {c.identity for c in configs}
     for b in bi:
-        if not made(b): check_bi_encoder(b, teacher=not (b.teacher.endswith('.yaml') and read_config(root()/b.teacher).identity in coming))
+        if made(b): continue
+        from reproduce_kit.biencoder import check_bi_encoder  # torch and transformers, which nothing else here needs
+        check_bi_encoder(b, teacher=not (b.teacher.endswith('.yaml') and read_config(root()/b.teacher).identity in coming))
     out = make(encoders, say); lost = {c.name: f"its encoder {e.name} failed" for c in todo for e in encoders_of([c]) if e.name in out['failed']}; out['failed'] |= lost
     for c in [*configs, *bi]: _same_encoder(c)
     configs, bi = ([c for c in x if c.name not in lost] for x in (configs, bi))

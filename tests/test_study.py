@@ -116,6 +116,16 @@ def test_tables_figures_and_why(study):
     finally: file.write_bytes(kept)
 
 
+def test_only_what_would_change_is_made_again(study, monkeypatch):
+    """A page is executed again only where something that it reads, or that was written with it, is another."""
+    from reproduce_kit.paper import make_outputs
+    for k, v in study['env'].items(): monkeypatch.setenv(k, str(v))
+    def made(): said = []; make_outputs(('settings', 'memory'), 'smoke', say=said.append); return [s.split()[0] for s in said]
+    made(); assert made() == ['kept', 'kept']
+    table = study['base'] / 'paper/tables/settings.tex'; was = table.read_text(); table.write_text(was + '%'); assert made() == ['wrote', 'wrote'] and table.read_text() == was
+    os.utime(run_dir(study['base'] / 'runs', 'smoke-adamw') / 'history.jsonl'); assert made() == ['wrote', 'wrote'] and made() == ['kept', 'kept']
+
+
 def test_edited_evidence_is_not_printed(study):
     folder = run_dir(study['base'] / 'runs', 'smoke-adamw'); file = folder / 'epoch-1/perquery.csv'; kept = file.read_text()
     file.write_text(kept.replace(',0\n', ',1\n', 1))
