@@ -57,7 +57,7 @@ def figure1():
     box(6.7, 8.9, 3.07, 1.0, 'reranked list', '#fdf1dc'); arrow((8.24, 8.0), (8.24, 8.9)); ax.text(8.05, 8.45, 'sort', fontsize=6.5, ha='right', va='center')
     return fig
 
-# %% ../nbs/82_figures.ipynb #dc97335e
+# %% ../nbs/82_figures.ipynb #5bfb46c0
 def history_frame(runs: list) -> pd.DataFrame:
     "The histories of several runs, one row per line, with the optimizer and the backbone beside it."
     return pd.concat([pd.DataFrame(read_history(r.folder)).assign(optimizer=OPTIMIZERS[r.cfg.optimizer], backbone=r.cfg.title, run=r.folder.name) for r in runs], ignore_index=True)
@@ -68,7 +68,7 @@ def figure2(
 ):
     "Training loss, evaluation loss, learning rate and gradient norm of Lion against AdamW."
     look(); fig, axes = plt.subplots(2, 2, figsize=(7.1, 4.0), constrained_layout=True)
-    kw = dict(x='step', hue='optimizer', style='optimizer', palette=COLOURS, dashes=DASHES, hue_order=list(COLOURS), style_order=list(COLOURS), legend=False, lw=1.4)
+    kw = dict(x='step', hue='optimizer', style='optimizer', palette=COLOURS, dashes=DASHES, hue_order=list(COLOURS), style_order=list(COLOURS), legend=False, lw=1.4, errorbar='sd')  # over seeds, where there are several; seaborn's default is a bootstrap without a seed
     train, dev = (history.dropna(subset=[c]) for c in ('loss', 'eval_loss'))
     smooth = lambda c: train.assign(**{c: train.groupby('run')[c].transform(lambda s: s.rolling(window, center=True, min_periods=1).mean())})
     for ax, col, title in ((axes[0, 0], 'loss', 'training loss (binary cross-entropy)'), (axes[1, 1], 'grad_norm', 'gradient norm before clipping')):
