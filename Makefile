@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 TEX := texlive-latex-base texlive-latex-recommended texlive-publishers texlive-fonts-recommended latexmk
 
-.PHONY: reproduce test lab readme clean latex browser triton
+.PHONY: reproduce test lab readme bench clean latex browser triton
 
 reproduce: $(VENV)/.ready latex
 	$(BIN)/reproduce run params/embedded
@@ -20,6 +20,10 @@ lab: $(VENV)/.ready
 
 readme: $(VENV)/.ready
 	$(BIN)/python tools/readme.py
+
+# Both sides of every speed that the paper's table shows (about 20 minutes on two idle cores). DL2019: a folder with TREC DL 2019's passages; without it, the embedded collection's.
+bench: $(VENV)/.ready
+	BENCH='$(DL2019)' $(BIN)/python tools/bench.py
 
 clean:
 	rm -rf $(VENV) cache paper/build paper/main.pdf *.egg-info _proc

@@ -86,7 +86,7 @@ def typeset() -> Path:
     shutil.copyfile(folder/'build/main.pdf', folder/'.main.pdf.part'); (folder/'.main.pdf.part').replace(folder/'main.pdf')
     return folder/'main.pdf'
 
-# %% ../nbs/85_paper.ipynb #98ade3f8
+# %% ../nbs/85_paper.ipynb #b0a0ad9a
 def _printed(cell: dict): return (re.search(r'(?<![\d.+-])\d\.\d{4}', cell['text']) or [None])[0] if cell['value'] is not None and 'measure' in cell['source'] else None
 def _mean(src: dict, measure: str) -> float: return read_perquery(place('runs')/src['perquery'])[src['perquery_name']][measure].mean()
 
@@ -101,7 +101,7 @@ def _inputs(made: dict) -> str:
     "Whether everything that a file was made from is what it was."
     from importlib.resources import files
     for name, was in made['inputs'].items():
-        f = Path(str(files('reproduce_kit').joinpath(name))) if name.startswith('reference/') else root()/name if name.startswith('params/') else place('runs')/name
+        f = Path(str(files('reproduce_kit').joinpath(name))) if name.startswith('reference/') else root()/name if name.startswith('params/') else place('paper')/name if name.startswith('performance/') else place('runs')/name
         if not f.exists(): return 'inputs not here'
         if sha256(f) != was: return 'inputs changed'
     return 'inputs match'

@@ -1,0 +1,26 @@
+"""Execute the benchmark notebooks one after the other (`make bench`); each writes its CSV into paper/performance."""
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from reproduce_kit.core import root
+from reproduce_kit.notebook import execute
+
+real = os.environ.get('BENCH', '')
+texts = dict(collection=str(Path(real).resolve()), split='dl19', max_length=256) if real else dict(max_length=64)
+BENCHES = dict(
+    bench_lion=dict(backbones={'minilm-l12-h384': 12}, rounds=15, gib=.5),
+    bench_train=dict(texts, layers=6, batch=64, rounds=5),
+    bench_rerank=dict(texts, layers=6, topics=8, depth=100, rounds=4),
+    bench_metrics=dict(topics=7000, candidates=1000, rounds=3),
+    bench_kit=dict(runs=1000, some=200, topics=150, rounds=3, train=True),
+    bench_growth=dict(pairs=[1000, 10_000, 100_000, 1_000_000], topics=[70, 700, 7000], candidates=[10, 100, 1000], runs=[10, 100, 1000]),
+)
+
+if __name__ == '__main__':
+    for name, values in BENCHES.items():
+        start = time.time()
+        execute(root() / f'nbs/experiments/{name}.ipynb', Path(tempfile.mkdtemp()) / f'{name}.ipynb', values | dict(keep=True))
+        print(f'{name}: {time.time() - start:.0f} s', flush=True)
+    print('\nnext: papermill nbs/analysis/performance.ipynb out.ipynb')
