@@ -42,7 +42,7 @@ def parameters(
     else: embedding, rest = v * h, h + layers * (4*h*h + 3*h*i + 2*h) - h + h + h*h + h + head  # no biases; the first layer has one norm less
     return dict(total=embedding + rest, embedding=embedding, encoder=rest)
 
-# %% ../nbs/68_plan.ipynb #465984a7
+# %% ../nbs/68_plan.ipynb #ee29b88d
 GPUS = {  # TFLOP/s in dense bf16 and in fp32, and GiB, from the makers' data sheets
     'A100-80GB': (312, 19.5, 80), 'L40S': (362, 91.6, 48), 'H100': (989, 67, 80), 'H200': (989, 67, 141),
 }
@@ -91,6 +91,7 @@ def plan_error(gpu):
         took = sum(r.manifest['seconds'].values()) / 3600
         if took and (found := hours_of(r.cfg, gpu, [x for x in runs if x.folder != r.folder])): return dict(run=r.folder.name, hours=took, planned=found[0], off=found[0] / took - 1, hours_from=found[1])
 
+# %% ../nbs/68_plan.ipynb #712187ea
 def memory_gib(cfg: RunConfig, per_device: int) -> dict:
     "GiB of one device by what holds them."
     e = BACKBONES[cfg.backbone]['expect']; n = parameters(cfg.backbone, cfg.layers)['total'] / 2**30

@@ -1,7 +1,9 @@
-"""Execute the benchmark notebooks one after the other (`make bench`); each writes its CSV into paper/performance."""
+"""Execute the benchmark notebooks one after the other (`make bench`); each writes its CSV into paper/performance. Names after it choose some."""
 import os
+import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 from reproduce_kit.core import root
@@ -12,7 +14,7 @@ texts = dict(collection=str(Path(real).resolve()), split='dl19', max_length=256)
 BENCHES = dict(
     bench_lion=dict(backbones={'minilm-l12-h384': 12}, rounds=15, gib=.5),
     bench_train=dict(texts, layers=6, batch=64, rounds=5),
-    bench_rerank=dict(texts, layers=6, topics=8, depth=100, rounds=4),
+    bench_rerank=dict(texts, layers=6, topics=8, depth=100, rounds=4, runtimes=all(map(find_spec, ('onnx', 'onnxscript', 'onnxruntime', 'openvino')))),
     bench_metrics=dict(topics=7000, candidates=1000, rounds=3),
     bench_kit=dict(runs=1000, some=200, topics=150, rounds=3, train=True),
     bench_growth=dict(pairs=[1000, 10_000, 100_000, 1_000_000], topics=[70, 700, 7000], candidates=[10, 100, 1000], runs=[10, 100, 1000]),
@@ -20,6 +22,7 @@ BENCHES = dict(
 
 if __name__ == '__main__':
     for name, values in BENCHES.items():
+        if sys.argv[1:] and name not in sys.argv[1:]: continue
         start = time.time()
         execute(root() / f'nbs/experiments/{name}.ipynb', Path(tempfile.mkdtemp()) / f'{name}.ipynb', values | dict(keep=True))
         print(f'{name}: {time.time() - start:.0f} s', flush=True)
