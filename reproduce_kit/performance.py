@@ -11,7 +11,7 @@ from .bench import read_bench
 from .core import KitError
 from .tables import Table, escape
 
-# %% ../nbs/87a_performance.ipynb #6b640994
+# %% ../nbs/87a_performance.ipynb #d73f2d3f
 WHAT = {'lion': 'a step of the optimizer', 'train': 'training', 'rerank': 'scoring pairs', 'metrics': 'measuring', 'kit': 'the kit itself'}
 LIMITS = ('copy', 'scale in place', 'matrix product')
 
@@ -28,17 +28,17 @@ def performance_table() -> Table:
     "Seconds and ratios, as printed in the paper."
     rows = performance_rows()
     if rows.empty: raise KitError('nothing was measured here; nbs/experiments/bench_*.ipynb do, with keep: true')
-    t = Table('performance', 'Speed: both sides of each comparison in one run, in turn; median seconds with fastest and slowest round, the ratio to the first side (median of the rounds\' ratios), and how near the fastest round came to moving its bytes at the speed of a plain copy (over 100\\,\\%: a copy also reads what it overwrites).', ('What', 'On', 'Side'), 'r')
+    t = Table('performance', 'Speed: both sides of each comparison in one run, in turn; median seconds with fastest and slowest round, the ratio to the first side (median of the rounds\' ratios), and how near the fastest round came to what the machine allows: for the optimizer its bytes at the speed of a plain copy (over 100\\,\\%: a copy also reads what it overwrites), for training the model\'s own operations, padding not counted, at the speed of a plain matrix product.', ('What', 'On', 'Side'), 'r')
     for r in rows.to_dict('records'):
         row = (f"{WHAT.get(r['what'], r['what'])}{', ' + escape(str(r['of'])) if r['of'] else ''}", escape(r['on']), escape(r['side'])); note = dict(computed=r['file'])
         t.add(row, 'seconds', f"{r['seconds']:.4f} [{r['fastest']:.4f}, {r['slowest']:.4f}]" if r['seconds'] < 1 else f"{r['seconds']:.2f} [{r['fastest']:.2f}, {r['slowest']:.2f}]", r['seconds'], **note)
-        t.add(row, 'ratio', f"{r['ratio']:.2f}", r['ratio'], **note); limit = r['limit']; t.add(row, 'of the limit', '--' if limit is None or limit != limit else f'{100 * limit:.0f}\\,\\%', None if limit is None or limit != limit else limit, **(note if limit == limit and limit is not None else {}))
+        t.add(row, 'ratio', '--' if r['ratio'] != r['ratio'] else f"{r['ratio']:.2f}", None if r['ratio'] != r['ratio'] else r['ratio'], **note); limit = r['limit']; t.add(row, 'of the limit', '--' if limit is None or limit != limit else f'{100 * limit:.0f}\\,\\%', None if limit is None or limit != limit else limit, **(note if limit == limit and limit is not None else {}))
     return t
 
 def performance_figure():
     "The ratios as bars, a group for each measurement."
     from matplotlib import pyplot as plt
-    rows = performance_rows(); groups = list(dict.fromkeys(zip(rows['what'], rows['of'], rows['on']))); fig, axes = plt.subplots(len(groups), 1, figsize=(5, .4 * len(rows) + .5 * len(groups)), squeeze=False, layout='constrained')
+    rows = performance_rows().dropna(subset='ratio'); groups = list(dict.fromkeys(zip(rows['what'], rows['of'], rows['on']))); fig, axes = plt.subplots(len(groups), 1, figsize=(5, .4 * len(rows) + .5 * len(groups)), squeeze=False, layout='constrained')
     for ax, (what, of, on) in zip(axes[:, 0], groups):
         some = rows[(rows['what'] == what) & (rows['of'] == of) & (rows['on'] == on)][::-1]; ax.barh(some['side'], some['ratio'], color='#0173b2', height=.6); ax.bar_label(ax.containers[0], fmt='%.2f', padding=2, fontsize=8)
         ax.set_title(', '.join(filter(None, [WHAT.get(what, what), str(of), on])), fontsize=9, loc='left'); ax.axvline(1, color='grey', lw=.6, ls=':'); ax.spines[['top', 'right']].set_visible(False); ax.margins(x=.12)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['pairs_per_second']
 
-# %% ../nbs/64_throughput.ipynb #b8cbae15
+# %% ../nbs/64_throughput.ipynb #d018c7b7
 from functools import partial
 import pandas as pd
 import torch
@@ -14,19 +14,22 @@ from .bench import interleaved
 from .config import BACKBONES
 from .core import KitError
 from .efficiency import limit
+from .microbatch import Microbatches, piece_loss
 from .pairs import load_collection, load_pairs
 from .rerank import rerank
 from .retrieval import bm25
 from .training import make_optimizer, use_bf16
 
-# %% ../nbs/64_throughput.ipynb #7bcbc6dc
+# %% ../nbs/64_throughput.ipynb #9c2b99ff
 def _train(model, opt, pairs, cfg):
-    "One pass of forwards, backwards and optimizer over labelled pairs, as the trainer goes: batches in order, padded to their longest, gradients clipped."
-    model.train()
+    "One pass of forwards, backwards and optimizer over labelled pairs, as the trainer goes: batches in order, in pieces of like length, gradients clipped."
+    model.train(); collate = Microbatches(model, cfg.device_batch)
     for i in range(0, len(pairs), cfg.global_batch):
-        some = pairs[i:i + cfg.global_batch]; x = {k: v.to(model.device) for k, v in model.preprocess(list(zip(some['query'], some['passage']))).items() if torch.is_tensor(v)}
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=use_bf16(cfg)): logits = model.model(**x).logits[:, 0]
-        torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), torch.tensor(some['label'], device=model.device, dtype=torch.float)).backward(); torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.max_grad_norm); opt.step(); opt.zero_grad()
+        batch = collate(pairs.select(range(i, min(i + cfg.global_batch, len(pairs)))).to_list())
+        for part in batch['parts']:
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=use_bf16(cfg)): loss = piece_loss(model, {k: v.to(model.device) for k, v in part.items()}, len(batch['labels']))
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.max_grad_norm); opt.step(); opt.zero_grad()
     model.eval()
 
 def pairs_per_second(

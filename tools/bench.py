@@ -16,7 +16,7 @@ BENCHES = dict(
     bench_train=dict(texts, layers=6, batch=64, rounds=5),
     bench_rerank=dict(texts, layers=6, topics=8, depth=100, rounds=4, runtimes=all(map(find_spec, ('onnx', 'onnxscript', 'onnxruntime', 'openvino')))),
     bench_metrics=dict(topics=7000, candidates=1000, rounds=3),
-    bench_kit=dict(runs=1000, some=200, topics=150, rounds=3, train=True),
+    bench_kit=dict(runs=1000, some=200, topics=150, rounds=3, pages=[], train=True),
     bench_growth=dict(pairs=[1000, 10_000, 100_000, 1_000_000], topics=[70, 700, 7000], candidates=[10, 100, 1000], runs=[10, 100, 1000]),
 )
 
@@ -26,4 +26,5 @@ if __name__ == '__main__':
         start = time.time()
         execute(root() / f'nbs/experiments/{name}.ipynb', Path(tempfile.mkdtemp()) / f'{name}.ipynb', values | dict(keep=True))
         print(f'{name}: {time.time() - start:.0f} s', flush=True)
-    print('\nnext: papermill nbs/analysis/performance.ipynb out.ipynb')
+    execute(root() / 'nbs/analysis/performance.ipynb', Path(tempfile.mkdtemp()) / 'performance.ipynb', {})
+    print('\nwrote paper/tables/performance.tex, figures/performance.pdf and figures/growth.pdf\n\nnext: reproduce paper')
