@@ -245,7 +245,7 @@ def evaluate(run, epoch, sets, on, as_json):
     got = measure_stored(pick(run), epoch, list(sets), on)
     show(got, as_json, lambda: '\n'.join(columns([(s, k, f'{v:.4f}') for k, v in m.items()], ('set', 'measure', '')) for s, m in got.items()))
 
-# %% ../nbs/90_cli.ipynb #283efbe1
+# %% ../nbs/90_cli.ipynb #6544a858
 def _gib(r): return f"{r['memory_gib']['total']:.1f}"
 
 @main.command()
@@ -263,16 +263,16 @@ def plan(paths, on, rates, as_json):
         table = read_rates(rates); rows = [price(c, table) for c in read_configs(paths or [root()/'params'])]; todo = [r for r in rows if r['state'] != 'done']
         return show(dict(runs=rows, gpu_hours=round(sum(r['gpu_hours'] or 0 for r in todo), 1), dollars=round(sum(r['dollars'] or 0 for r in todo), 2), rates=table), as_json,
                     lambda: f"{_cost_table(rows)}\n\n{_cost_note(rows, table)}\n\nnext: reproduce run {' '.join(paths)} --on modal")
-    rows = [plan_run(c) for c in read_configs(paths or [root()/'params'])]; errors = {g or 'this machine': e for g in dict.fromkeys(r['gpu'] for r in rows) if (e := plan_error(g))}
+    known = {}; rows = [plan_run(c, known) for c in read_configs(paths or [root()/'params'])]; errors = {g or 'this machine': e for g in dict.fromkeys(r['gpu'] for r in rows) if (e := plan_error(g))}
     for r in rows: r['plan_error'] = errors.get(r['gpu'] or 'this machine')
     hours = sum(r['gpu_hours'] or 0 for r in rows if r['state'] != 'done')
     def text():
         t = columns([(r['recipe'], r['name'], f"{r['updates']:,}", f"{r['batch']['global']} = {r['batch']['per_device']} x {r['batch']['world']} x {r['batch']['accumulation']}", r['schedule'], _gib(r),
                       f"{r['gpus']} x {r['gpu']}" if r['gpu'] else 'any', '' if r['gpu_hours'] is None else f"{r['gpu_hours']:.1f}", r['state']) for r in rows],
-                    ('recipe', 'name', 'updates', 'global batch = per device x devices x steps', 'schedule', 'GiB', 'for', 'GPU h', 'state'))
+                    ('recipe', 'name', 'updates', 'global batch = per device x devices x pieces', 'schedule', 'GiB', 'for', 'GPU h', 'state'))
         small = [r['name'] for r in rows if r['fits'] is False]
-        here = [r for r in rows if not r['gpu'] and r['hours'] is not None]; said = sorted({r['hours_from'] for r in rows if r['hours_from'] and r['gpu']})
-        return t + (f"\n\n{len(rows)} runs, {hours:.0f} GPU hours to do ({'; '.join(said)})" if said else '') + (f"\n\nhere: {sum(r['hours'] for r in here):.1f} hours for {len(here)} of {len(rows)} runs, {sum(r['hours'] for r in here if r['state'] != 'done'):.1f} of them to do (by runs that were measured on a machine like this)" if here else '') + ''.join(f"\nthe last time, on {g}: {e['run']} took {60 * e['hours']:.1f} minutes, planned {60 * e['planned']:.1f} ({100 * e['off']:+.0f}%; {e['hours_from']})" for g, e in errors.items()) + ''.join(f"\nno run on {g} is in the store: how far off its hours are is not known" for g in dict.fromkeys(r['gpu'] for r in rows) if g and g not in errors) + (f"\ntoo large for their GPU, lower device_batch: {', '.join(small)}" if small else '') + f"\n\nnext: reproduce run {' '.join(paths) or 'params/embedded'}"
+        here = [r for r in rows if r['here'] is not None]; said = sorted({r['hours_from'] for r in rows if r['hours_from'] and r['gpu']})
+        return t + (f"\n\n{len(rows)} runs, {hours:.0f} GPU hours to do ({'; '.join(said)})" if said else '') + (f"\n\nhere: {sum(r['here'] for r in here):.1f} hours for {len(here)} of {len(rows)} runs, {sum(r['here'] for r in here if r['state'] != 'done'):.1f} of them to do (by runs that were measured on a machine like this)" if here else '') + ''.join(f"\nthe last time, on {g}: {e['run']} took {60 * e['hours']:.1f} minutes, planned {60 * e['planned']:.1f} ({100 * e['off']:+.0f}%; {e['hours_from']})" for g, e in errors.items()) + ''.join(f"\nno run on {g} is in the store: how far off its hours are is not known" for g in dict.fromkeys(r['gpu'] for r in rows) if g and g not in errors) + (f"\ntoo large for their GPU, lower device_batch: {', '.join(small)}" if small else '') + f"\n\nnext: reproduce run {' '.join(paths) or 'params/embedded'}"
     show(dict(runs=rows, gpu_hours=round(hours, 1)) if as_json else rows, as_json, text)
 
 @main.command()

@@ -115,7 +115,7 @@ class Settings(DataSettings):
 
 WHERE = ('gpu', 'gpus', 'workers', 'gpu_fallbacks', 'cpus', 'ram_gib', 'timeout_hours', 'retries')
 
-# %% ../nbs/05_config.ipynb #b0f745ee
+# %% ../nbs/05_config.ipynb #52a33c46
 def _misfits(c: Settings):
     "`key: what is wrong` for values that are each fine and together impossible."
     docs, marco = c.collection == 'docs', c.collection == 'msmarco'
@@ -130,7 +130,6 @@ def _misfits(c: Settings):
     if c.holdout == 'pairs' and not marco: yield "holdout: 'pairs' is for msmarco; other collections hold out topics"
     if c.select_on == ('dev' if marco else 'nanobeir'): yield f"select_on: {c.select_on!r} does not go with {c.collection!r}; write {'nanobeir' if marco else 'dev'!r} or 'none'"
     if c.global_batch % c.device_batch: yield f"device_batch: {c.device_batch} does not divide global_batch ({c.global_batch})"
-    if c.last_batch == 'keep' and c.train_pairs % c.global_batch and c.device_batch != c.global_batch: yield f"last_batch: a short last batch ({c.train_pairs % c.global_batch} pairs) can only be kept when a device takes a whole batch at once; set device_batch to {c.global_batch}, or write drop"
     if c.attention == 'flash_attention_2' and c.precision == 'fp32': yield "attention: 'flash_attention_2' computes in bf16 only; write precision: bf16, or sdpa"
     if c.train_pairs < c.global_batch: yield f"global_batch: {c.global_batch} is more than an epoch's {c.train_pairs} train_pairs"
     if c.schedule_updates and (c.schedule == 'none' or c.chained): yield "schedule_updates: write null, since there is no schedule of the whole run"

@@ -51,11 +51,11 @@ def cuts(
     while end: out.append(order[start[end]:end]); end = start[end]
     return out
 
-# %% ../nbs/49_microbatch.ipynb #d476a77e
+# %% ../nbs/49_microbatch.ipynb #360534c7
 class Microbatches:
     "Collator: rows of query, passage, label to {'labels': of all, 'parts': [features and labels of a piece]}."
     valid_label_columns = ['label']
-    def __init__(self, model, most: int): self.join, self.most, self.piece = Joiner(model), most, PIECE[model.device.type]
+    def __init__(self, model, most: int, device: str): self.join, self.most, self.piece = Joiner(model), most, PIECE.get(device, PIECE['cpu'])
     def __call__(self, rows: list) -> dict:
         a, b = (self.join.texts(r[k] for r in rows) for k in ('query', 'passage')); labels = torch.tensor([float(r['label']) for r in rows])
         lengths = np.minimum([len(x) + len(y) + self.join.extra for x, y in zip(a, b)], self.join.most)
@@ -65,7 +65,7 @@ def piece_loss(model, part: dict, pairs: int):
     "A piece's share of a batch's mean binary cross-entropy: its sum over the batch's number of pairs."
     part = dict(part); labels = part.pop('labels'); return bce(model(part)['scores'].view(-1).float(), labels, reduction='sum') / pairs
 
-# %% ../nbs/49_microbatch.ipynb #21b0620f
+# %% ../nbs/49_microbatch.ipynb #453043d1
 def microbatch_trainer(
     model,               # sentence_transformers.CrossEncoder, one logit
     args,                # CrossEncoderTrainingArguments; the batch per device is a device's whole share of an update
@@ -86,4 +86,4 @@ def microbatch_trainer(
                     with self.compute_loss_context_manager(): loss = piece_loss(model, p, len(inputs['labels']))
                     self.accelerator.backward(loss); total = total + loss.detach()
             return total
-    return Trainer(model, args, train, dev, data_collator=Microbatches(model, most), **kw)
+    return Trainer(model, args, train, dev, data_collator=Microbatches(model, most, args.device.type), **kw)

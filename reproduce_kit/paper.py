@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['TABLES', 'FIGURES', 'MORE', 'ELSEWHERE', 'NO_LATEX', 'make_outputs', 'shown', 'typeset', 'why']
 
-# %% ../nbs/85_paper.ipynb #389a1a0f
-import ast, os, re, shutil, subprocess
-from concurrent.futures import ThreadPoolExecutor
+# %% ../nbs/85_paper.ipynb #67c38242
+import ast, os, re, shutil, subprocess, sys
+from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from .core import KitError, did_you_mean, place, read_json, root, sha256, write_json
 from .metrics import read_perquery
-from .store import find_runs, git_state
+from .store import PACKAGES, find_runs, git_state
 from .notebook import execute
 from .tables import need_runs
 
-# %% ../nbs/85_paper.ipynb #6efd5b73
+# %% ../nbs/85_paper.ipynb #493aed4e
 TABLES = ('table1', 'table2', 'settings', 'memory', 'significance', 'variance', 'audit', 'claims', 'numbers')
 FIGURES = ('figure1', 'figure2', 'scaling', 'curves')
 MORE = {'tite': ('tite',)}  # pages that only one study has
@@ -23,22 +24,29 @@ ELSEWHERE = dict(tite='tables/tite1.tex', curves='curves.tex', numbers='numbers.
 
 def _seen(folder: Path) -> list:
     "[path, size, time of change] of the files below a folder; weights, checkpoints and what was made from all this are left out."
+    if folder.is_file(): return [[str(folder), sha256(folder)]]
     out = []
-    for d, dirs, files in os.walk(folder):
+    for d, dirs, files in os.walk(folder, followlinks=True):
         dirs[:] = [x for x in dirs if x not in ('model', 'tensorboard', 'analysis', 'build', '__pycache__') and not x.startswith(('.', 'checkpoint-'))]
-        out += [[f'{d}/{f}', s.st_size, s.st_mtime_ns] for f in files if not f.startswith('.') and not f.endswith('.html') and (s := os.stat(f'{d}/{f}'))]
+        for f in files:
+            if f.startswith('.') or f.endswith('.html'): continue
+            try: s = os.stat(f'{d}/{f}'); out.append([f'{d}/{f}', s.st_size, s.st_mtime_ns])
+            except FileNotFoundError: pass  # a link to nothing, or gone since
     return sorted(out)
 
 def _keys(pages: dict, study: str, recipe: str) -> dict:
     "{page: one hash over all that it can read}."
     import papermill
-    store = sha256([study, recipe, git_state(), *(_seen(f) for f in (root()/'reproduce_kit', root()/'params', place('runs')))])
+    store = sha256([study, recipe, git_state(), *(str(place(d)) for d in ('paper', 'figures')), {p: version(p) for p in (*PACKAGES, 'matplotlib', 'seaborn')}, *(_seen(f) for f in (root()/'reproduce_kit', root()/'params', place('runs')))])
     def named(page): return [p for v in papermill.inspect_notebook(str(page)).values() if v['default'][:1] in '\'"' and (t := ast.literal_eval(v['default'])) and (p := root()/t).exists()]
     return {n: sha256([store, sha256(page), *(_seen(f) for f in named(page))]) for n, (page, _) in pages.items()}
 
 def _up_to_date(copy: Path, key: str) -> bool:
     note = copy.with_suffix('.json'); was = read_json(note) if note.exists() and copy.exists() else dict(read='')
     return was['read'] == key and all(Path(f).exists() and sha256(Path(f)) == h for f, h in was['wrote'].items())
+
+def _execute(job: tuple):
+    notebook, copy, values = job; execute(notebook, copy, values)
 
 def make_outputs(
     names,               # of analysis notebooks
@@ -52,16 +60,15 @@ def make_outputs(
     old = {n for n, (_, copy) in pages.items() if _up_to_date(copy, keys[n])}
     def written(): return {tuple(x) for d in ('paper', 'figures') for x in _seen(place(d))}
     before = written()
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        jobs = {n: pool.submit(execute, *pages[n], dict(study=study, recipe=recipe)) for n in names if n not in old}
-        try:
-            for n in names:
-                if n in jobs: jobs[n].result()
-                path = place('figures')/f'{n}.pdf' if n in FIGURES and n not in ELSEWHERE else place('paper')/ELSEWHERE.get(n, f'tables/{n}.tex')
-                out.append(path); say(f"{'kept' if n in old else 'wrote'} {shown(path)}")
-        except BaseException: pool.shutdown(wait=False, cancel_futures=True); raise
+    todo = [n for n in names if n not in old]; first = {n: place('figures')/f'{n}.pdf' if n in FIGURES and n not in ELSEWHERE else place('paper')/ELSEWHERE.get(n, f'tables/{n}.tex') for n in names}
+    for n in todo: pages[n][1].with_suffix('.json').unlink(missing_ok=True)
+    with get_context('fork' if sys.platform == 'linux' else 'spawn').Pool(max(1, min(4, os.cpu_count() or 1, len(todo)))) as pool:  # left early, it ends what is under way
+        made = pool.imap(_execute, [(*pages[n], dict(study=study, recipe=recipe)) for n in todo])
+        for n in names:
+            if n not in old: next(made)
+            out.append(first[n]); say(f"{'kept' if n in old else 'wrote'} {shown(first[n])}")
     wrote = {f: sha256(Path(f)) for f, *_ in sorted(written() - before)}
-    for n in jobs: write_json(pages[n][1].with_suffix('.json'), dict(read=keys[n], wrote=wrote))
+    for n in todo: write_json(pages[n][1].with_suffix('.json'), dict(read=keys[n], wrote=wrote))
     return out
 
 def shown(path: Path) -> str:

@@ -11,12 +11,12 @@ from .bench import read_bench
 from .core import KitError
 from .tables import Table, escape
 
-# %% ../nbs/87a_performance.ipynb #d73f2d3f
+# %% ../nbs/87a_performance.ipynb #1fccca88
 WHAT = {'lion': 'a step of the optimizer', 'train': 'training', 'rerank': 'scoring pairs', 'metrics': 'measuring', 'kit': 'the kit itself'}
 LIMITS = ('copy', 'scale in place', 'matrix product')
 
 def performance_rows() -> pd.DataFrame:
-    "A row for each side of each measurement in the run store."
+    "A row for each side of each measurement that is kept."
     out = []
     for name, (t, about) in read_bench().items():
         if 'ratio' not in t: continue  # how cost grows has a figure of its own
@@ -38,7 +38,9 @@ def performance_table() -> Table:
 def performance_figure():
     "The ratios as bars, a group for each measurement."
     from matplotlib import pyplot as plt
-    rows = performance_rows().dropna(subset='ratio'); groups = list(dict.fromkeys(zip(rows['what'], rows['of'], rows['on']))); fig, axes = plt.subplots(len(groups), 1, figsize=(5, .4 * len(rows) + .5 * len(groups)), squeeze=False, layout='constrained')
+    rows = performance_rows(); rows = rows.dropna(subset='ratio') if len(rows) else rows
+    if rows.empty: raise KitError('no ratio was measured here; make bench does')
+    groups = list(dict.fromkeys(zip(rows['what'], rows['of'], rows['on']))); fig, axes = plt.subplots(len(groups), 1, figsize=(5, .4 * len(rows) + .5 * len(groups)), squeeze=False, layout='constrained')
     for ax, (what, of, on) in zip(axes[:, 0], groups):
         some = rows[(rows['what'] == what) & (rows['of'] == of) & (rows['on'] == on)][::-1]; ax.barh(some['side'], some['ratio'], color='#0173b2', height=.6); ax.bar_label(ax.containers[0], fmt='%.2f', padding=2, fontsize=8)
         ax.set_title(', '.join(filter(None, [WHAT.get(what, what), str(of), on])), fontsize=9, loc='left'); ax.axvline(1, color='grey', lw=.6, ls=':'); ax.spines[['top', 'right']].set_visible(False); ax.margins(x=.12)
@@ -48,10 +50,10 @@ def growth_figure():
     "Seconds and memory against the size of each kind of work, with the fitted exponent."
     from matplotlib import pyplot as plt
     from reproduce_kit.bench import exponent
-    (t, _), = [v for n, v in read_bench().items() if n.startswith('growth')][:1]; kinds = list(dict.fromkeys(t['of'])); fig, axes = plt.subplots(2, len(kinds), figsize=(2.3 * len(kinds), 4), squeeze=False, layout='constrained')
+    name, (t, _) = [(n, v) for n, v in read_bench().items() if n.startswith('growth')][-1]; kinds = list(dict.fromkeys(t['of'])); fig, axes = plt.subplots(2, len(kinds), figsize=(2.3 * len(kinds), 4), squeeze=False, layout='constrained')
     for i, k in enumerate(kinds):
         g = t[t['of'] == k].sort_values('size')
         for ax, col, label in ((axes[0, i], 'seconds', 'seconds'), (axes[1, i], 'mib', 'MiB')):
             ax.loglog(g['size'], g[col], 'o-', color='#0173b2', ms=4, lw=1.2); ax.text(.05, .9, f"exponent {exponent(g['size'], g[col]):.2f}", transform=ax.transAxes, fontsize=8); ax.spines[['top', 'right']].set_visible(False); ax.set_ylabel(label if not i else '')
         axes[0, i].set_title(k, fontsize=9); axes[1, i].set_xlabel('size')
-    return fig
+    fig.suptitle('' if name.endswith('cpu') else 'on a GPU', fontsize=9); return fig

@@ -42,7 +42,7 @@ def parameters(
     else: embedding, rest = v * h, h + layers * (4*h*h + 3*h*i + 2*h) - h + h + h*h + h + head  # no biases; the first layer has one norm less
     return dict(total=embedding + rest, embedding=embedding, encoder=rest)
 
-# %% ../nbs/68_plan.ipynb #ee29b88d
+# %% ../nbs/68_plan.ipynb #d287794d
 GPUS = {  # TFLOP/s in dense bf16 and in fp32, and GiB, from the makers' data sheets
     'A100-80GB': (312, 19.5, 80), 'L40S': (362, 91.6, 48), 'H100': (989, 67, 80), 'H200': (989, 67, 141),
 }
@@ -76,7 +76,7 @@ def measured_hours(cfg: RunConfig, runs: list):
 def bench_hours(cfg: RunConfig, gpu: str):
     "(hours, the measurements) from what `bench_train` and `bench_rerank` measured on this GPU with this backbone on DL19's pairs, or None."
     found = {n: (t.set_index('side'), about) for n, (t, about) in read_bench().items() if n in ('train-cuda', 'rerank-cuda')}; w = work(cfg)
-    if len(found) < 2 or cfg.collection != 'msmarco' or any((a['backbone'], a['layers']) != (cfg.backbone, cfg.layers) or gpu.split('-')[0] not in a['hardware']['gpus'][0] for _, a in found.values()): return None
+    if len(found) < 2 or cfg.collection != 'msmarco' or any((a['texts'], a['backbone'], a['layers']) != ('dl19', cfg.backbone, cfg.layers) or gpu.split('-')[0] not in a['hardware']['gpus'][0] for _, a in found.values()): return None
     train, rerank = (t.loc['ours', 'pairs per second'] for t, _ in (found['train-cuda'], found['rerank-cuda']))
     return (w['train_pairs'] / train / cfg.gpus + w['scored_pairs'] / rerank) / 3600, 'measured: bench_train and bench_rerank'
 
@@ -89,9 +89,9 @@ def plan_error(gpu):
     runs = runs_on(gpu)
     for r in runs:
         took = sum(r.manifest['seconds'].values()) / 3600
-        if took and (found := hours_of(r.cfg, gpu, [x for x in runs if x.folder != r.folder])): return dict(run=r.folder.name, hours=took, planned=found[0], off=found[0] / took - 1, hours_from=found[1])
+        if took and (found := hours_of(r.cfg.model_copy(update=dict(gpus=r.manifest['batch']['world'])), gpu, [x for x in runs if x.folder != r.folder])): return dict(run=r.folder.name, hours=took, planned=found[0], off=found[0] / took - 1, hours_from=found[1])
 
-# %% ../nbs/68_plan.ipynb #712187ea
+# %% ../nbs/68_plan.ipynb #34f9198f
 def memory_gib(cfg: RunConfig, per_device: int) -> dict:
     "GiB of one device by what holds them."
     e = BACKBONES[cfg.backbone]['expect']; n = parameters(cfg.backbone, cfg.layers)['total'] / 2**30
@@ -106,17 +106,21 @@ def describe_schedule(cfg: RunConfig) -> str:
     return (f"{cfg.schedule} from {cfg.learning_rate:g} over {span:,} updates" + (f', warm-up {math.ceil(cfg.warmup*span):,}' if cfg.warmup else ', no warm-up')
             + (', again in each epoch' if cfg.chained else '') + (f', ends at {last:.0%} of the peak' if last > .01 else ''))
 
-def plan_run(cfg: RunConfig) -> dict:
+def plan_run(
+    cfg: RunConfig,
+    known: dict = None,  # {kind of machine: `runs_on` it}, kept here between calls
+) -> dict:               # `hours` and `gpu_hours` on the config's GPUs; `here`, for a config without one, on a processor like this machine's
     "Everything that is known of a run before it starts."
+    known = {} if known is None else known
+    if cfg.gpu not in known: known[cfg.gpu] = runs_on(cfg.gpu)
     world = cfg.gpus; batch = cfg.batch(world); memory = memory_gib(cfg, batch['per_device'])
     out = dict(study=cfg.study, recipe=cfg.recipe, name=cfg.name, identity=cfg.identity, backbone=cfg.backbone, optimizer=cfg.optimizer, epochs=cfg.epochs, updates=cfg.updates, batch=batch,
-               schedule=describe_schedule(cfg), seed=cfg.seed, **work(cfg), parameters=parameters(cfg.backbone, cfg.layers), memory_gib=memory, gpu=cfg.gpu, gpus=cfg.gpus, gpu_hours=None, hours=None, hours_from=None, fits=None,
+               schedule=describe_schedule(cfg), seed=cfg.seed, **work(cfg), parameters=parameters(cfg.backbone, cfg.layers), memory_gib=memory, gpu=cfg.gpu, gpus=cfg.gpus, gpu_hours=None, hours=None, here=None, hours_from=None, fits=None,
                state='done' if (run_folder(cfg)/'done.json').exists() else 'to do')
-    found = hours_of(cfg, None, runs_on(None)) if not cfg.gpu else None
-    if found: out |= dict(hours=round(found[0], 3), hours_from=found[1])
+    if not cfg.gpu and (found := hours_of(cfg, None, known[None])): out |= dict(here=found[0], hours_from=found[1])
     if cfg.gpu:
         if wrong := [g for g in (cfg.gpu, *cfg.gpu_fallbacks) if g not in GPUS]: raise KitError(f"{cfg.name}: gpu {wrong[0]!r} is unknown{did_you_mean(wrong[0], GPUS)}")
-        hours, source = hours_of(cfg, cfg.gpu, runs_on(cfg.gpu))
+        hours, source = hours_of(cfg, cfg.gpu, known[cfg.gpu])
         out |= dict(gpu_hours=round(hours * world, 2), hours=round(hours, 2), hours_from=source, fits=memory['total'] < 0.92 * GPUS[cfg.gpu][2])
     return out
 

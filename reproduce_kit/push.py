@@ -23,7 +23,7 @@ def find_run(
     if hit: raise KitError(f"{word!r} means several finished runs: {', '.join(f'{r.cfg.study}/{r.cfg.recipe}/{r.folder.name}' for r in hit)}; name one with its identity")
     raise KitError(f"no finished run {word!r} in {place('runs')}{did_you_mean(word, [x for r in runs for x in (r.folder.name, r.cfg.name)] or ['none yet: reproduce run params/embedded'])}")
 
-# %% ../nbs/78_push.ipynb #9a87e8df
+# %% ../nbs/78_push.ipynb #42b3224d
 def model_card(
     run: Run,
     epoch: int,
@@ -55,7 +55,7 @@ model.predict([('topic', 'passage')])
 |---|---|---|
 {scores}
 
-Run `{run.folder.name}`, kit commit `{m['git']['commit']}`, {m['updates']['done']:,} updates, global batch {m['batch']['global']} = {m['batch']['per_device']} x {m['batch']['world']} devices x {m['batch']['accumulation']} steps, PyTorch {m['packages']['torch']}, transformers {m['packages']['transformers']}. Weights of the encoder: {base or f'pre-trained by the kit ({c.backbone}), sha256 ' + str(m['data'].get('weights'))[:12]}{f" at {spec['revision']}" if 'revision' in spec else ''}.
+Run `{run.folder.name}`, kit commit `{m['git']['commit']}`, {m['updates']['done']:,} updates, global batch {m['batch']['global']} = {m['batch']['per_device']} x {m['batch']['world']} devices x {m['batch']['accumulation']} pieces or more, PyTorch {m['packages']['torch']}, transformers {m['packages']['transformers']}. Weights of the encoder: {base or f'pre-trained by the kit ({c.backbone}), sha256 ' + str(m['data'].get('weights'))[:12]}{f" at {spec['revision']}" if 'revision' in spec else ''}.
 
 <details><summary>All settings</summary>
 

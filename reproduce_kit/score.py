@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from .microbatch import Joiner
 
-# %% ../nbs/58_score.ipynb #6809c1b6
+# %% ../nbs/58_score.ipynb #b51e64d5
 WINDOW = 8_000_000  # characters of a window's second texts: about 100 MB of tokens
 
 def windows(sizes, pairs: int, characters: int):
     "(start, end) of stretches of at most so many pairs and, where there is more than one, characters."
-    start = total = 0
+    start = total = 0; i = -1
     for i, n in enumerate(sizes):
         if i > start and (i - start == pairs or total + n > characters): yield start, i; start, total = i, 0
         total += n
-    if sizes: yield start, len(sizes)
+    if i >= start: yield start, i + 1
 
 def batches(lengths, tokens: int) -> list:
     "Index arrays, shortest pairs first: about `tokens` tokens each, padding counted, and of one length where that fills a quarter of a batch at least."
@@ -31,7 +31,7 @@ def batches(lengths, tokens: int) -> list:
         out.append(order[at:end]); at = end
     return out
 
-# %% ../nbs/58_score.ipynb #cc67046f
+# %% ../nbs/58_score.ipynb #be0458c4
 def score_pairs(
     model,              # sentence_transformers.CrossEncoder, one logit
     first: dict,        # {key: text}
@@ -45,7 +45,7 @@ def score_pairs(
     "The model's scores, after its activation."
     join = Joiner(model); device = model.device; tokens = tokens or (65_536 if device.type == 'cuda' else 4_096); out = np.empty(len(pairs), np.float32); model.eval()
     with torch.inference_mode():
-        for start, end in windows([len(second[d]) for _, d in pairs], window, WINDOW):
+        for start, end in windows((len(second[d]) for _, d in pairs), window, WINDOW):
             some = pairs[start:end]; known = []
             for texts, part in ((first, 0), (second, 1)): keys = list(dict.fromkeys(p[part] for p in some)); known.append(dict(zip(keys, join.texts(texts[k] for k in keys))))
             a, b = known; lengths = np.minimum([len(a[q]) + len(b[d]) + join.extra for q, d in some], join.most)

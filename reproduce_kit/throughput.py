@@ -20,10 +20,10 @@ from .rerank import rerank
 from .retrieval import bm25
 from .training import make_optimizer, use_bf16
 
-# %% ../nbs/64_throughput.ipynb #9c2b99ff
+# %% ../nbs/64_throughput.ipynb #f723f39c
 def _train(model, opt, pairs, cfg):
     "One pass of forwards, backwards and optimizer over labelled pairs, as the trainer goes: batches in order, in pieces of like length, gradients clipped."
-    model.train(); collate = Microbatches(model, cfg.device_batch)
+    model.train(); collate = Microbatches(model, cfg.device_batch, model.device.type)
     for i in range(0, len(pairs), cfg.global_batch):
         batch = collate(pairs.select(range(i, min(i + cfg.global_batch, len(pairs)))).to_list())
         for part in batch['parts']:

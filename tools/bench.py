@@ -6,7 +6,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from reproduce_kit.core import root
+from reproduce_kit.core import did_you_mean, root
 from reproduce_kit.notebook import execute
 
 real = os.environ.get('BENCH', '')
@@ -21,6 +21,7 @@ BENCHES = dict(
 )
 
 if __name__ == '__main__':
+    if unknown := [n for n in sys.argv[1:] if n not in BENCHES]: sys.exit(f'no benchmark {unknown[0]!r}{did_you_mean(unknown[0], BENCHES)}')
     for name, values in BENCHES.items():
         if sys.argv[1:] and name not in sys.argv[1:]: continue
         start = time.time()
