@@ -11,7 +11,7 @@ from pathlib import Path
 from .config import RunConfig
 from .core import KitError, did_you_mean, disk_error, root
 
-# %% ../nbs/69_notebook.ipynb #fe99fcf3
+# %% ../nbs/69_notebook.ipynb #c7ca0aad
 def check_notebook(
     notebook,       # a papermill target
     values: dict,   # what will be passed
@@ -26,8 +26,8 @@ def check_notebook(
 
 def processes(cfg: RunConfig) -> int:
     "Processes that train a run here: one for each GPU that is there, is wanted and divides the global batch (`$REPRODUCE_PROCESSES` says otherwise)."
-    import torch
-    most = int(os.environ.get('REPRODUCE_PROCESSES') or min(cfg.gpus, torch.cuda.device_count()) or 1)
+    def there(): import torch; return torch.cuda.device_count()
+    most = int(os.environ.get('REPRODUCE_PROCESSES') or (1 if cfg.gpus == 1 else min(cfg.gpus, there())) or 1)
     return 1 if cfg.short_batch else max(n for n in range(1, most + 1) if cfg.global_batch % n == 0)
 
 def execute(

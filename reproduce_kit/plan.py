@@ -7,8 +7,8 @@ __all__ = ['TOKENS', 'PAIRS', 'QA_PAIRS', 'GPUS', 'UTILISATION', 'work', 'parame
            'measured_hours', 'bench_hours', 'hours_of', 'plan_error', 'memory_gib', 'describe_schedule', 'plan_run',
            'logged_updates', 'check_run', 'check_configs']
 
-# %% ../nbs/68_plan.ipynb #43456d2d
-import json, math, os, platform
+# %% ../nbs/68_plan.ipynb #f4887d39
+import json, math, os, platform, shutil
 from .bench import read_bench
 from .config import BACKBONES, WHERE, RunConfig
 from .core import KitError, did_you_mean, read_json
@@ -42,7 +42,7 @@ def parameters(
     else: embedding, rest = v * h, h + layers * (4*h*h + 3*h*i + 2*h) - h + h + h*h + h + head  # no biases; the first layer has one norm less
     return dict(total=embedding + rest, embedding=embedding, encoder=rest)
 
-# %% ../nbs/68_plan.ipynb #d287794d
+# %% ../nbs/68_plan.ipynb #9d45a1e3
 GPUS = {  # TFLOP/s in dense bf16 and in fp32, and GiB, from the makers' data sheets
     'A100-80GB': (312, 19.5, 80), 'L40S': (362, 91.6, 48), 'H100': (989, 67, 80), 'H200': (989, 67, 141),
 }
@@ -61,6 +61,7 @@ def assumed_hours(cfg: RunConfig, gpu: str) -> tuple:
 def runs_on(gpu) -> list:
     "Finished runs on a kind of GPU or, for None, on processors like this machine's; the latest first."
     import psutil
+    if not gpu and shutil.which('nvidia-smi'): return []  # this machine would not train on its processor
     def here(h): return any(gpu.split('-')[0] in g for g in h['gpus']) if gpu else not h['gpus'] and (h['machine'], h['cores']) == (platform.machine(), psutil.cpu_count(logical=False) or os.cpu_count())
     return sorted((r for r in find_runs() if r.done and here(r.manifest['hardware'])), key=lambda r: read_json(r.folder/'done.json').get('finished', ''), reverse=True)
 

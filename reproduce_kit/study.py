@@ -20,14 +20,16 @@ from .notebook import check_notebook, execute, processes
 from .store import Run, run_folder
 from .training import read_history
 
-# %% ../nbs/70_study.ipynb #06ac37ac
+# %% ../nbs/70_study.ipynb #7d70bea8
 def estimate(
     cfgs: list,      # runs still to do
 ) -> list:           # seconds for each
-    "Seconds that each run will take on this machine: on a CPU from a measurement of a few seconds, on a GPU as `plan` has it (None where it cannot tell)."
+    "Seconds that each run will take on this machine: on a CPU by a run like it that was made here, or from a measurement of a few seconds; on a GPU as `plan` has it (None where it cannot tell)."
+    from reproduce_kit.plan import plan_run, work
+    known = {}; here = [plan_run(c, known)['here'] for c in cfgs]
+    if None not in here: return [3600 * h for h in here]  # nothing heavy is imported for these
     import torch
     from reproduce_kit.backbone import load_backbone
-    from reproduce_kit.plan import plan_run, work
     from reproduce_kit.training import make_optimizer
     if not cfgs: return []
     if torch.cuda.device_count(): return [3600 * h if (h := plan_run(c)['hours']) else None for c in cfgs]  # no model of ours may sit on the GPU that is to train
