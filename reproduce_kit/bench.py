@@ -56,7 +56,7 @@ def exponent(sizes, costs) -> float:
     import numpy as np
     n = len(sizes) // 2; x, y = (np.log(np.asarray(v, float)[n - (len(sizes) == 2):]) for v in (sizes, costs)); return float(np.polyfit(x, y, 1)[0])
 
-# %% ../nbs/08_bench.ipynb #82c1da03
+# %% ../nbs/08_bench.ipynb #161474aa
 def keep_bench(
     name: str,            # what was measured: lion, rerank, ...
     table: pd.DataFrame,
@@ -70,10 +70,12 @@ def keep_bench(
     with writing(path) as f: table.reset_index().to_csv(f, index=False, lineterminator='\n')
     write_json(path.with_suffix('.json'), dict(about, date=time.strftime('%Y-%m-%d'), git=git_state(), hardware=hardware(), packages={p: version(p) for p in PACKAGES}, sha256=sha256(path))); return path
 
-def read_bench() -> dict:
+def read_bench(
+    folder=None,   # default: paper/performance
+) -> dict:
     "{name-device: (table, what it was measured on)} of all that was kept."
     out = {}
-    for f in sorted((place('paper')/'performance').glob('*.csv')):
+    for f in sorted((Path(folder) if folder else place('paper')/'performance').glob('*.csv')):
         about = read_json(f.with_suffix('.json'))
         if sha256(f) != about['sha256']: raise KitError(f"{f} is not what was measured together with {f.with_suffix('.json').name}; measure again")
         out[f.stem] = pd.read_csv(f), about

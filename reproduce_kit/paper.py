@@ -16,7 +16,7 @@ from .store import PACKAGES, find_runs, git_state
 from .notebook import execute
 from .tables import need_runs
 
-# %% ../nbs/85_paper.ipynb #493aed4e
+# %% ../nbs/85_paper.ipynb #e4fb4c98
 TABLES = ('table1', 'table2', 'settings', 'memory', 'significance', 'variance', 'audit', 'claims', 'numbers')
 FIGURES = ('figure1', 'figure2', 'scaling', 'curves')
 MORE = {'tite': ('tite',)}  # pages that only one study has
@@ -45,6 +45,10 @@ def _up_to_date(copy: Path, key: str) -> bool:
     note = copy.with_suffix('.json'); was = read_json(note) if note.exists() and copy.exists() else dict(read='')
     return was['read'] == key and all(Path(f).exists() and sha256(Path(f)) == h for f, h in was['wrote'].items())
 
+def _page_of(file: Path) -> str:
+    "The page that wrote a file, by the JSON beside it."
+    made = file.with_suffix('.json'); return Path(read_json(made)['notebook']).stem if made.exists() else ''
+
 def _execute(job: tuple):
     notebook, copy, values = job; execute(notebook, copy, values)
 
@@ -62,13 +66,16 @@ def make_outputs(
     before = written()
     todo = [n for n in names if n not in old]; first = {n: place('figures')/f'{n}.pdf' if n in FIGURES and n not in ELSEWHERE else place('paper')/ELSEWHERE.get(n, f'tables/{n}.tex') for n in names}
     for n in todo: pages[n][1].with_suffix('.json').unlink(missing_ok=True)
-    with get_context('fork' if sys.platform == 'linux' else 'spawn').Pool(max(1, min(4, os.cpu_count() or 1, len(todo)))) as pool:  # left early, it ends what is under way
-        made = pool.imap(_execute, [(*pages[n], dict(study=study, recipe=recipe)) for n in todo])
-        for n in names:
-            if n not in old: next(made)
-            out.append(first[n]); say(f"{'kept' if n in old else 'wrote'} {shown(first[n])}")
-    wrote = {f: sha256(Path(f)) for f, *_ in sorted(written() - before)}
-    for n in todo: write_json(pages[n][1].with_suffix('.json'), dict(read=keys[n], wrote=wrote))
+    made = []
+    try:
+        with get_context('fork' if sys.platform == 'linux' else 'spawn').Pool(max(1, min(4, os.cpu_count() or 1, len(todo)))) as pool:  # left early, it ends what is under way
+            ends = pool.imap(_execute, [(*pages[n], dict(study=study, recipe=recipe)) for n in todo])
+            for n in names:
+                if n not in old: next(ends); made.append(n)
+                out.append(first[n]); say(f"{'kept' if n in old else 'wrote'} {shown(first[n])}")
+    finally:
+        wrote = {f: (_page_of(Path(f)), sha256(Path(f))) for f, *_ in sorted(written() - before)}
+        for n in made: write_json(pages[n][1].with_suffix('.json'), dict(read=keys[n], wrote={f: h for f, (page, h) in wrote.items() if page in (n, '')}))
     return out
 
 def shown(path: Path) -> str:

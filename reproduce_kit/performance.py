@@ -11,7 +11,7 @@ from .bench import read_bench
 from .core import KitError
 from .tables import Table, escape
 
-# %% ../nbs/87a_performance.ipynb #1fccca88
+# %% ../nbs/87a_performance.ipynb #b20c7f6a
 WHAT = {'lion': 'a step of the optimizer', 'train': 'training', 'rerank': 'scoring pairs', 'metrics': 'measuring', 'kit': 'the kit itself'}
 LIMITS = ('copy', 'scale in place', 'matrix product')
 
@@ -49,11 +49,13 @@ def performance_figure():
 def growth_figure():
     "Seconds and memory against the size of each kind of work, with the fitted exponent."
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator, NullLocator
     from reproduce_kit.bench import exponent
-    name, (t, _) = [(n, v) for n, v in read_bench().items() if n.startswith('growth')][-1]; kinds = list(dict.fromkeys(t['of'])); fig, axes = plt.subplots(2, len(kinds), figsize=(2.3 * len(kinds), 4), squeeze=False, layout='constrained')
+    name, (t, _) = [(n, v) for n, v in read_bench().items() if n.startswith('growth')][-1]; kinds = list(dict.fromkeys(t['of'])); fig, axes = plt.subplots(2, len(kinds), figsize=(1.8 * len(kinds), 3.4), squeeze=False, layout='constrained')
     for i, k in enumerate(kinds):
         g = t[t['of'] == k].sort_values('size')
         for ax, col, label in ((axes[0, i], 'seconds', 'seconds'), (axes[1, i], 'mib', 'MiB')):
-            ax.loglog(g['size'], g[col], 'o-', color='#0173b2', ms=4, lw=1.2); ax.text(.05, .9, f"exponent {exponent(g['size'], g[col]):.2f}", transform=ax.transAxes, fontsize=8); ax.spines[['top', 'right']].set_visible(False); ax.set_ylabel(label if not i else '')
-        axes[0, i].set_title(k, fontsize=9); axes[1, i].set_xlabel('size')
+            ax.loglog(g['size'], g[col], 'o-', color='#0173b2', ms=4, lw=1.2); ax.set_ylim(g[col].min() / 2, g[col].max() * 4); ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8)); ax.yaxis.set_minor_locator(NullLocator()); ax.yaxis.set_major_formatter(lambda v, _: f'{v:g}')
+            ax.set_title(f"exponent {exponent(g['size'], g[col]):.2f}", fontsize=8, loc='left', y=.86, x=.05); ax.tick_params(labelsize=7); ax.spines[['top', 'right']].set_visible(False); ax.set_ylabel(label if not i else '', fontsize=8)
+        axes[1, i].set_xlabel(k, fontsize=8)
     fig.suptitle('' if name.endswith('cpu') else 'on a GPU', fontsize=9); return fig

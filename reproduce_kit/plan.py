@@ -7,11 +7,10 @@ __all__ = ['TOKENS', 'PAIRS', 'QA_PAIRS', 'GPUS', 'UTILISATION', 'work', 'parame
            'measured_hours', 'bench_hours', 'hours_of', 'plan_error', 'memory_gib', 'describe_schedule', 'plan_run',
            'logged_updates', 'check_run', 'check_configs']
 
-# %% ../nbs/68_plan.ipynb #f4887d39
+# %% ../nbs/68_plan.ipynb #6d54b5b5
 import json, math, os, platform, shutil
-from .bench import read_bench
 from .config import BACKBONES, WHERE, RunConfig
-from .core import KitError, did_you_mean, read_json
+from .core import KitError, did_you_mean, place, read_json
 from .store import Run, find_runs, run_folder
 from .training import planned_rate, read_history
 
@@ -42,7 +41,7 @@ def parameters(
     else: embedding, rest = v * h, h + layers * (4*h*h + 3*h*i + 2*h) - h + h + h*h + h + head  # no biases; the first layer has one norm less
     return dict(total=embedding + rest, embedding=embedding, encoder=rest)
 
-# %% ../nbs/68_plan.ipynb #9d45a1e3
+# %% ../nbs/68_plan.ipynb #c9dc8607
 GPUS = {  # TFLOP/s in dense bf16 and in fp32, and GiB, from the makers' data sheets
     'A100-80GB': (312, 19.5, 80), 'L40S': (362, 91.6, 48), 'H100': (989, 67, 80), 'H200': (989, 67, 141),
 }
@@ -76,8 +75,10 @@ def measured_hours(cfg: RunConfig, runs: list):
 
 def bench_hours(cfg: RunConfig, gpu: str):
     "(hours, the measurements) from what `bench_train` and `bench_rerank` measured on this GPU with this backbone on DL19's pairs, or None."
+    if not all((place('paper')/f'performance/{n}-cuda.csv').exists() for n in ('train', 'rerank')): return None
+    from reproduce_kit.bench import read_bench  # pandas
     found = {n: (t.set_index('side'), about) for n, (t, about) in read_bench().items() if n in ('train-cuda', 'rerank-cuda')}; w = work(cfg)
-    if len(found) < 2 or cfg.collection != 'msmarco' or any((a['texts'], a['backbone'], a['layers']) != ('dl19', cfg.backbone, cfg.layers) or gpu.split('-')[0] not in a['hardware']['gpus'][0] for _, a in found.values()): return None
+    if cfg.collection != 'msmarco' or any((a['texts'], a['backbone'], a['layers']) != ('dl19', cfg.backbone, cfg.layers) or gpu.split('-')[0] not in a['hardware']['gpus'][0] for _, a in found.values()): return None
     train, rerank = (t.loc['ours', 'pairs per second'] for t, _ in (found['train-cuda'], found['rerank-cuda']))
     return (w['train_pairs'] / train / cfg.gpus + w['scored_pairs'] / rerank) / 3600, 'measured: bench_train and bench_rerank'
 

@@ -117,13 +117,25 @@ def test_tables_figures_and_why(study):
 
 
 def test_only_what_would_change_is_made_again(study, monkeypatch):
-    """A page is executed again only where something that it reads, or that was written with it, is another."""
+    """A page is executed again only where something that it reads, or wrote, is another."""
     from reproduce_kit.paper import make_outputs
     for k, v in study['env'].items(): monkeypatch.setenv(k, str(v))
     def made(): said = []; make_outputs(('settings', 'memory'), 'smoke', say=said.append); return [s.split()[0] for s in said]
     made(); assert made() == ['kept', 'kept']
-    table = study['base'] / 'paper/tables/settings.tex'; was = table.read_text(); table.write_text(was + '%'); assert made() == ['wrote', 'wrote'] and table.read_text() == was
+    table = study['base'] / 'paper/tables/settings.tex'; was = table.read_text(); table.write_text(was + '%'); assert made() == ['wrote', 'kept'] and table.read_text() == was
     os.utime(run_dir(study['base'] / 'runs', 'smoke-adamw') / 'history.jsonl'); assert made() == ['wrote', 'wrote'] and made() == ['kept', 'kept']
+
+
+def test_ctrl_c_ends_the_pages(study):
+    """At once, with their kernels."""
+    import psutil
+    os.utime(run_dir(study['base'] / 'runs', 'smoke-adamw') / 'history.jsonl')
+    p = subprocess.Popen([str(Path(sys.executable).parent / 'reproduce'), 'tables', '--study', 'smoke'], env=os.environ | {k: str(v) for k, v in study['env'].items()}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    kernels = lambda: [c for c in psutil.Process(p.pid).children(recursive=True) if 'ipykernel_launcher' in ' '.join(c.cmdline())]
+    while not (there := kernels()): time.sleep(.2)
+    time.sleep(1); os.killpg(p.pid, signal.SIGINT); out, err = p.communicate(timeout=30)
+    assert p.returncode == 130 and 'stopped; what was finished is kept' in err and 'Traceback' not in err, err
+    assert not psutil.wait_procs(there, timeout=20)[1]
 
 
 def test_edited_evidence_is_not_printed(study):

@@ -17,7 +17,7 @@ BENCHES = dict(
     bench_rerank=dict(texts, layers=6, topics=8, depth=100, rounds=4, runtimes=all(map(find_spec, ('onnx', 'onnxscript', 'onnxruntime', 'openvino')))),
     bench_metrics=dict(topics=7000, candidates=1000, rounds=3),
     bench_kit=dict(runs=1000, some=200, topics=150, rounds=3, pages=[], train=True),
-    bench_growth=dict(pairs=[1000, 10_000, 100_000, 1_000_000], topics=[70, 700, 7000], candidates=[10, 100, 1000], runs=[10, 100, 1000]),
+    bench_growth=dict(pairs=[1000, 10_000, 100_000, 1_000_000], topics=[700, 7000, 70_000], candidates=[100, 1000, 10_000], runs=[10, 100, 1000]),
 )
 
 if __name__ == '__main__':
