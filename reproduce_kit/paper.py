@@ -16,7 +16,7 @@ from .store import PACKAGES, find_runs, git_state
 from .notebook import execute
 from .tables import need_runs
 
-# %% ../nbs/85_paper.ipynb #e4fb4c98
+# %% ../nbs/85_paper.ipynb #8742249f
 TABLES = ('table1', 'table2', 'settings', 'memory', 'significance', 'variance', 'audit', 'claims', 'numbers')
 FIGURES = ('figure1', 'figure2', 'scaling', 'curves')
 MORE = {'tite': ('tite',)}  # pages that only one study has
@@ -45,6 +45,7 @@ def _up_to_date(copy: Path, key: str) -> bool:
     note = copy.with_suffix('.json'); was = read_json(note) if note.exists() and copy.exists() else dict(read='')
     return was['read'] == key and all(Path(f).exists() and sha256(Path(f)) == h for f, h in was['wrote'].items())
 
+# %% ../nbs/85_paper.ipynb #c1f88107
 def _page_of(file: Path) -> str:
     "The page that wrote a file, by the JSON beside it."
     made = file.with_suffix('.json'); return Path(read_json(made)['notebook']).stem if made.exists() else ''
