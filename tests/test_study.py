@@ -131,8 +131,10 @@ def test_ctrl_c_ends_the_pages(study):
     import psutil
     os.utime(run_dir(study['base'] / 'runs', 'smoke-adamw') / 'history.jsonl')
     p = subprocess.Popen([str(Path(sys.executable).parent / 'reproduce'), 'tables', '--study', 'smoke'], env=os.environ | {k: str(v) for k, v in study['env'].items()}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    kernels = lambda: [c for c in psutil.Process(p.pid).children(recursive=True) if 'ipykernel_launcher' in ' '.join(c.cmdline())]
-    while not (there := kernels()): time.sleep(.2)
+    def kernels():
+        try: return [c for c in psutil.Process(p.pid).children(recursive=True) if 'ipykernel_launcher' in ' '.join(c.cmdline())]
+        except psutil.Error: return []  # one that ended while it was looked at
+    while not (there := kernels()): assert p.poll() is None; time.sleep(.2)
     time.sleep(1); os.killpg(p.pid, signal.SIGINT); out, err = p.communicate(timeout=30)
     assert p.returncode == 130 and 'stopped; what was finished is kept' in err and 'Traceback' not in err, err
     assert not psutil.wait_procs(there, timeout=20)[1]
