@@ -20,7 +20,7 @@ from .metrics import LEVELS, named, paired_interval, read_perquery
 from .msmarco import SHOWN as OWN
 from .store import Run, finished, git_state
 
-# %% ../nbs/80_tables.ipynb #70adc9d8
+# %% ../nbs/80_tables.ipynb #329fc932
 @dataclass
 class Table:
     "Cells in reading order."
@@ -39,9 +39,8 @@ class Table:
     def frame(self) -> pd.DataFrame:
         "What is printed, as a data frame."
         rows, cols = (list(dict.fromkeys(c[k] for c in self.cells)) for k in ('row', 'column'))
-        df = pd.DataFrame('', index=_index(rows), columns=_index(cols))
-        for c in self.cells: df.loc[c['row'], c['column']] = c['text']
-        return df
+        texts = {(c['row'], c['column']): c['text'] for c in self.cells}
+        return pd.DataFrame([[texts.get((r, c), '') for c in cols] for r in rows], index=_index(rows), columns=_index(cols))
 
 def _index(labels): return pd.MultiIndex.from_tuples(labels) if isinstance(labels[0], tuple) else pd.Index(labels)
 

@@ -2,6 +2,7 @@
 import json
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,13 @@ def test_nbdev_clean_keeps_the_tag(tmp_path):
     copy.write_text((ROOT / 'nbs/experiments/train.ipynb').read_text())
     subprocess.run([BIN / 'nbdev_clean', '--fname', copy], cwd=ROOT, check=True, capture_output=True)
     assert any('parameters' in c['metadata'].get('tags', []) for c in cells(copy))
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_outputs_are_of_no_machine(path):
+    """No warning from a source file, and no path of the machine that executed the page."""
+    shown = json.dumps([c['outputs'] for c in json.loads(path.read_text())['cells'] if c['cell_type'] == 'code'])
+    assert not (found := re.findall(r'\S+\.py:\d+: \w*Warning|(?<![\w.~])/(?:tmp|root|home|work|Users)/\S*', shown)), found[:3]
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
