@@ -21,9 +21,9 @@ lab: $(VENV)/.ready
 readme: $(VENV)/.ready
 	$(BIN)/python tools/readme.py
 
-# Both sides of every speed that the paper's table shows (about 20 minutes on two idle cores). DL2019: a folder with TREC DL 2019's passages; without it, the embedded collection's.
+# Both sides of every speed that the paper's table shows (about 25 minutes on two idle cores). DL2019: a folder with TREC DL 2019's passages; without it, the embedded collection's. ONLY: some of bench_lion, bench_train, bench_rerank, bench_metrics, bench_kit, bench_growth.
 bench: $(VENV)/.ready
-	BENCH='$(DL2019)' $(BIN)/python tools/bench.py
+	BENCH='$(DL2019)' $(BIN)/python tools/bench.py $(ONLY)
 
 clean:
 	rm -rf $(VENV) cache paper/build paper/main.pdf *.egg-info _proc

@@ -38,7 +38,7 @@ def multiplier(dtype=None, n: int = 0) -> tuple:   # (what to do, operations it 
     cuda = torch.cuda.is_available(); n = n or (8192 if cuda else 2048); a = torch.randn(n, n, device='cuda' if cuda else 'cpu', dtype=dtype)
     return lambda: a @ a, 2 * n**3
 
-# %% ../nbs/08_bench.ipynb #29a07d01
+# %% ../nbs/08_bench.ipynb #6e3bdafa
 def alone(
     code: str,      # Python
     **env,          # environment variables besides
@@ -52,9 +52,10 @@ def alone(
         return dict(seconds=t, mib=int(Path(tmp, 'peak').read_text()) / 2**10, said=p.stdout.strip())
 
 def exponent(sizes, costs) -> float:
-    "The power of the size with which a cost grows: 1 is linear."
+    "The power with which a cost above that of the smallest size (mostly start-up) grows: 1 is linear; 0 where nothing costs a tenth more, nan where only one size does."
     import numpy as np
-    n = len(sizes) // 2; x, y = (np.log(np.asarray(v, float)[n - (len(sizes) == 2):]) for v in (sizes, costs)); return float(np.polyfit(x, y, 1)[0])
+    more, x, y = np.asarray(costs, float) > 1.1 * costs[0], *(np.asarray(v, float) - v[0] for v in (sizes, costs))
+    return float(np.polyfit(np.log(x[more]), np.log(y[more]), 1)[0]) if more.sum() > 1 else float('nan') if more.any() else 0.
 
 # %% ../nbs/08_bench.ipynb #161474aa
 def keep_bench(

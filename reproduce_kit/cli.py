@@ -138,7 +138,7 @@ def run(paths, on, as_json, track, yes, max_dollars, secrets, detach, rates):
          lambda: f"{len(out['done'])} made, {len(out['skipped'])} done before, {len(out['failed'])} failed\n\nnext: reproduce {'run ' + ' '.join(paths) if out['failed'] else f'paper --study {study}{only}' if study else 'list ' + ' '.join(paths)}")
     if out['failed'] or len(out['done']) + len(out['skipped']) < len(configs): sys.exit(1)
 
-# %% ../nbs/90_cli.ipynb #2f5f9d29
+# %% ../nbs/90_cli.ipynb #e518f5b9
 def _cost_table(rows) -> str:
     t = columns([(r['recipe'], r['name'], f"{r['updates']:,}", f"{r['gpus']} x {r['gpu']}" if r['gpu'] else 'no GPU', '' if r['gpu_hours'] is None else f"{r['gpu_hours']:.1f}", '' if r['hours'] is None else f"{r['hours']:.1f}", f"{r['dollars_per_hour']:.2f}", '?' if r['dollars'] is None else _dollars(r['dollars']), r['state']) for r in rows],
                 ('recipe', 'name', 'updates', 'on', 'GPU h', 'hours', '$/h', '$', 'state'))
@@ -155,7 +155,7 @@ def _run_modal(paths, configs, as_json, track, yes, max_dollars, secrets, detach
     from reproduce_kit.bill import read_rates
     from reproduce_kit.remote import affordable, connect, fetch_study, price, remote_states, start_study, watch
     def say(m): click.echo(m, err=True)
-    table = read_rates(rates); rows = {c.identity: price(c, table) for c in configs}
+    table, known = read_rates(rates), {}; rows = {c.identity: price(c, table, known) for c in configs}
     if too := [r['name'] for r in rows.values() if r['fits'] is False]: raise KitError(f"too large for their GPU: {', '.join(too)}; lower device_batch, or name a larger GPU; nothing was started")
     connect(); there = {r['cfg'].identity: r for r in remote_states(configs)}
     todo = [c for c in configs if rows[c.identity]['state'] != 'done' and there[c.identity]['state'] not in ('done', 'running', 'waiting', 'preparing')]
@@ -245,7 +245,7 @@ def evaluate(run, epoch, sets, on, as_json):
     got = measure_stored(pick(run), epoch, list(sets), on)
     show(got, as_json, lambda: '\n'.join(columns([(s, k, f'{v:.4f}') for k, v in m.items()], ('set', 'measure', '')) for s, m in got.items()))
 
-# %% ../nbs/90_cli.ipynb #6544a858
+# %% ../nbs/90_cli.ipynb #40c25aca
 def _gib(r): return f"{r['memory_gib']['total']:.1f}"
 
 @main.command()
@@ -260,10 +260,10 @@ def plan(paths, on, rates, as_json):
     if on == 'modal':
         from reproduce_kit.bill import read_rates
         from reproduce_kit.remote import price
-        table = read_rates(rates); rows = [price(c, table) for c in read_configs(paths or [root()/'params'])]; todo = [r for r in rows if r['state'] != 'done']
+        table, known = read_rates(rates), {}; rows = [price(c, table, known) for c in read_configs(paths or [root()/'params'])]; todo = [r for r in rows if r['state'] != 'done']
         return show(dict(runs=rows, gpu_hours=round(sum(r['gpu_hours'] or 0 for r in todo), 1), dollars=round(sum(r['dollars'] or 0 for r in todo), 2), rates=table), as_json,
                     lambda: f"{_cost_table(rows)}\n\n{_cost_note(rows, table)}\n\nnext: reproduce run {' '.join(paths)} --on modal")
-    known = {}; rows = [plan_run(c, known) for c in read_configs(paths or [root()/'params'])]; errors = {g or 'this machine': e for g in dict.fromkeys(r['gpu'] for r in rows) if (e := plan_error(g))}
+    known = {}; rows = [plan_run(c, known) for c in read_configs(paths or [root()/'params'])]; errors = {g or 'this machine': e for g, made in known.items() if (e := plan_error(g, made))}
     for r in rows: r['plan_error'] = errors.get(r['gpu'] or 'this machine')
     hours = sum(r['gpu_hours'] or 0 for r in rows if r['state'] != 'done')
     def text():
@@ -272,7 +272,7 @@ def plan(paths, on, rates, as_json):
                     ('recipe', 'name', 'updates', 'global batch = per device x devices x pieces', 'schedule', 'GiB', 'for', 'GPU h', 'state'))
         small = [r['name'] for r in rows if r['fits'] is False]
         here = [r for r in rows if r['here'] is not None]; said = sorted({r['hours_from'] for r in rows if r['hours_from'] and r['gpu']})
-        return t + (f"\n\n{len(rows)} runs, {hours:.0f} GPU hours to do ({'; '.join(said)})" if said else '') + (f"\n\nhere: {sum(r['here'] for r in here):.1f} hours for {len(here)} of {len(rows)} runs, {sum(r['here'] for r in here if r['state'] != 'done'):.1f} of them to do (by runs that were measured on a machine like this)" if here else '') + ''.join(f"\nthe last time, on {g}: {e['run']} took {60 * e['hours']:.1f} minutes, planned {60 * e['planned']:.1f} ({100 * e['off']:+.0f}%; {e['hours_from']})" for g, e in errors.items()) + ''.join(f"\nno run on {g} is in the store: how far off its hours are is not known" for g in dict.fromkeys(r['gpu'] for r in rows) if g and g not in errors) + (f"\ntoo large for their GPU, lower device_batch: {', '.join(small)}" if small else '') + f"\n\nnext: reproduce run {' '.join(paths) or 'params/embedded'}"
+        return t + (f"\n\n{len(rows)} runs, {hours:.0f} GPU hours to do ({'; '.join(said)})" if said else '') + (f"\n\nhere: {sum(r['here'] for r in here):.1f} hours for {len(here)} runs, {sum(r['here'] for r in here if r['state'] != 'done'):.1f} of them to do ({(n := sum(r['hours_from'].startswith('measured') for r in here))} by runs that were measured on a machine like this{', the others by arithmetic' * (n < len(here))})" if here else '') + ''.join(f"\nthe last run on {g}, {e['run']}, took {60 * e['hours']:.1f} minutes; planned from what was known before it: {60 * e['planned']:.1f} ({100 * e['off']:+.0f}%; {e['hours_from']})" for g, e in errors.items()) + ''.join(f"\nno run on {g} is in the store: how far off its hours are is not known" for g in dict.fromkeys(r['gpu'] for r in rows) if g and g not in errors) + (f"\ntoo large for their GPU, lower device_batch: {', '.join(small)}" if small else '') + f"\n\nnext: reproduce run {' '.join(paths) or 'params/embedded'}"
     show(dict(runs=rows, gpu_hours=round(hours, 1)) if as_json else rows, as_json, text)
 
 @main.command()
@@ -396,7 +396,7 @@ def report(study, recipe, out, as_json):
     path = write(study.removeprefix('params/').strip('/').split('/')[0], recipe, out).resolve()
     show(dict(file=str(path), bytes=path.stat().st_size), as_json, lambda: f'wrote {shown(path)} ({path.stat().st_size / 2**20:.1f} MiB, nothing outside of it is needed)')
 
-# %% ../nbs/90_cli.ipynb #c00d83cd
+# %% ../nbs/90_cli.ipynb #862faa89
 @main.command()
 @click.argument('file', type=click.Path())
 @click.argument('cell', nargs=-1)
@@ -409,9 +409,9 @@ def why(file, cell, as_json):
     def brief(x): return x if len(x) <= 60 else x[:57] + '...'
     def text():
         rows = [(brief(place_(c['row'])), place_(c['column']), brief(c['text']), c['source'].get('run') or c['source'].get('published') or c['source'].get('config') or c['source'].get('recomputed') or c['source'].get('computed'), c['source'].get('sha256', c['source'].get('history', ''))[:12], c['check']) for c in got['cells']]
-        return f"{got['file']}: {got['notebook']}, kit commit {str(got['commit']['commit'])[:12]}\n\n" + columns(rows, ('row', 'column', 'printed', 'from', 'sha256', 'today'))
+        return f"{got['file']}: {got['notebook']}, kit commit {str(got['commit']['commit'])[:12]}\n\n" + (columns(rows, ('row', 'column', 'printed', 'from', 'sha256', 'today')) if rows else f"it has no cells; drawn from {', '.join(got['inputs']) or 'nothing'}" + (f": {got['today']}" if got['inputs'] else ''))
     show(got, as_json, text)
-    if bad := sorted({c['check'] for c in got['cells']} - {'matches', 'source matches', 'quoted', 'recomputed', 'setting', 'inputs match'}):
+    if bad := sorted({*(c['check'] for c in got['cells']), *([got['today']] if got['inputs'] and not got['cells'] else [])} - {'matches', 'source matches', 'quoted', 'recomputed', 'setting', 'inputs match'}):
         click.echo(f"\n{', '.join(bad)}: not every number can be confirmed here; `reproduce run` the study, then `reproduce paper`", err=True); sys.exit(1)
 
 # %% ../nbs/90_cli.ipynb #da70da10

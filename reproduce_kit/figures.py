@@ -20,7 +20,7 @@ from .significance import power, topics_and_seeds
 from .tables import header, provenance, run_epochs
 from .training import read_history
 
-# %% ../nbs/82_figures.ipynb #c73e8c6b
+# %% ../nbs/82_figures.ipynb #390cf636
 COLOURS = {'AdamW': '#0b3c6f', 'Lion': '#de8f05'}
 DASHES = {'AdamW': (1, 0), 'Lion': (3, 1.2)}
 
@@ -29,11 +29,17 @@ def look():
     sns.set_theme(context='paper', style='ticks', rc={'font.size': 8, 'axes.titlesize': 8, 'axes.labelsize': 8, 'legend.fontsize': 7.5, 'xtick.labelsize': 7, 'ytick.labelsize': 7,
                                                       'axes.spines.top': False, 'axes.spines.right': False, 'pdf.fonttype': 42, 'svg.hashsalt': 'kit', 'savefig.dpi': 200})
 
-def save_figure(fig, name: str, runs: list, notebook: str) -> Path:
+def save_figure(
+    fig,
+    name: str,
+    runs: list,         # the runs behind it
+    notebook: str,      # the notebook that draws it
+    more: dict = None,  # {input: sha256} of what else it was drawn from
+) -> Path:
     "`figures/NAME.pdf`, `.png` and `.json` (what it was drawn from); without time stamps."
     for ext, meta in dict(pdf=dict(CreationDate=None), png=dict(Software=None)).items():
         with writing(place('figures')/f'{name}.{ext}', 'wb') as f: fig.savefig(f, format=ext, bbox_inches='tight', metadata=meta)
-    write_json(place('figures')/f'{name}.json', dict(file=f'{name}.pdf', **provenance(notebook, runs), cells=[
+    write_json(place('figures')/f'{name}.json', dict(file=f'{name}.pdf', **provenance(notebook, runs, more), cells=[
         dict(row=r.folder.name, column='history.jsonl', text='', value=None, source=dict(run=r.folder.name, history=sha256(r.folder/'history.jsonl'))) for r in runs]))
     return place('figures')/f'{name}.png'
 

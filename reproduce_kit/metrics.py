@@ -51,7 +51,7 @@ def evaluate(
     for l in LEVELS: rr = got[named('RR@10', l)]; rr[rr < .1] = 0.  # trec_eval's 1/10 is this one
     return pd.DataFrame({k: got[m] for k, m in shown.items()}, index=pd.Index(topics, name='qid'))
 
-# %% ../nbs/12_metrics.ipynb #f71d2520
+# %% ../nbs/12_metrics.ipynb #b0c792c2
 def means(perquery: pd.DataFrame) -> dict:
     "{measure: mean over judged topics}."
     return {m: float(perquery[m].mean()) for m in perquery}
@@ -78,7 +78,8 @@ def _read(path, changed: tuple) -> dict:
     t = csv.read_csv(path, csv.ReadOptions(use_threads=False), convert_options=csv.ConvertOptions(column_types={k: string() for k in ('name', 'qid', 'measure')}))
     (names, n), (measures, m), (qids, q) = ((c.dictionary.to_pylist(), c.indices.to_numpy()) for c in (t[k].combine_chunks().dictionary_encode() for k in ('name', 'measure', 'qid')))
     values = np.full((len(names), len(measures), len(qids)), np.nan); there = np.zeros(values.shape, bool); values[n, m, q] = t['value'].to_numpy(); there[n, m, q] = True
-    def frame(i): rows = sorted(np.flatnonzero(there[i].any(0)), key=qids.__getitem__); cols = np.flatnonzero(there[i].any(1)); return pd.DataFrame(values[i][np.ix_(cols, rows)].T, index=pd.Index([qids[r] for r in rows], name='qid'), columns=[measures[c] for c in cols])
+    if there.sum() != len(t): raise KitError(f'{path}: {len(t) - there.sum()} of {len(t)} lines say again what another line says (name, topic and measure are the same); make it again')
+    def frame(i): rows = sorted(np.flatnonzero(there[i].any(0)), key=qids.__getitem__); cols = pd.unique(m[n == i]); return pd.DataFrame(values[i][np.ix_(cols, rows)].T, index=pd.Index([qids[r] for r in rows], name='qid'), columns=[measures[c] for c in cols])
     return {names[i]: frame(i) for i in sorted(range(len(names)), key=names.__getitem__)}
 
 def read_perquery(path) -> dict:

@@ -65,7 +65,7 @@ def piece_loss(model, part: dict, pairs: int):
     "A piece's share of a batch's mean binary cross-entropy: its sum over the batch's number of pairs."
     part = dict(part); labels = part.pop('labels'); return bce(model(part)['scores'].view(-1).float(), labels, reduction='sum') / pairs
 
-# %% ../nbs/49_microbatch.ipynb #453043d1
+# %% ../nbs/49_microbatch.ipynb #170c9088
 def microbatch_trainer(
     model,               # sentence_transformers.CrossEncoder, one logit
     args,                # CrossEncoderTrainingArguments; the batch per device is a device's whole share of an update
@@ -86,4 +86,4 @@ def microbatch_trainer(
                     with self.compute_loss_context_manager(): loss = piece_loss(model, p, len(inputs['labels']))
                     self.accelerator.backward(loss); total = total + loss.detach()
             return total
-    return Trainer(model, args, train, dev, data_collator=Microbatches(model, most, args.device.type), **kw)
+    t = Trainer(model, args, train, dev, data_collator=Microbatches(model, most, args.device.type), **kw); t.model_accepts_loss_kwargs = False; return t  # a piece knows its share: no counting of items over the processes

@@ -158,7 +158,7 @@ def tiny_nanobeir(
         (f/'README.md').write_text(f'---\nconfigs:\n{lines}---\n')
         return put(DATASETS['nanobeir']['repo'], DATASETS['nanobeir']['revision'], f, 'dataset')
 
-# %% ../nbs/09_miniature.ipynb #e52fa219
+# %% ../nbs/09_miniature.ipynb #9d89af86
 def made_up_run(
     cfg,             # RunConfig
     values: dict,    # {epoch: {test set: frame of per-topic values}}; the first stage is half of the first epoch's
@@ -167,19 +167,19 @@ def made_up_run(
 ):
     "A finished run in the store."
     from reproduce_kit.metrics import means
-    from reproduce_kit.plan import _CLASS, parameters, planned_rate
-    from reproduce_kit.rerank import _keep
+    from reproduce_kit.plan import CLASSES, parameters, planned_rate
+    from reproduce_kit.rerank import keep_rankings
     from reproduce_kit.store import finish, open_run
     run = open_run(cfg); sets = list(cfg.test_sets)
 
     def write(folder, rows, **more):
         ranked = {s: {q: {f'd{i}': 1. / (1 + (i + len(cfg.name)) % 3) for i in range(3)} for q in next(iter(rows.values())).index} for s in sets}
-        _keep(folder, texts or {}, ranked, rows, 'invented', means={n: means(r) for n, r in rows.items()} if more.get('ranked_by') else {s: means(r) for s, r in zip(sets, rows.values())}, **more)
+        keep_rankings(folder, texts or {}, ranked, rows, 'invented', means={n: means(r) for n, r in rows.items()} if more.get('ranked_by') else {s: means(r) for s, r in zip(sets, rows.values())}, **more)
     write(run.folder/'first-stage', {f'{who}/{s}': values[1][s] * share for who, share in (('BM25', .5), ('ceiling', 1.)) for s in sets}, ranked_by={s: 'BM25' for s in sets})
     for n in range(1, cfg.epochs + 1): write(run.epoch(n), {f'{cfg.name}/{s}': values[n][s] for s in sets}, epoch=n, selection=None)
     groups = [dict(betas=[cfg.beta1, cfg.beta2], weight_decay=w, tensors=1) for w in ([cfg.weight_decay] + ([0.] if cfg.decay_on == 'matrices' else []))]
     size = parameters(cfg.backbone, cfg.layers)
-    run.note(updates=dict(planned=cfg.updates, done=cfg.updates), seconds=dict(train=seconds, evaluate=seconds), data=dict.fromkeys(sets, 'same'), optimizer=dict(kind=_CLASS[cfg.optimizer][0], groups=groups),
+    run.note(updates=dict(planned=cfg.updates, done=cfg.updates), seconds=dict(train=seconds, evaluate=seconds), data=dict.fromkeys(sets, 'same'), optimizer=dict(kind=CLASSES[cfg.optimizer][0], groups=groups),
              memory=dict(optimizer_state_bytes=4 * size['total'] * (1 if cfg.optimizer == 'lion' else 2), parameters=size))
     each = cfg.epoch_updates; steps = sorted({*range(cfg.log_steps, cfg.updates + 1, cfg.log_steps)} | {e * each for e in range(1, cfg.epochs + 1)})
     lines = [dict(step=s, epoch=s / each, loss=.5, grad_norm=1., learning_rate=planned_rate(cfg, s - 1)) for s in steps]

@@ -16,7 +16,7 @@ from .store import PACKAGES, find_runs, git_state
 from .notebook import execute
 from .tables import need_runs
 
-# %% ../nbs/85_paper.ipynb #8742249f
+# %% ../nbs/85_paper.ipynb #6e6ece39
 TABLES = ('table1', 'table2', 'settings', 'memory', 'significance', 'variance', 'audit', 'claims', 'numbers')
 FIGURES = ('figure1', 'figure2', 'scaling', 'curves')
 MORE = {'tite': ('tite',)}  # pages that only one study has
@@ -37,7 +37,7 @@ def _seen(folder: Path) -> list:
 def _keys(pages: dict, study: str, recipe: str) -> dict:
     "{page: one hash over all that it can read}."
     import papermill
-    store = sha256([study, recipe, git_state(), *(str(place(d)) for d in ('paper', 'figures')), {p: version(p) for p in (*PACKAGES, 'matplotlib', 'seaborn')}, *(_seen(f) for f in (root()/'reproduce_kit', root()/'params', place('runs')))])
+    store = sha256([study, recipe, git_state(), *(str(place(d)) for d in ('paper', 'figures')), {p: version(p) for p in (*PACKAGES, 'matplotlib', 'seaborn')}, *(_seen(f) for f in (root()/'reproduce_kit', root()/'params', place('runs'), place('paper')/'performance'))])
     def named(page): return [p for v in papermill.inspect_notebook(str(page)).values() if v['default'][:1] in '\'"' and (t := ast.literal_eval(v['default'])) and (p := root()/t).exists()]
     return {n: sha256([store, sha256(page), *(_seen(f) for f in named(page))]) for n, (page, _) in pages.items()}
 
@@ -45,10 +45,10 @@ def _up_to_date(copy: Path, key: str) -> bool:
     note = copy.with_suffix('.json'); was = read_json(note) if note.exists() and copy.exists() else dict(read='')
     return was['read'] == key and all(Path(f).exists() and sha256(Path(f)) == h for f, h in was['wrote'].items())
 
-# %% ../nbs/85_paper.ipynb #c1f88107
+# %% ../nbs/85_paper.ipynb #fe110397
 def _page_of(file: Path) -> str:
     "The page that wrote a file, by the JSON beside it."
-    made = file.with_suffix('.json'); return Path(read_json(made)['notebook']).stem if made.exists() else ''
+    made = file.with_suffix('.json'); return Path(read_json(made).get('notebook', '')).stem if made.exists() else ''
 
 def _execute(job: tuple):
     notebook, copy, values = job; execute(notebook, copy, values)
@@ -60,10 +60,10 @@ def make_outputs(
     say=print,
 ) -> list:               # the files that are there now
     "Execute `nbs/analysis/NAME.ipynb` for a study that has finished runs, where that would change anything."
-    need_runs(study, recipe); names = [*names, *(MORE.get(study, ()) if 'table1' in names else ())]; out = []
+    need_runs(study, recipe); names = [*names, *([*MORE.get(study, ()), *(['performance'] if any((place('paper')/'performance').glob('*.csv')) else [])] if 'table1' in names else [])]; out = []
     pages = {n: (root()/f'nbs/analysis/{n}.ipynb', place('runs')/study/f'analysis/{n}.ipynb') for n in names}; keys = _keys(pages, study, recipe)
     old = {n for n, (_, copy) in pages.items() if _up_to_date(copy, keys[n])}
-    def written(): return {tuple(x) for d in ('paper', 'figures') for x in _seen(place(d))}
+    def written(): return {tuple(x) for d in (place('figures'), place('paper')/'tables') for x in _seen(d)} | {tuple(_seen(f)[0]) for n in ('curves', 'numbers') for f in place('paper').glob(f'{n}.*')}
     before = written()
     todo = [n for n in names if n not in old]; first = {n: place('figures')/f'{n}.pdf' if n in FIGURES and n not in ELSEWHERE else place('paper')/ELSEWHERE.get(n, f'tables/{n}.tex') for n in names}
     for n in todo: pages[n][1].with_suffix('.json').unlink(missing_ok=True)
@@ -101,7 +101,7 @@ def typeset() -> Path:
     shutil.copyfile(folder/'build/main.pdf', folder/'.main.pdf.part'); (folder/'.main.pdf.part').replace(folder/'main.pdf')
     return folder/'main.pdf'
 
-# %% ../nbs/85_paper.ipynb #b0a0ad9a
+# %% ../nbs/85_paper.ipynb #a7c707e7
 def _printed(cell: dict): return (re.search(r'(?<![\d.+-])\d\.\d{4}', cell['text']) or [None])[0] if cell['value'] is not None and 'measure' in cell['source'] else None
 def _mean(src: dict, measure: str) -> float: return read_perquery(place('runs')/src['perquery'])[src['perquery_name']][measure].mean()
 
@@ -143,7 +143,7 @@ def _check(cell: dict, inputs: str = '') -> str:
 def why(
     file,              # a generated file, or its JSON
     cell: str = '',    # words that all occur in the cell's row, column or text
-) -> dict:             # {'file', 'notebook', 'commit', 'inputs', 'cells': [... 'check']}
+) -> dict:             # {'file', 'notebook', 'commit', 'inputs', 'today', 'cells': [... 'check']}
     "Where the numbers of a generated file come from, and whether that still holds."
     path = Path(file)
     if not path.exists() and (root()/path).exists(): path = root()/path
@@ -156,6 +156,6 @@ def why(
     def hit(c, word):  # a number is an epoch, or the end of a label: it must be a word of its own
         label = ' '.join([*flat(c['row']), *flat(c['column'])]).lower()
         return word in label.split() if word.isdigit() else word in f"{label} {c['text'].lower()}"
-    now = _inputs(out); out['cells'] = [c | dict(check=_check(c, now)) for c in out['cells'] if c['source'] and all(hit(c, w) for w in cell.lower().split())]
-    if not out['cells']: raise KitError(f"no cell of {file} matches {cell!r}; try a backbone, an optimizer, an epoch or a measure, as printed")
+    now = out['today'] = _inputs(out); out['cells'] = [c | dict(check=_check(c, now)) for c in out['cells'] if c['source'] and all(hit(c, w) for w in cell.lower().split())]
+    if cell and not out['cells']: raise KitError(f"no cell of {file} matches {cell!r}; try a backbone, an optimizer, an epoch or a measure, as printed")
     return out

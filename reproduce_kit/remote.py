@@ -20,13 +20,14 @@ from .plan import plan_run
 from .store import Run, git_state, run_folder
 from .study import in_words
 
-# %% ../nbs/76_remote.ipynb #cdddec0b
+# %% ../nbs/76_remote.ipynb #e9c8d70f
 def price(
     cfg: RunConfig,
     rates: dict,    # from `read_rates`
+    known: dict = None,  # as for `plan_run`
 ) -> dict:          # `plan_run`'s row with dollars_per_hour and dollars (None where the hours cannot be told)
     "A run's plan with what it will cost on Modal."
-    row = plan_run(cfg); rate, *_ = [hourly(cfg, rates, g) for g in (cfg.gpu, *cfg.gpu_fallbacks)]; hours, source = row['hours'], row['hours_from']
+    row = plan_run(cfg, known); rate, *_ = [hourly(cfg, rates, g) for g in (cfg.gpu, *cfg.gpu_fallbacks)]; hours, source = row['hours'], row['hours_from']
     if hours is None and (m := Run(cfg, run_folder(cfg)).manifest) and row['state'] == 'done': hours, source = sum(m['seconds'].values()) / 3600, 'measured: the same run on this machine'
     return row | dict(hours=hours, hours_from=source, dollars_per_hour=round(rate, 4), dollars=None if hours is None else round(hours * rate, 2))
 

@@ -1,4 +1,4 @@
-"""Tests write nowhere but to temporary folders; the caches of collections and candidates are shared."""
+"""Tests write nowhere but to one temporary folder, which is removed when all is well; the caches of collections and candidates are shared."""
 import os
 import shutil
 import tempfile
@@ -7,6 +7,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / 'shared' / 'data'
 
+BASE = tempfile.mkdtemp(prefix='kit-tests-')
+os.environ['TMPDIR'] = tempfile.tempdir = BASE  # for notebooks and commands too
 os.environ.setdefault('REPRODUCE_ROOT', str(ROOT))
 os.environ.setdefault('REPRODUCE_RUNS', tempfile.mkdtemp(prefix='kit-runs-'))
 os.environ.setdefault('REPRODUCE_PAPER', tempfile.mkdtemp(prefix='kit-paper-'))
@@ -18,3 +20,9 @@ os.environ['HF_HUB_CACHE'] = tempfile.mkdtemp(prefix='kit-hub-')            # a 
 os.environ['HF_DATASETS_CACHE'] = tempfile.mkdtemp(prefix='kit-datasets-')
 os.environ['MODAL_CONFIG_PATH'] = '/nowhere'                                # nobody's account
 for k in ('MODAL_TOKEN_ID', 'MODAL_TOKEN_SECRET', 'MODAL_PROFILE'): os.environ.pop(k, None)
+
+
+def pytest_sessionfinish(exitstatus):
+    if exitstatus: return  # there is something to look at
+    for p in Path(BASE).iterdir():
+        if not p.name.startswith('pymp-'): shutil.rmtree(p, ignore_errors=True) if p.is_dir() else p.unlink()  # those are multiprocessing's, which removes them itself

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from conftest import ROOT
@@ -124,6 +125,26 @@ def test_only_what_would_change_is_made_again(study, monkeypatch):
     made(); assert made() == ['kept', 'kept']
     table = study['base'] / 'paper/tables/settings.tex'; was = table.read_text(); table.write_text(was + '%'); assert made() == ['wrote', 'kept'] and table.read_text() == was
     os.utime(run_dir(study['base'] / 'runs', 'smoke-adamw') / 'history.jsonl'); assert made() == ['wrote', 'wrote'] and made() == ['kept', 'kept']
+
+
+def test_what_a_page_can_read_is_in_its_key(tmp_path, monkeypatch):
+    """One change of each kind, and the page is made again."""
+    from reproduce_kit import paper
+    for d in ('reproduce_kit', 'params', 'runs/s/r/x', 'paper/performance', 'data'): (tmp_path / d).mkdir(parents=True)
+    files = [tmp_path / f for f in ('reproduce_kit/a.py', 'params/a.yaml', 'runs/s/r/x/done.json', 'paper/performance/lion-cpu.csv', 'data/c.jsonl')]
+    for f in files: f.write_text('1')
+    page = tmp_path / 'page.ipynb'; nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("data = 'data'", metadata=dict(tags=['parameters']))], metadata=dict(kernelspec=dict(name='python3', language='python', display_name='')))
+    for k, d in (('ROOT', '.'), ('RUNS', 'runs'), ('PAPER', 'paper'), ('FIGURES', 'figures')): monkeypatch.setenv(f'REPRODUCE_{k}', str(tmp_path / d))
+    monkeypatch.setattr(paper, 'git_state', lambda: dict(commit='a', dirty=False))
+    def key(study='s', recipe=''): nbformat.write(nb, page); return paper._keys({'page': (page, None)}, study, recipe)['page']
+    seen = [key()]; assert key() == seen[0]
+    def other(k): assert k not in seen; seen.append(k)
+    for f in files: f.write_text('another'); other(key())
+    (tmp_path / 'runs/s/r/x/model').mkdir(); (tmp_path / 'runs/s/r/x/model/weights').write_text('1'); assert key() == seen[-1]  # no page reads weights
+    nb.cells.append(nbformat.v4.new_code_cell('1')); other(key()); other(key(recipe='r')); other(key('t'))
+    monkeypatch.setattr(paper, 'git_state', lambda: dict(commit='b', dirty=False)); other(key())
+    monkeypatch.setattr(paper, 'version', lambda p: '0'); other(key())
+    monkeypatch.setenv('REPRODUCE_FIGURES', str(tmp_path / 'elsewhere')); other(key())
 
 
 def test_ctrl_c_ends_the_pages(study):
