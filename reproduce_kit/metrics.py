@@ -6,18 +6,19 @@
 __all__ = ['LEVELS', 'CODES', 'AT_ONCE', 'MEASURES', 'named', 'evaluate', 'means', 'ceiling', 'write_perquery', 'read_perquery',
            'paired_interval']
 
-# %% ../nbs/12_metrics.ipynb #124d6e8f
+# %% ../nbs/12_metrics.ipynb #942b4416
 import os
 from functools import lru_cache
+from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytrec_eval
 from .core import KitError, writing
 
-# %% ../nbs/12_metrics.ipynb #a4aa56a8
+# %% ../nbs/12_metrics.ipynb #92da2c7d
 LEVELS = (1, 2)
 CODES = {'AP': 'map', 'RR@10': 'recip_rank', 'R@10': 'recall_10', 'Rprec': 'Rprec', 'P@10': 'P_10'}  # ours -> trec_eval's
-AT_ONCE = 256  # topics
+AT_ONCE = 2**18  # candidates
 
 def named(
     measure: str,  # `AP`, `RR@10`, `R@10`, `Rprec`, `P@10` or `nDCG@10`
@@ -30,7 +31,7 @@ def named(
 
 MEASURES = ['nDCG@10', *(named(m, l) for l in LEVELS for m in ('AP', 'RR@10', 'R@10', 'Rprec', 'P@10'))]
 
-# %% ../nbs/12_metrics.ipynb #876ab155
+# %% ../nbs/12_metrics.ipynb #ac0b037e
 def evaluate(
     run: dict,    # {topic: {docid: score}}
     qrels: dict,  # {topic: {docid: grade}}
@@ -43,11 +44,12 @@ def evaluate(
     shown = shown or {m: m for m in MEASURES}; topics = sorted(qrels); got = {m: np.zeros(len(topics)) for m in MEASURES}
     levels = {l: names for l in LEVELS if set(names := {named(m, l): c for m, c in CODES.items()} | ({'nDCG@10': 'ndcg_cut_10'} if l == 1 else {})) & set(shown.values())}
     judges = {l: pytrec_eval.RelevanceEvaluator(qrels, {c.replace('_10', '.10') for c in names.values()}, relevance_level=l) for l, names in levels.items()}
-    for start in range(0, len(topics), AT_ONCE):
-        some = {q: {d: float(s) for d, s in run[q].items()} for q in topics[start:start + AT_ONCE] if run.get(q)}
+    groups = np.cumsum([len(run.get(q, ())) for q in topics]) // AT_ONCE
+    for start, end in pairwise([0, *np.flatnonzero(np.diff(groups)) + 1, len(topics)]):
+        some = {q: {d: float(s) for d, s in run[q].items()} for q in topics[start:end] if run.get(q)}
         for l, names in levels.items():
             rows = judges[l].evaluate(some)
-            for name, code in names.items(): got[name][start:start + AT_ONCE] = [rows[q][code] if q in rows else 0. for q in topics[start:start + AT_ONCE]]
+            for name, code in names.items(): got[name][start:end] = [rows[q][code] if q in rows else 0. for q in topics[start:end]]
     for l in LEVELS: rr = got[named('RR@10', l)]; rr[rr < .1] = 0.  # trec_eval's 1/10 is this one
     return pd.DataFrame({k: got[m] for k, m in shown.items()}, index=pd.Index(topics, name='qid'))
 
