@@ -11,18 +11,18 @@ from pathlib import Path
 import pandas as pd
 from .core import KitError, place, read_json, sha256, write_json, writing
 
-# %% ../nbs/08_bench.ipynb #a6caa487
+# %% ../nbs/08_bench.ipynb #69ff6699
 def interleaved(
     sides: dict,           # {name: what to do}; the first is what the others are compared with
     rounds: int = 5,       # after one that warms up
     before=lambda: None,   # before and after each, e.g. torch.cuda.synchronize
-) -> pd.DataFrame:         # a row for each side: seconds (median), fastest, slowest, ratio (the first side's seconds over this one's)
+) -> pd.DataFrame:         # a row for each side: seconds (median), fastest, slowest, ratio (the first side's seconds over this one's); in `attrs['took']` the seconds of each round
     "Do each in turn."
     took = {n: [] for n in sides}
     for _ in range(rounds + 1):
         for n, f in sides.items(): before(); t = time.perf_counter(); f(); before(); took[n].append(time.perf_counter() - t)
     took = {n: t[1:] for n, t in took.items()}; first = took[next(iter(took))]
-    return pd.DataFrame([{'side': n, 'seconds': statistics.median(t), 'fastest': min(t), 'slowest': max(t), 'ratio': statistics.median(a / b for a, b in zip(first, t))} for n, t in took.items()]).set_index('side')
+    out = pd.DataFrame([{'side': n, 'seconds': statistics.median(t), 'fastest': min(t), 'slowest': max(t), 'ratio': statistics.median(a / b for a, b in zip(first, t))} for n, t in took.items()]).set_index('side'); out.attrs['took'] = took; return out
 
 def movers(
     gib: float = 0.5,
@@ -38,7 +38,7 @@ def multiplier(dtype=None, n: int = 0) -> tuple:   # (what to do, operations it 
     cuda = torch.cuda.is_available(); n = n or (8192 if cuda else 2048); a = torch.randn(n, n, device='cuda' if cuda else 'cpu', dtype=dtype)
     return lambda: a @ a, 2 * n**3
 
-# %% ../nbs/08_bench.ipynb #6e3bdafa
+# %% ../nbs/08_bench.ipynb #b74ee9f0
 def alone(
     code: str,      # Python
     **env,          # environment variables besides
@@ -52,7 +52,7 @@ def alone(
         return dict(seconds=t, mib=int(Path(tmp, 'peak').read_text()) / 2**10, said=p.stdout.strip())
 
 def exponent(sizes, costs) -> float:
-    "The power with which a cost above that of the smallest size (mostly start-up) grows: 1 is linear; 0 where nothing costs a tenth more, nan where only one size does."
+    "The power with which a cost above that of the smallest size grows: 1 is linear; 0 where nothing costs a tenth more, nan where only one size does."
     import numpy as np
     more, x, y = np.asarray(costs, float) > 1.1 * costs[0], *(np.asarray(v, float) - v[0] for v in (sizes, costs))
     return float(np.polyfit(np.log(x[more]), np.log(y[more]), 1)[0]) if more.sum() > 1 else float('nan') if more.any() else 0.

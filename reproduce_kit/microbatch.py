@@ -36,8 +36,8 @@ class Joiner:
         if not even: out['attention_mask'] = table(lambda r: r.attention_mask, 0)
         return out
 
-# %% ../nbs/49_microbatch.ipynb #a1dc98cd
-PIECE = dict(cpu=48, cuda=2048)  # positions whose time a pass costs besides its own; on a GPU, which waits for its orders, many more (a guess: none was at hand)
+# %% ../nbs/49_microbatch.ipynb #d3a59758
+PIECE = dict(cpu=48, cuda=2048)  # positions whose time a pass costs besides its own; on a GPU, which waits for its orders, many more (a guess; not measured on a GPU)
 
 def cuts(
     lengths,         # tokens of each pair

@@ -11,7 +11,7 @@ from .bench import read_bench
 from .core import KitError
 from .tables import Table, escape
 
-# %% ../nbs/87a_performance.ipynb #53c6a179
+# %% ../nbs/87a_performance.ipynb #338a913e
 WHAT = {'lion': 'a step of the optimizer', 'train': 'training', 'rerank': 'scoring pairs', 'metrics': 'measuring', 'kit': 'the kit itself'}
 LIMITS = ('copy', 'scale in place', 'matrix product')
 
@@ -29,7 +29,7 @@ def performance_table() -> Table:
     "Seconds and ratios, as printed in the paper."
     rows = performance_rows()
     if rows.empty: raise KitError('nothing was measured here; nbs/experiments/bench_*.ipynb do, with keep: true')
-    t = Table('performance', 'Speed: both sides of each comparison in one run, in turn; median seconds with fastest and slowest round (none where it was done once), the ratio to the first side (median of the rounds\' ratios), and how near the fastest round came to a limit: for the optimizer, its bytes at the speed of a plain copy, which also reads what it overwrites, so that scaling in place goes beyond it; for training, the model\'s own operations, padding not counted, at the speed of a plain matrix product.', ('What', 'On', 'Side'), 'r')
+    t = Table('performance', 'Speed: both sides of each comparison in one run, in turn; median seconds with fastest and slowest round (none where it was done once), the ratio to the first side (median of the rounds\' ratios), and how near the fastest round came to a limit: for the optimizer, its bytes at the speed of the faster of two sides that only move memory; for training and scoring, the model\'s own operations, padding not counted, at the speed of a plain matrix product.', ('What', 'On', 'Side'), 'r')
     for r in rows.to_dict('records'):
         row = (f"{WHAT.get(r['what'], r['what'])}{', ' + escape(str(r['of'])) if r['of'] else ''}", escape(r['on']), escape(r['side'])); note = dict(computed=r['file'])
         t.add(row, 'seconds', (lambda n: f"{r['seconds']:.{n}f}" + (f" [{r['fastest']:.{n}f}, {r['slowest']:.{n}f}]" if r['rounds'] > 1 else ''))(4 if r['seconds'] < 1 else 2), r['seconds'], **note)

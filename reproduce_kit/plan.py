@@ -42,12 +42,12 @@ def parameters(
     else: embedding, rest = v * h, h + layers * (4*h*h + 3*h*i + 2*h) - h + h + h*h + h + head  # no biases; the first layer has one norm less
     return dict(total=embedding + rest, embedding=embedding, encoder=rest)
 
-# %% ../nbs/68_plan.ipynb #9eaf468c
+# %% ../nbs/68_plan.ipynb #4ee52742
 GPUS = {  # TFLOP/s in dense bf16 and in fp32, and GiB, from the makers' data sheets
     'A100-80GB': (312, 19.5, 80), 'L40S': (362, 91.6, 48), 'H100': (989, 67, 80), 'H200': (989, 67, 141),
 }
 UTILISATION = dict(train=0.25, small=0.12, score=0.5)  # assumed share of that: training in bf16, with fewer than 512 hidden units, scoring in fp32
-HERE = dict(train=0.7, score=0.85)                     # and, on a processor, of the speed of a matrix product: what `make bench` and the embedded runs had
+HERE = dict(train=0.7, score=0.85)                     # and, on a processor, of the speed of a matrix product: about what `make bench` measures
 
 @lru_cache
 def product_speed() -> float:
@@ -72,7 +72,7 @@ def runs_on(gpu) -> list:
     return sorted((r for r in find_runs() if r.done and here(r.manifest['hardware'])), key=lambda r: read_json(r.folder/'done.json').get('finished', ''), reverse=True)
 
 def measured_hours(cfg: RunConfig, runs: list):
-    "(hours on the config's devices, run it was measured by) from the first of `runs` with this backbone and pairs of this length, or None."
+    "(hours on the config's devices, run it was measured by) from the first of `runs` with this backbone, depth, collection and length of pairs, or None."
     def kind(c): return c.backbone, c.layers, c.collection, min(c.max_length, TOKENS['pieces']) if c.collection == 'msmarco' else c.max_length
     if not (r := next((r for r in runs if kind(r.cfg) == kind(cfg)), None)): return None
     w, mine, m = work(cfg), work(r.cfg), r.manifest; rates = [m['seconds'][k] / max(1, mine[n]) for k, n in (('train', 'train_pairs'), ('evaluate', 'scored_pairs'))]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from .microbatch import Joiner
 
-# %% ../nbs/58_score.ipynb #b51e64d5
+# %% ../nbs/58_score.ipynb #83e4b446
 WINDOW = 8_000_000  # characters of a window's second texts: about 100 MB of tokens
 
 def windows(sizes, pairs: int, characters: int):
@@ -22,7 +22,7 @@ def windows(sizes, pairs: int, characters: int):
     if i >= start: yield start, i + 1
 
 def batches(lengths, tokens: int) -> list:
-    "Index arrays, shortest pairs first: about `tokens` tokens each, padding counted, and of one length where that fills a quarter of a batch at least."
+    "Index arrays, shortest pairs first: at most `tokens` tokens each, padding counted (a longer pair stands alone), and of one length where that fills a quarter of a batch at least."
     order = np.argsort(lengths, kind='stable'); sorted_ = np.asarray(lengths)[order]; out, at = [], 0
     while at < len(order):
         end = at + 1

@@ -4,11 +4,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / 'shared' / 'data'
 
-BASE = tempfile.mkdtemp(prefix='kit-tests-')
-os.environ['TMPDIR'] = tempfile.tempdir = BASE  # for notebooks and commands too
+WORKER = 'PYTEST_XDIST_WORKER' in os.environ
+BASE = os.environ['TMPDIR'] if WORKER else tempfile.mkdtemp(prefix='kit-')
+os.environ['TMPDIR'] = tempfile.tempdir = BASE  # for workers, notebooks and commands too
 os.environ.setdefault('REPRODUCE_ROOT', str(ROOT))
 os.environ.setdefault('REPRODUCE_RUNS', tempfile.mkdtemp(prefix='kit-runs-'))
 os.environ.setdefault('REPRODUCE_PAPER', tempfile.mkdtemp(prefix='kit-paper-'))
@@ -22,7 +25,9 @@ os.environ['MODAL_CONFIG_PATH'] = '/nowhere'                                # no
 for k in ('MODAL_TOKEN_ID', 'MODAL_TOKEN_SECRET', 'MODAL_PROFILE'): os.environ.pop(k, None)
 
 
+@pytest.hookimpl(trylast=True)  # once the workers are gone
 def pytest_sessionfinish(exitstatus):
-    if exitstatus: return  # there is something to look at
+    if WORKER or exitstatus: return  # after a failure there is something to look at
     for p in Path(BASE).iterdir():
         if not p.name.startswith('pymp-'): shutil.rmtree(p, ignore_errors=True) if p.is_dir() else p.unlink()  # those are multiprocessing's, which removes them itself
+    if not os.listdir(BASE): os.rmdir(BASE)

@@ -70,7 +70,7 @@ def copy(source: Path, target: Path):
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         if source.is_symlink(): target.unlink(missing_ok=True); target.symlink_to(os.readlink(source)); return
-        tmp = target.with_name(f'{target.name}.~copy')
+        tmp = target.with_name(f'{hash(target.name):x}.~copy')  # a lock's name has hardly room for more
         try: shutil.copy2(source, tmp); tmp.replace(target)
         finally: tmp.unlink(missing_ok=True)
     except FileNotFoundError:  # a temporary file that was renamed meanwhile

@@ -13,7 +13,7 @@ real = os.environ.get('BENCH', '')
 texts = dict(collection=str(Path(real).resolve()), split='dl19', max_length=256) if real else dict(max_length=64)
 BENCHES = dict(
     bench_lion=dict(backbones={'minilm-l12-h384': 12}, rounds=15, gib=.5),
-    bench_train=dict(texts, layers=6, batch=64, updates=3, rounds=3),
+    bench_train=dict(texts, layers=6, batch=64, updates=4, rounds=3),
     bench_rerank=dict(texts, layers=6, topics=8, depth=100, rounds=3, runtimes=all(map(find_spec, ('onnx', 'onnxscript', 'onnxruntime', 'openvino')))),
     bench_metrics=dict(topics=7000, candidates=1000, rounds=3),
     bench_kit=dict(runs=1000, some=200, topics=150, rounds=3, pages=[], train=True),
