@@ -151,7 +151,7 @@ def test_ctrl_c_ends_the_pages(study):
     """At once, with their kernels."""
     import psutil
     os.utime(run_dir(study['base'] / 'runs', 'smoke-adamw') / 'history.jsonl')
-    p = subprocess.Popen([str(Path(sys.executable).parent / 'reproduce'), 'tables', '--study', 'smoke'], env=os.environ | {k: str(v) for k, v in study['env'].items()}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    p = subprocess.Popen([str(Path(sys.executable).parent / 'reproduce'), 'tables', '--study', 'smoke'], env=os.environ | {k: str(v) for k, v in study['env'].items()}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # as above
     def kernels():
         try: return [c for c in psutil.Process(p.pid).children(recursive=True) if 'ipykernel_launcher' in ' '.join(c.cmdline())]
         except psutil.Error: return []  # one that ended while it was looked at
