@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 TEX := texlive-latex-base texlive-latex-recommended texlive-publishers texlive-fonts-recommended latexmk
 
-.PHONY: reproduce test lab readme bench clean latex browser triton
+.PHONY: reproduce test format lab readme bench clean latex browser triton
 
 reproduce: $(VENV)/.ready latex
 	$(BIN)/reproduce run params/embedded
@@ -14,6 +14,10 @@ reproduce: $(VENV)/.ready latex
 # Notebooks and tests, two processes of one thread each.
 test: $(VENV)/.ready browser triton
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+format: $(VENV)/.ready
+	$(BIN)/ruff format .
+	$(BIN)/nbdev_export
 
 lab: $(VENV)/.ready
 	$(BIN)/jupyter lab $$([ "$$(id -u)" = 0 ] && echo --allow-root) nbs

@@ -25,174 +25,364 @@ from .tables import Table, escape, reference
 from .trec import read_lines, read_run
 
 # %% ../nbs/83_audit.ipynb #23af79c2
-BACKBONES_RAW = {'mini_lm': 'microsoft/MiniLM-L12-H384-uncased', 'gte': 'Alibaba-NLP/gte-multilingual-base', 'modern_bert': 'answerdotai/ModernBERT-base'}
+BACKBONES_RAW = {
+    'mini_lm': 'microsoft/MiniLM-L12-H384-uncased',
+    'gte': 'Alibaba-NLP/gte-multilingual-base',
+    'modern_bert': 'answerdotai/ModernBERT-base',
+}
 NAMES_RAW = {'minilm': 'mini_lm', 'gte': 'gte', 'modernbert': 'modern_bert'}
-MEASURES_RAW = {'nDCG@10': 'ndcg_cut_10', 'AP(rel=1)': 'map', 'R(rel=1)@10': 'recall_10', 'Rprec(rel=1)': 'Rprec', 'P(rel=1)@10': 'P_10'}
-MRR, BESIDES, KEY = 'mrr10_qa_v11', ('num_rel', 'recall_1000', 'P_1000'), ['backbone', 'optimizer', 'epoch']
+MEASURES_RAW = {
+    'nDCG@10': 'ndcg_cut_10',
+    'AP(rel=1)': 'map',
+    'R(rel=1)@10': 'recall_10',
+    'Rprec(rel=1)': 'Rprec',
+    'P(rel=1)@10': 'P_10',
+}
+MRR, BESIDES, KEY = (
+    'mrr10_qa_v11',
+    ('num_rel', 'recall_1000', 'P_1000'),
+    ['backbone', 'optimizer', 'epoch'],
+)
+
 
 def read_raw(
-    folder,           # holds eval_results/BACKBONE/OPTIMIZER/epN.json and eval_results/mrrs.txt
-) -> pd.DataFrame:    # a row per (backbone, optimizer, epoch), a column per measure
+    folder,  # holds eval_results/BACKBONE/OPTIMIZER/epN.json and eval_results/mrrs.txt
+) -> pd.DataFrame:  # a row per (backbone, optimizer, epoch), a column per measure
     "The authors' raw outputs; a file that is missing or not what it should be is named."
-    folder = Path(folder)/'eval_results'; rows = {}
-    if not folder.is_dir(): raise KitError(f"{folder} does not exist; the audit needs the authors' raw outputs there")
+    folder = Path(folder) / 'eval_results'
+    rows = {}
+    if not folder.is_dir():
+        raise KitError(f"{folder} does not exist; the audit needs the authors' raw outputs there")
     for f in sorted(folder.glob('*/*/ep*.json')):
-        backbone, optimizer, epoch = f.parent.parent.name, {'adamw': 'AdamW', 'lion': 'Lion'}.get(f.parent.name.lower()), re.fullmatch(r'ep(\d+)', f.stem)
-        if backbone not in BACKBONES_RAW or not optimizer or not epoch: raise KitError(f"{f}: expected BACKBONE/OPTIMIZER/epN.json{did_you_mean(backbone, BACKBONES_RAW)}")
-        try: got = json.loads(f.read_text()); rows[BACKBONES_RAW[backbone], optimizer, epoch[1]] = {m: float(got[k]) for m, k in MEASURES_RAW.items()} | {k: float(got[k]) for k in BESIDES if k in got}
-        except (ValueError, KeyError) as e: raise KitError(f"{f}: not trec_eval's summary as JSON ({type(e).__name__}: {e})") from None
+        backbone, optimizer, epoch = (
+            f.parent.parent.name,
+            {'adamw': 'AdamW', 'lion': 'Lion'}.get(f.parent.name.lower()),
+            re.fullmatch(r'ep(\d+)', f.stem),
+        )
+        if backbone not in BACKBONES_RAW or not optimizer or not epoch:
+            raise KitError(
+                f"{f}: expected BACKBONE/OPTIMIZER/epN.json{did_you_mean(backbone, BACKBONES_RAW)}"
+            )
+        try:
+            got = json.loads(f.read_text())
+            rows[BACKBONES_RAW[backbone], optimizer, epoch[1]] = {
+                m: float(got[k]) for m, k in MEASURES_RAW.items()
+            } | {k: float(got[k]) for k in BESIDES if k in got}
+        except (ValueError, KeyError) as e:
+            raise KitError(
+                f"{f}: not trec_eval's summary as JSON ({type(e).__name__}: {e})"
+            ) from None
     who = None
-    for line in (folder/'mrrs.txt').read_text().splitlines() if (folder/'mrrs.txt').exists() else ():
-        if head := re.fullmatch(r'\s*(\S.*?)\s*\+\s*(\S+)\s*', line): who = NAMES_RAW.get(re.sub(r'[^a-z]', '', head[1].lower())), {'adamw': 'AdamW', 'lion': 'Lion'}.get(head[2].lower())
-        elif at := re.match(r'\s*ep(\d+)', line): epoch = at[1]
+    for line in (
+        (folder / 'mrrs.txt').read_text().splitlines() if (folder / 'mrrs.txt').exists() else ()
+    ):
+        if head := re.fullmatch(r'\s*(\S.*?)\s*\+\s*(\S+)\s*', line):
+            who = (
+                NAMES_RAW.get(re.sub(r'[^a-z]', '', head[1].lower())),
+                {'adamw': 'AdamW', 'lion': 'Lion'}.get(head[2].lower()),
+            )
+        elif at := re.match(r'\s*ep(\d+)', line):
+            epoch = at[1]
         elif value := re.match(r'\s*"mrr_at_10":\s*([\d.]+)', line):
-            if not who or None in who: raise KitError(f"{folder/'mrrs.txt'}: a value before a heading that is known")
+            if not who or None in who:
+                raise KitError(f"{folder / 'mrrs.txt'}: a value before a heading that is known")
             rows.setdefault((BACKBONES_RAW[who[0]], who[1], epoch), {})[MRR] = float(value[1])
-    if not rows: raise KitError(f'{folder} holds no epN.json')
+    if not rows:
+        raise KitError(f'{folder} holds no epN.json')
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis(KEY)
+
 
 def authors() -> pd.DataFrame:
     "The numbers of the raw outputs that ship with the kit, as `read_raw` gives them."
-    df = reference('authors').set_index(KEY); return df[[*MEASURES_RAW.keys(), MRR, *BESIDES]].astype(float)
+    df = reference('authors').set_index(KEY)
+    return df[[*MEASURES_RAW.keys(), MRR, *BESIDES]].astype(float)
 
 # %% ../nbs/83_audit.ipynb #759f5ea8
 RAW_AT = 'https://raw.githubusercontent.com/skfrost19/Cross-Encoder-Lion-vs-AdamW/1b0283a352330e800ece388c2c6e1fa52cf3e592'
 
+
 def fetch_raw(
-    folder,              # is made; files that are there and whole are kept
+    folder,  # is made; files that are there and whole are kept
     base: str = RAW_AT,
-) -> list:               # the files, as paths
+) -> list:  # the files, as paths
     "The authors' raw outputs, each checked by its hash."
     from urllib.error import URLError
     from urllib.request import urlopen
+
     out = []
     for f in reference('authors_files').itertuples():
-        to = Path(folder)/f.path; out.append(to)
-        if to.exists() and sha256(to) == f.sha256: continue
+        to = Path(folder) / f.path
+        out.append(to)
+        if to.exists() and sha256(to) == f.sha256:
+            continue
         try:
-            with urlopen(f'{base}/{f.path}', timeout=30) as answer: data = answer.read(10 * int(f.bytes) + 1)
-        except (URLError, OSError) as e: raise KitError(f"{base}/{f.path} cannot be fetched ({e}); the audit goes on without the files, from the numbers that ship with the kit") from None
-        if sha256(data) != f.sha256: raise KitError(f"{base}/{f.path} is not the file that was audited (sha256 {sha256(data)[:12]}, expected {f.sha256[:12]}); nothing was written")
-        with writing(to, 'wb') as o: o.write(data)
+            with urlopen(f'{base}/{f.path}', timeout=30) as answer:
+                data = answer.read(10 * int(f.bytes) + 1)
+        except (URLError, OSError) as e:
+            raise KitError(
+                f"{base}/{f.path} cannot be fetched ({e}); the audit goes on without the files, from the numbers that ship with the kit"
+            ) from None
+        if sha256(data) != f.sha256:
+            raise KitError(
+                f"{base}/{f.path} is not the file that was audited (sha256 {sha256(data)[:12]}, expected {f.sha256[:12]}); nothing was written"
+            )
+        with writing(to, 'wb') as o:
+            o.write(data)
     return out
 
 # %% ../nbs/83_audit.ipynb #33f3e253
 def compare_cell(
-    printed: str,    # as it stands in the table
+    printed: str,  # as it stands in the table
     raw: float,
-) -> str:            # 'rounded', 'cut', 'last digit' or 'differs'; '' when there is nothing to compare with
+) -> str:  # 'rounded', 'cut', 'last digit' or 'differs'; '' when there is nothing to compare with
     "How a printed number relates to the raw one."
-    if printed == '' or raw is None or math.isnan(raw): return ''
-    digits = len(printed.partition('.')[2]); unit = 10 ** -digits
-    if f'{raw:.{digits}f}' == printed: return 'rounded'
-    if f'{math.floor(raw / unit + 1e-9) * unit:.{digits}f}' == printed: return 'cut'
+    if printed == '' or raw is None or math.isnan(raw):
+        return ''
+    digits = len(printed.partition('.')[2])
+    unit = 10**-digits
+    if f'{raw:.{digits}f}' == printed:
+        return 'rounded'
+    if f'{math.floor(raw / unit + 1e-9) * unit:.{digits}f}' == printed:
+        return 'cut'
     return 'last digit' if abs(float(printed) - raw) <= unit * 1.0001 else 'differs'
 
 # %% ../nbs/83_audit.ipynb #e62a669d
 def audit_table(
-    published: pd.DataFrame,   # columns backbone, optimizer, epoch, then measures as text; `source` says where a row stands
-    raw: pd.DataFrame,         # from `read_raw`
-) -> pd.DataFrame:             # a row per cell: backbone, optimizer, epoch, measure, printed, raw, difference, state, source
+    published: pd.DataFrame,  # columns backbone, optimizer, epoch, then measures as text; `source` says where a row stands
+    raw: pd.DataFrame,  # from `read_raw`
+) -> (
+    pd.DataFrame
+):  # a row per cell: backbone, optimizer, epoch, measure, printed, raw, difference, state, source
     "The published cells beside the raw ones."
     out = []
     for _, p in published.iterrows():
         key = (p['backbone'], p['optimizer'], str(p['epoch']))
-        if key not in raw.index: raise KitError(f"the raw outputs have no {' '.join(key)}")
+        if key not in raw.index:
+            raise KitError(f"the raw outputs have no {' '.join(key)}")
         for m in (m for m in published.columns if m in raw.columns):
-            x = float(raw.loc[key, m]); state = compare_cell(p[m], x)
-            if state: out.append(dict(zip(('backbone', 'optimizer', 'epoch'), key), measure=m, printed=p[m], raw=x, difference=float(p[m]) - x, state=state, source=p['source']))
+            x = float(raw.loc[key, m])
+            state = compare_cell(p[m], x)
+            if state:
+                out.append(
+                    dict(
+                        zip(('backbone', 'optimizer', 'epoch'), key),
+                        measure=m,
+                        printed=p[m],
+                        raw=x,
+                        difference=float(p[m]) - x,
+                        state=state,
+                        source=p['source'],
+                    )
+                )
     return pd.DataFrame(out)
+
 
 def off_grid(
     published: pd.DataFrame,
-    measure: str,        # whose values are counts divided by `steps`
-    steps: int,          # topics times cut-off: P@10 over 43 topics moves in steps of 1/430
-) -> list:               # (row, printed, nearest value that is possible)
+    measure: str,  # whose values are counts divided by `steps`
+    steps: int,  # topics times cut-off: P@10 over 43 topics moves in steps of 1/430
+) -> list:  # (row, printed, nearest value that is possible)
     "Printed numbers that no run can have."
     out = []
     for _, p in published.iterrows():
-        if p[measure] == '': continue
-        unit = 10 ** -len(p[measure].partition('.')[2]); near = round(float(p[measure]) * steps) / steps
-        if abs(near - float(p[measure])) > unit * 1.0001: out.append(((p['backbone'], p['optimizer'], p['epoch']), p[measure], near))
+        if p[measure] == '':
+            continue
+        unit = 10 ** -len(p[measure].partition('.')[2])
+        near = round(float(p[measure]) * steps) / steps
+        if abs(near - float(p[measure])) > unit * 1.0001:
+            out.append(((p['backbone'], p['optimizer'], p['epoch']), p[measure], near))
     return out
 
 # %% ../nbs/83_audit.ipynb #872f1dbc
-SHORT = {'microsoft/MiniLM-L12-H384-uncased': 'MiniLM', 'Alibaba-NLP/gte-multilingual-base': 'GTE', 'answerdotai/ModernBERT-base': 'ModernBERT'}
-AS_PRINTED = {'nDCG@10': 'nDCG@10', 'AP(rel=1)': 'MAP', MRR: 'MRR@10', 'R(rel=1)@10': 'Recall@10', 'Rprec(rel=1)': 'R-Prec', 'P(rel=1)@10': 'P@10'}
+SHORT = {
+    'microsoft/MiniLM-L12-H384-uncased': 'MiniLM',
+    'Alibaba-NLP/gte-multilingual-base': 'GTE',
+    'answerdotai/ModernBERT-base': 'ModernBERT',
+}
+AS_PRINTED = {
+    'nDCG@10': 'nDCG@10',
+    'AP(rel=1)': 'MAP',
+    MRR: 'MRR@10',
+    'R(rel=1)@10': 'Recall@10',
+    'Rprec(rel=1)': 'R-Prec',
+    'P(rel=1)@10': 'P@10',
+}
 
-def finding(about: str, reads: str, evidence: str, count: int) -> dict: return dict(about=about, reads=reads, evidence=evidence, count=count)
-def _name(key) -> str: return f'{SHORT[key[0]]} + {key[1]}' + (f', epoch {key[2]}' if len(key) > 2 and key[2] else '')
-def _and(words) -> str: words = list(words); return ' and '.join([', '.join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+def finding(about: str, reads: str, evidence: str, count: int) -> dict:
+    return dict(about=about, reads=reads, evidence=evidence, count=count)
+
+
+def _name(key) -> str:
+    return f'{SHORT[key[0]]} + {key[1]}' + (f', epoch {key[2]}' if len(key) > 2 and key[2] else '')
+
+
+def _and(words) -> str:
+    words = list(words)
+    return ' and '.join([', '.join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
 
 def find_cells(published, raw) -> dict:
     "Cells that are not the raw outputs', gathered by measure where all three epochs of a pair read otherwise."
-    cells = audit_table(published, raw); off = cells[cells['state'] == 'differs']; parts, rest = {}, []
+    cells = audit_table(published, raw)
+    off = cells[cells['state'] == 'differs']
+    parts, rest = {}, []
     for (m, b, o), g in off.groupby(['measure', 'backbone', 'optimizer'], sort=False):
-        if len(g) == 3: parts.setdefault((b, o), []).append(AS_PRINTED[m])
-        else: rest += [f"{AS_PRINTED[m]} of {_name((b, o, e))}" for e in g['epoch']]
+        if len(g) == 3:
+            parts.setdefault((b, o), []).append(AS_PRINTED[m])
+        else:
+            rest += [f"{AS_PRINTED[m]} of {_name((b, o, e))}" for e in g['epoch']]
     by = {}
-    for (b, o), ms in parts.items(): by.setdefault(tuple(ms), []).append(f'{SHORT[b]} + {o}')
-    said = '; '.join([*(f"{_and(ms)} of {_and(who)}" for ms, who in by.items()), *rest]); big = off.loc[off['difference'].abs().idxmax()] if len(off) else None
-    return finding("Table I against the authors' raw outputs", f'{len(off)} of {len(cells)} cells read otherwise' + (f': {said}' if said else ''),
-                   f"of the others {(cells['state'] == 'rounded').sum()} agree when rounded and {(cells['state'].isin(['cut', 'last digit'])).sum()} when cut" + (f"; largest: {AS_PRINTED[big['measure']]} of {_name(tuple(big[KEY]))}, printed {big['printed']}, raw {big['raw']:.4f}" if len(off) else ''), len(off))
+    for (b, o), ms in parts.items():
+        by.setdefault(tuple(ms), []).append(f'{SHORT[b]} + {o}')
+    said = '; '.join([*(f"{_and(ms)} of {_and(who)}" for ms, who in by.items()), *rest])
+    big = off.loc[off['difference'].abs().idxmax()] if len(off) else None
+    return finding(
+        "Table I against the authors' raw outputs",
+        f'{len(off)} of {len(cells)} cells read otherwise' + (f': {said}' if said else ''),
+        f"of the others {(cells['state'] == 'rounded').sum()} agree when rounded and {(cells['state'].isin(['cut', 'last digit'])).sum()} when cut"
+        + (
+            f"; largest: {AS_PRINTED[big['measure']]} of {_name(tuple(big[KEY]))}, printed {big['printed']}, raw {big['raw']:.4f}"
+            if len(off)
+            else ''
+        ),
+        len(off),
+    )
+
 
 def find_grid(published, topics: int = 43) -> dict:
     "P@10 that no run over these topics can have."
     off = off_grid(published, 'P(rel=1)@10', 10 * topics)
-    return finding(f'P@10 over {topics} topics', f"{len(off)} printed values lie between two steps of 1/{10 * topics}" + ''.join(f'; {_name(k)}: {v}' for k, v, _ in off), 'a mean of tenths over the topics', len(off))
+    return finding(
+        f'P@10 over {topics} topics',
+        f"{len(off)} printed values lie between two steps of 1/{10 * topics}"
+        + ''.join(f'; {_name(k)}: {v}' for k, v, _ in off),
+        'a mean of tenths over the topics',
+        len(off),
+    )
+
 
 def find_bold(published, bold) -> dict:
     "Cells that are marked as best without being it, and bests that are not marked."
-    marked = {(*(r[k] for k in KEY), r['measure']) for _, r in bold.iterrows()}; best = {(*(r[k] for k in KEY), m) for m in AS_PRINTED for _, r in published.iterrows() if r[m] == published[m].max()}
+    marked = {(*(r[k] for k in KEY), r['measure']) for _, r in bold.iterrows()}
+    best = {
+        (*(r[k] for k in KEY), m)
+        for m in AS_PRINTED
+        for _, r in published.iterrows()
+        if r[m] == published[m].max()
+    }
     say = lambda cells: _and(f"{AS_PRINTED[c[3]]} of {_name(c[:3])}" for c in sorted(cells))
-    parts = [*([f'marked, but not the highest: {say(marked - best)}'] if marked - best else []), *([f'the highest, but not marked: {say(best - marked)}'] if best - marked else [])]
-    return finding('Best values in bold', '; '.join(parts) or 'every mark is on the highest value', "marks of the settings note's copy of Table I", len(marked ^ best))
+    parts = [
+        *([f'marked, but not the highest: {say(marked - best)}'] if marked - best else []),
+        *([f'the highest, but not marked: {say(best - marked)}'] if best - marked else []),
+    ]
+    return finding(
+        'Best values in bold',
+        '; '.join(parts) or 'every mark is on the highest value',
+        "marks of the settings note's copy of Table I",
+        len(marked ^ best),
+    )
 
 # %% ../nbs/83_audit.ipynb #6cb8ba33
 FIRST_STAGE = 'bm25base_p'  # NIST's name for Anserini's BM25 with k1 = 0.9, b = 0.4
 
+
 def find_level(published, raw) -> dict:
     "Which grades count as relevant, column by column."
-    nist = reference('nist_dl19'); cols = ['level', 'nDCG@10', 'AP', 'R@10', 'P@10', 'R@1000', 'P@1000']; nist[cols] = nist[cols].astype(float)
-    of = {int(r['level']): r for _, r in nist[nist['run'] == FIRST_STAGE].iterrows()}; seen = raw['recall_1000'].unique()
+    nist = reference('nist_dl19')
+    cols = ['level', 'nDCG@10', 'AP', 'R@10', 'P@10', 'R@1000', 'P@1000']
+    nist[cols] = nist[cols].astype(float)
+    of = {int(r['level']): r for _, r in nist[nist['run'] == FIRST_STAGE].iterrows()}
+    seen = raw['recall_1000'].unique()
     by_raw = [l for l in of if all(abs(x - of[l]['R@1000']) < 5e-5 for x in seen)]
-    lo, hi = (published['nDCG@10'].astype(float).agg(f) for f in ('min', 'max')); like = nist[nist['nDCG@10'].between(lo - .02, hi + .02)]; said, unclear = [], 0
+    lo, hi = (published['nDCG@10'].astype(float).agg(f) for f in ('min', 'max'))
+    like = nist[nist['nDCG@10'].between(lo - 0.02, hi + 0.02)]
+    said, unclear = [], 0
     for m, k in {'P(rel=1)@10': 'P@10', 'R(rel=1)@10': 'R@10'}.items():
-        span = {int(l): (g[k].min(), g[k].max()) for l, g in like.groupby('level')}; x = published[m].astype(float)
-        near = {l: x.sub((a + b) / 2).abs().mean() for l, (a, b) in span.items()}; at = min(near, key=near.get); unclear += not (span[1][1] < span[2][0] or span[2][1] < span[1][0])
-        said.append(f"{k} {x.min():.4f} to {x.max():.4f}: level {at} (systems of like nDCG@10: {', '.join(f'{a:.3f} to {b:.3f} at level {l}' for l, (a, b) in span.items())})")
-    return finding('Relevance level of MAP, Recall@10, R-Prec and P@10', f"grade {' or '.join(map(str, by_raw)) or 'unknown'} and above, by the raw outputs; " + '; '.join(said),
-                   f"R@1000 is {', '.join(f'{x:.4f}' for x in seen)} in all {len(raw)} raw outputs; NIST's figures for the same first stage are {of[1]['R@1000']:.4f} at level 1 and {of[2]['R@1000']:.4f} at level 2; relevant documents: {', '.join(f'{x:.0f}' for x in raw['num_rel'].unique())}", 0 if by_raw == [2] else 1)
+        span = {int(l): (g[k].min(), g[k].max()) for l, g in like.groupby('level')}
+        x = published[m].astype(float)
+        near = {l: x.sub((a + b) / 2).abs().mean() for l, (a, b) in span.items()}
+        at = min(near, key=near.get)
+        unclear += not (span[1][1] < span[2][0] or span[2][1] < span[1][0])
+        said.append(
+            f"{k} {x.min():.4f} to {x.max():.4f}: level {at} (systems of like nDCG@10: {', '.join(f'{a:.3f} to {b:.3f} at level {l}' for l, (a, b) in span.items())})"
+        )
+    return finding(
+        'Relevance level of MAP, Recall@10, R-Prec and P@10',
+        f"grade {' or '.join(map(str, by_raw)) or 'unknown'} and above, by the raw outputs; "
+        + '; '.join(said),
+        f"R@1000 is {', '.join(f'{x:.4f}' for x in seen)} in all {len(raw)} raw outputs; NIST's figures for the same first stage are {of[1]['R@1000']:.4f} at level 1 and {of[2]['R@1000']:.4f} at level 2; relevant documents: {', '.join(f'{x:.0f}' for x in raw['num_rel'].unique())}",
+        0 if by_raw == [2] else 1,
+    )
 
 # %% ../nbs/83_audit.ipynb #00b9ffa6
 def find_batch(pairs: int = 1_990_000, stated: int = 64) -> dict:
     "The batch that the checkpoints' numbers imply, where it is not the stated one."
-    df = reference('authors'); df = df[df['step'] != '']; got = {}
-    for r in df.itertuples(): got.setdefault((r.backbone, r.optimizer), []).append(int(r.step) / int(r.epoch))
-    batch = {k: pairs / (sum(v) / len(v)) for k, v in got.items()}; off = {k: b for k, b in batch.items() if abs(b - stated) > .5}
-    return finding('Global batch', f"stated {stated}; the checkpoints' numbers imply " + ', '.join(f'{b:.0f} ({_name(k)})' for k, b in batch.items()) + f'; for the other {6 - len(batch)} pairs of model and optimizer the names do not tell',
-                   f"{pairs:,} pairs (the first million triplets make two each, 10,000 are held out in the authors' code) divided by updates per epoch ({', '.join(f'{sum(v)/len(v):,.0f}' for v in got.values())}, the numbers in the raw outputs' run names)", len(off))
+    df = reference('authors')
+    df = df[df['step'] != '']
+    got = {}
+    for r in df.itertuples():
+        got.setdefault((r.backbone, r.optimizer), []).append(int(r.step) / int(r.epoch))
+    batch = {k: pairs / (sum(v) / len(v)) for k, v in got.items()}
+    off = {k: b for k, b in batch.items() if abs(b - stated) > 0.5}
+    return finding(
+        'Global batch',
+        f"stated {stated}; the checkpoints' numbers imply "
+        + ', '.join(f'{b:.0f} ({_name(k)})' for k, b in batch.items())
+        + f'; for the other {6 - len(batch)} pairs of model and optimizer the names do not tell',
+        f"{pairs:,} pairs (the first million triplets make two each, 10,000 are held out in the authors' code) divided by updates per epoch ({', '.join(f'{sum(v) / len(v):,.0f}' for v in got.values())}, the numbers in the raw outputs' run names)",
+        len(off),
+    )
+
 
 def thesis_epochs(published, thesis) -> dict:
     "{(backbone, optimizer): the epoch of Table I whose cells the thesis' row has}."
     out = {}
     for _, t in thesis.iterrows():
-        rows = published[(published['backbone'] == t['backbone']) & (published['optimizer'] == t['optimizer'])]
-        same = {r['epoch']: sum(r[m] == t[m] for m in AS_PRINTED if m in thesis.columns) for _, r in rows.iterrows()}; out[t['backbone'], t['optimizer']] = max(same, key=same.get)
+        rows = published[
+            (published['backbone'] == t['backbone']) & (published['optimizer'] == t['optimizer'])
+        ]
+        same = {
+            r['epoch']: sum(r[m] == t[m] for m in AS_PRINTED if m in thesis.columns)
+            for _, r in rows.iterrows()
+        }
+        out[t['backbone'], t['optimizer']] = max(same, key=same.get)
     return out
+
 
 def find_thesis(published, thesis) -> dict:
     "Which epoch each row of the thesis' table is, and whether one rule picked them."
     said, off, at, rows = [], 0, thesis_epochs(published, thesis), published.set_index(KEY)
     for _, t in thesis.iterrows():
         k = (t['backbone'], t['optimizer'], at[t['backbone'], t['optimizer']])
-        for m in (m for m in AS_PRINTED if m in thesis.columns and t[m] != rows.loc[k, m]): off += 1; said.append(f"{AS_PRINTED[m]} of {_name(k)}: {t[m]} in the thesis, {rows.loc[k, m]} in Table I")
-    best = {k: max(g.itertuples(index=False), key=lambda r: float(r[3])).epoch for k, g in published.groupby(KEY[:2], sort=False)}
-    odd = [k for k, e in at.items() if best[k] != e]; last = [k for k, e in at.items() if e != '3']
+        for m in (m for m in AS_PRINTED if m in thesis.columns and t[m] != rows.loc[k, m]):
+            off += 1
+            said.append(
+                f"{AS_PRINTED[m]} of {_name(k)}: {t[m]} in the thesis, {rows.loc[k, m]} in Table I"
+            )
+    best = {
+        k: max(g.itertuples(index=False), key=lambda r: float(r[3])).epoch
+        for k, g in published.groupby(KEY[:2], sort=False)
+    }
+    odd = [k for k, e in at.items() if best[k] != e]
+    last = [k for k, e in at.items() if e != '3']
     value = lambda k, e: published.set_index(KEY).loc[(*k, e), 'nDCG@10']
-    reads = ('; '.join(said) or f'all {len(thesis) * 5} cells stand in Table I too') + f"; epochs {', '.join(at.values())} in the order of its rows, so neither the last epoch everywhere" + (f' ({len(last)} are not)' if last else '')
-    reads += f" nor the best nDCG@10 everywhere ({_and(f'{_name(k)}: epoch {at[k]} with {value(k, at[k])}, while epoch {best[k]} has {value(k, best[k])}' for k in odd)})" if odd else '; each is the epoch of the best nDCG@10'
-    return finding("The thesis' Table 5.1 against Table I", reads, 'the epoch whose cells agree; the thesis names none', off + len(odd))
+    reads = (
+        ('; '.join(said) or f'all {len(thesis) * 5} cells stand in Table I too')
+        + f"; epochs {', '.join(at.values())} in the order of its rows, so neither the last epoch everywhere"
+        + (f' ({len(last)} are not)' if last else '')
+    )
+    reads += (
+        f" nor the best nDCG@10 everywhere ({_and(f'{_name(k)}: epoch {at[k]} with {value(k, at[k])}, while epoch {best[k]} has {value(k, best[k])}' for k in odd)})"
+        if odd
+        else '; each is the epoch of the best nDCG@10'
+    )
+    return finding(
+        "The thesis' Table 5.1 against Table I",
+        reads,
+        'the epoch whose cells agree; the thesis names none',
+        off + len(odd),
+    )
 
 # %% ../nbs/83_audit.ipynb #021335f1
 def find_statements(statements) -> list:
@@ -200,138 +390,368 @@ def find_statements(statements) -> list:
     out = []
     for (key, of), g in statements.groupby(['key', 'of'], sort=False):
         ways = {}
-        for r in g.itertuples(): ways.setdefault((r.value, r.how), []).append(r.source)
-        if len(ways) > 1: out.append(finding(f'{key if key.startswith("nDCG") else key[0].upper() + key[1:]}: {of}', '; '.join(f'{how} {v}' for v, how in ways), '; '.join(f"{v}: {'; '.join(w)}" for (v, _), w in ways.items()), len(ways) - 1))
+        for r in g.itertuples():
+            ways.setdefault((r.value, r.how), []).append(r.source)
+        if len(ways) > 1:
+            out.append(
+                finding(
+                    f'{key if key.startswith("nDCG") else key[0].upper() + key[1:]}: {of}',
+                    '; '.join(f'{how} {v}' for v, how in ways),
+                    '; '.join(f"{v}: {'; '.join(w)}" for (v, _), w in ways.items()),
+                    len(ways) - 1,
+                )
+            )
     return out
 
-STATED_SIZES = {'minilm-l12-h384': (33, 'thesis 4.1.2, line 588'), 'gte-multilingual-base': (137, 'thesis 4.1.2, line 604'), 'modernbert-base': (139, 'thesis 4.1.2, line 619')}
+
+STATED_SIZES = {
+    'minilm-l12-h384': (33, 'thesis 4.1.2, line 588'),
+    'gte-multilingual-base': (137, 'thesis 4.1.2, line 604'),
+    'modernbert-base': (139, 'thesis 4.1.2, line 619'),
+}
+
 
 def find_sizes() -> dict:
     "Stated parameters against those of the released models, which follow from their configurations."
-    got = {b: round(parameters(b, BACKBONES[b]['max_layers'])['total'] / 1e6) for b in STATED_SIZES}; off = [b for b, (x, _) in STATED_SIZES.items() if abs(got[b] - x) > 1]
-    return finding('Model sizes', ', '.join(f"{BACKBONES[b]['title']}: stated {x} M, released {got[b]} M" for b, (x, _) in STATED_SIZES.items()), 'parameters in closed form from the published configurations, a head of one logit included; ' + '; '.join(w for _, w in STATED_SIZES.values()), len(off))
+    got = {b: round(parameters(b, BACKBONES[b]['max_layers'])['total'] / 1e6) for b in STATED_SIZES}
+    off = [b for b, (x, _) in STATED_SIZES.items() if abs(got[b] - x) > 1]
+    return finding(
+        'Model sizes',
+        ', '.join(
+            f"{BACKBONES[b]['title']}: stated {x} M, released {got[b]} M"
+            for b, (x, _) in STATED_SIZES.items()
+        ),
+        'parameters in closed form from the published configurations, a head of one logit included; '
+        + '; '.join(w for _, w in STATED_SIZES.values()),
+        len(off),
+    )
+
 
 def find_cited(table2, cited) -> dict:
     "Rows of Table II that stand in another column of their source than their neighbours, or are cut."
-    value = {r['system']: r['nDCG@10'] for _, r in table2.iterrows()}; by = {}
-    for r in cited.itertuples(index=False): by.setdefault(r.system, {})[r.column] = r[2]
-    best = max(float(x) for s, x in value.items() if ' + ' in s and s.split()[0] in SHORT.values()); said = []
+    value = {r['system']: r['nDCG@10'] for _, r in table2.iterrows()}
+    by = {}
+    for r in cited.itertuples(index=False):
+        by.setdefault(r.system, {})[r.column] = r[2]
+    best = max(float(x) for s, x in value.items() if ' + ' in s and s.split()[0] in SHORT.values())
+    said = []
     for s, cols in by.items():
-        if s not in value: continue
+        if s not in value:
+            continue
         same = compare_cell(value[s], float(cols['rerank']))
-        if same == 'cut': said.append(f"{s}: {value[s]} where the source reads {cols['rerank']}")
-        elif same == 'differs': said.append(f"{s}: {value[s]} is its source's {next((c for c, x in cols.items() if x == value[s]), 'unknown')} column, while its neighbours are from the rerank column (where it reads {cols['rerank']})")
-    above = [f"{s} {cols['rerank']}" for s, cols in by.items() if s not in value and float(cols['rerank']) > best]
-    return finding('Table II against the sources it cites', '; '.join([*said, f"left out though higher than {best}: {_and(above)}"] if above else said) or 'nothing reads otherwise', '; '.join(dict.fromkeys(r.source.split(';')[0].split(', rerank')[0].split(', retrieval')[0] for r in cited.itertuples())), len(said) + len(above))
+        if same == 'cut':
+            said.append(f"{s}: {value[s]} where the source reads {cols['rerank']}")
+        elif same == 'differs':
+            said.append(
+                f"{s}: {value[s]} is its source's {next((c for c, x in cols.items() if x == value[s]), 'unknown')} column, while its neighbours are from the rerank column (where it reads {cols['rerank']})"
+            )
+    above = [
+        f"{s} {cols['rerank']}"
+        for s, cols in by.items()
+        if s not in value and float(cols['rerank']) > best
+    ]
+    return finding(
+        'Table II against the sources it cites',
+        '; '.join([*said, f"left out though higher than {best}: {_and(above)}"] if above else said)
+        or 'nothing reads otherwise',
+        '; '.join(
+            dict.fromkeys(
+                r.source.split(';')[0].split(', rerank')[0].split(', retrieval')[0]
+                for r in cited.itertuples()
+            )
+        ),
+        len(said) + len(above),
+    )
 
 # %% ../nbs/83_audit.ipynb #e00490e3
 def read_early(
-    folder,           # holds per-query-early/BACKBONE/OPTIMIZER/epN_detailed.json
-) -> dict:            # {(backbone, optimizer, epoch): frame, a row per topic, columns as trec_eval names them}
+    folder,  # holds per-query-early/BACKBONE/OPTIMIZER/epN_detailed.json
+) -> (
+    dict
+):  # {(backbone, optimizer, epoch): frame, a row per topic, columns as trec_eval names them}
     "The authors' per-topic values, the row `all` left out."
-    out = {}; names = BACKBONES_RAW | {'all_mini_lm': BACKBONES_RAW['mini_lm']}
+    out = {}
+    names = BACKBONES_RAW | {'all_mini_lm': BACKBONES_RAW['mini_lm']}
     for f in sorted(Path(folder).glob('per-query-early/*/*/ep*_detailed.json')):
-        try: df = pd.DataFrame({k: v for k, v in json.loads(f.read_text()).items() if isinstance(v, dict)})
-        except ValueError as e: raise KitError(f'{f}: not JSON ({e})') from None
-        out[names[f.parts[-3]], f.parts[-2], f.stem[2]] = df.drop('all', errors='ignore').rename_axis('qid').sort_index()
+        try:
+            df = pd.DataFrame(
+                {k: v for k, v in json.loads(f.read_text()).items() if isinstance(v, dict)}
+            )
+        except ValueError as e:
+            raise KitError(f'{f}: not JSON ({e})') from None
+        out[names[f.parts[-3]], f.parts[-2], f.stem[2]] = (
+            df.drop('all', errors='ignore').rename_axis('qid').sort_index()
+        )
     return out
+
 
 def early() -> dict:
     "As `read_early`, of the numbers that ship with the kit: MAP, R-Prec and P@10."
-    return {tuple(k): g.set_index('qid')[['AP(rel=1)', 'Rprec(rel=1)', 'P(rel=1)@10']].astype(float).rename(columns=MEASURES_RAW) for k, g in reference('authors_topics').groupby(KEY, sort=False)}
+    return {
+        tuple(k): g.set_index('qid')[['AP(rel=1)', 'Rprec(rel=1)', 'P(rel=1)@10']]
+        .astype(float)
+        .rename(columns=MEASURES_RAW)
+        for k, g in reference('authors_topics').groupby(KEY, sort=False)
+    }
+
 
 def early_gaps(topics: dict, measure: str = 'AP(rel=1)') -> pd.DataFrame:
     "Lion minus AdamW in the authors' per-topic values, a row per model and epoch, corrected over all of them."
-    column = MEASURES_RAW[measure]; values = {f'{SHORT[b]} + {o}, epoch {e}': df[column] for (b, o, e), df in topics.items()}
-    pairs = [(f'{SHORT[b]} + Lion, epoch {e}', f'{SHORT[b]} + AdamW, epoch {e}') for (b, o, e) in topics if o == 'Lion']
+    column = MEASURES_RAW[measure]
+    values = {f'{SHORT[b]} + {o}, epoch {e}': df[column] for (b, o, e), df in topics.items()}
+    pairs = [
+        (f'{SHORT[b]} + Lion, epoch {e}', f'{SHORT[b]} + AdamW, epoch {e}')
+        for (b, o, e) in topics
+        if o == 'Lion'
+    ]
     return family(values, sorted(pairs))
+
 
 def find_gaps(topics: dict) -> dict:
     "Whether the authors' own per-topic values show a difference between the optimizers."
-    df = early_gaps(topics); say = lambda p: 'p < 0.001' if p < .001 else f'p = {p:.3f}'
-    return finding('Lion minus AdamW in MAP, topic by topic (MiniLM, GTE)', '; '.join(f"{a.replace(' + Lion', '')}: {r['difference']:+.3f} ({say(r['corrected'])})" for (a, _), r in df.iterrows()) + f"; {df['significant'].sum()} of {len(df)} differences stand after the correction",
-                   f"the authors' per-topic values; Fisher's randomization test, Holm-Bonferroni over {len(df)} comparisons", int(df['significant'].sum()))
+    df = early_gaps(topics)
+    say = lambda p: 'p < 0.001' if p < 0.001 else f'p = {p:.3f}'
+    return finding(
+        'Lion minus AdamW in MAP, topic by topic (MiniLM, GTE)',
+        '; '.join(
+            f"{a.replace(' + Lion', '')}: {r['difference']:+.3f} ({say(r['corrected'])})"
+            for (a, _), r in df.iterrows()
+        )
+        + f"; {df['significant'].sum()} of {len(df)} differences stand after the correction",
+        f"the authors' per-topic values; Fisher's randomization test, Holm-Bonferroni over {len(df)} comparisons",
+        int(df['significant'].sum()),
+    )
+
 
 def integral(values, counts) -> float:
     "Share of topics whose R-Precision is a whole number of documents out of the relevant ones."
-    x = values * counts; return float(((x - x.round()).abs() <= 6e-5 * counts + 1e-9).mean())
+    x = values * counts
+    return float(((x - x.round()).abs() <= 6e-5 * counts + 1e-9).mean())
+
 
 def find_early(early: dict, raw, published, qrels: dict) -> dict:
     "What the per-topic outputs say of means and level."
-    columns = {'AP(rel=1)': 'map', 'Rprec(rel=1)': 'Rprec', 'P(rel=1)@10': 'P_10'}; same = off = total = 0; share = {1: [], 2: []}
+    columns = {'AP(rel=1)': 'map', 'Rprec(rel=1)': 'Rprec', 'P(rel=1)@10': 'P_10'}
+    same = off = total = 0
+    share = {1: [], 2: []}
     for k, df in early.items():
         df = df[df['map'].notna()]
-        for m, c in columns.items(): total += 1; same += abs(df[c].mean() - raw.loc[k, m]) < 6e-5; off += compare_cell(published.set_index(KEY).loc[k, m], df[c].mean()) == 'differs'
-        for l in share: share[l].append(integral(df['Rprec'], pd.Series({q: sum(g >= l for g in qrels[q].values()) for q in df.index})))
-    return finding('Per-topic outputs (MiniLM, GTE)', f"{same} of {total} means over topics are the raw outputs'; {off} are not the printed value. R-Precision times the number of relevant documents is whole for {min(share[1]):.0%} of topics at level 1 and for {max(share[2]):.0%} at most at level 2",
-                   f"{len(early)} files of {len(next(iter(early.values())))} topics; judgments of TREC DL 2019", off)
+        for m, c in columns.items():
+            total += 1
+            same += abs(df[c].mean() - raw.loc[k, m]) < 6e-5
+            off += compare_cell(published.set_index(KEY).loc[k, m], df[c].mean()) == 'differs'
+        for l in share:
+            share[l].append(
+                integral(
+                    df['Rprec'],
+                    pd.Series({q: sum(g >= l for g in qrels[q].values()) for q in df.index}),
+                )
+            )
+    return finding(
+        'Per-topic outputs (MiniLM, GTE)',
+        f"{same} of {total} means over topics are the raw outputs'; {off} are not the printed value. R-Precision times the number of relevant documents is whole for {min(share[1]):.0%} of topics at level 1 and for {max(share[2]):.0%} at most at level 2",
+        f"{len(early)} files of {len(next(iter(early.values())))} topics; judgments of TREC DL 2019",
+        off,
+    )
+
 
 def find_rows(folder) -> dict:
     "By how many rows the early averages were divided."
     rows = {}
-    for f in sorted(f for f in Path(folder).glob('per-query-early/*/*/ep*.json') if not f.stem.endswith('_detailed')):
-        detail, printed = json.loads((f.parent/f'{f.stem}_detailed.json').read_text())['num_rel'], json.loads(f.read_text())['num_rel']['all']
-        topics = [v for q, v in detail.items() if q != 'all']; rows[f] = (sum(topics) + detail['all']) / printed
-    return finding('Averages of the per-topic outputs', f"divided by {_and(sorted({f'{x:.0f}' for x in rows.values()}))} rows, {len(topics)} topics and the row `all`; means keep their value, counts do not (relevant documents: {sum(topics) / len(topics):.1f} a topic, the average reads {printed:.1f})", f'{len(rows)} files', len(rows))
+    for f in sorted(
+        f
+        for f in Path(folder).glob('per-query-early/*/*/ep*.json')
+        if not f.stem.endswith('_detailed')
+    ):
+        detail, printed = (
+            json.loads((f.parent / f'{f.stem}_detailed.json').read_text())['num_rel'],
+            json.loads(f.read_text())['num_rel']['all'],
+        )
+        topics = [v for q, v in detail.items() if q != 'all']
+        rows[f] = (sum(topics) + detail['all']) / printed
+    return finding(
+        'Averages of the per-topic outputs',
+        f"divided by {_and(sorted({f'{x:.0f}' for x in rows.values()}))} rows, {len(topics)} topics and the row `all`; means keep their value, counts do not (relevant documents: {sum(topics) / len(topics):.1f} a topic, the average reads {printed:.1f})",
+        f'{len(rows)} files',
+        len(rows),
+    )
 
 # %% ../nbs/83_audit.ipynb #9f0b148f
 RUN_FILES = {  # file -> system; none of them is a row of Table II
-    'bm25-pyterrier.dl19.res.gz': 'BM25 (PyTerrier)', 'bm25-bert-crossencoder.dl19.res.gz': 'BM25 (PyTerrier), reranked by a BERT cross-encoder', 'bm25-monot5-top100.dl19.txt': 'BM25 top 100, reranked by monoT5'}
+    'bm25-pyterrier.dl19.res.gz': 'BM25 (PyTerrier)',
+    'bm25-bert-crossencoder.dl19.res.gz': 'BM25 (PyTerrier), reranked by a BERT cross-encoder',
+    'bm25-monot5-top100.dl19.txt': 'BM25 top 100, reranked by monoT5',
+}
+
 
 def rank_column(path) -> dict:
     "{topic: {docid: -rank}}: what a file's rank column says, whatever its scores say."
     out = {}
     for l in read_lines(path):
-        if w := l.split(): out.setdefault(w[0], {})[w[2]] = -float(w[3])
+        if w := l.split():
+            out.setdefault(w[0], {})[w[2]] = -float(w[3])
     return out
 
+
 def recompute(
-    folder,           # holds run files of RUN_FILES
-    collection,       # a collection folder with TREC DL 2019's judgments and, where it brings some, BM25's candidates
-) -> pd.DataFrame:    # system, row (of Table II, '' where it has none), nDCG@10 (by score), by_rank (by the rank column), topics, file, sha256
+    folder,  # holds run files of RUN_FILES
+    collection,  # a collection folder with TREC DL 2019's judgments and, where it brings some, BM25's candidates
+) -> pd.DataFrame:  # system, row (of Table II, '' where it has none), nDCG@10 (by score), by_rank (by the rank column), topics, file, sha256
     "nDCG@10 of the rankings that are here."
-    c, out = read_collection(collection), []; split = c.only('dl19'); qrels = c.qrels[split]
-    def ndcg(run): return float(evaluate(run, qrels, {'nDCG@10': 'nDCG@10'})['nDCG@10'].mean())
-    def add(system, row, by_score, by_rank, f): out.append({'system': system, 'row': row, 'nDCG@10': by_score, 'by_rank': by_rank, 'topics': len(qrels), 'file': f.name, 'sha256': sha256(f)})
-    if given := c.candidates.get(split): add("BM25's top 100 as they come with the collection", 'BM25', x := ndcg(given), x, next(Path(collection).glob(f'*{split}*.json')))
+    c, out = read_collection(collection), []
+    split = c.only('dl19')
+    qrels = c.qrels[split]
+
+    def ndcg(run):
+        return float(evaluate(run, qrels, {'nDCG@10': 'nDCG@10'})['nDCG@10'].mean())
+
+    def add(system, row, by_score, by_rank, f):
+        out.append(
+            {
+                'system': system,
+                'row': row,
+                'nDCG@10': by_score,
+                'by_rank': by_rank,
+                'topics': len(qrels),
+                'file': f.name,
+                'sha256': sha256(f),
+            }
+        )
+
+    if given := c.candidates.get(split):
+        add(
+            "BM25's top 100 as they come with the collection",
+            'BM25',
+            x := ndcg(given),
+            x,
+            next(Path(collection).glob(f'*{split}*.json')),
+        )
     for name, system in RUN_FILES.items():
-        if (f := Path(folder)/name).exists(): add(system, '', ndcg(read_run(f)), ndcg(rank_column(f)), f)
-    return pd.DataFrame(out, columns=['system', 'row', 'nDCG@10', 'by_rank', 'topics', 'file', 'sha256'])
+        if (f := Path(folder) / name).exists():
+            add(system, '', ndcg(read_run(f)), ndcg(rank_column(f)), f)
+    return pd.DataFrame(
+        out, columns=['system', 'row', 'nDCG@10', 'by_rank', 'topics', 'file', 'sha256']
+    )
+
 
 def find_runs_of_others(found: pd.DataFrame, table2) -> dict:
     "Recomputed systems beside their rows, rank columns that do not follow the scores, and official runs above the printed best."
-    value = {r['system']: r['nDCG@10'] for _, r in table2.iterrows()}; best = max(float(v) for s, v in value.items() if ' + ' in s and s.split()[0] in SHORT.values())
-    said = [f"{r['system']} {r['nDCG@10']:.4f}" + (f" (printed {value[r['row']]})" if r['row'] else ' (no row)') + (f", {r['by_rank']:.4f} if its rank column were believed" if abs(r['by_rank'] - r['nDCG@10']) > 5e-5 else '') for _, r in found.iterrows()]
-    nist = reference('nist_dl19').query('level == "1"'); above = nist[nist['nDCG@10'].astype(float) > best]
-    off = sum(bool(r['row']) and compare_cell(value[r['row']], r['nDCG@10']) == 'differs' for _, r in found.iterrows())
-    return finding('Table II, recomputed', '; '.join([*said, f"{len(above)} of the {len(nist)} official passage runs of TREC 2019 for which NIST has both summaries are above {best}, the highest {above['nDCG@10'].max()}"]), "run files evaluated with the kit's metrics; NIST's official summaries", off + len(above))
+    value = {r['system']: r['nDCG@10'] for _, r in table2.iterrows()}
+    best = max(float(v) for s, v in value.items() if ' + ' in s and s.split()[0] in SHORT.values())
+    said = [
+        f"{r['system']} {r['nDCG@10']:.4f}"
+        + (f" (printed {value[r['row']]})" if r['row'] else ' (no row)')
+        + (
+            f", {r['by_rank']:.4f} if its rank column were believed"
+            if abs(r['by_rank'] - r['nDCG@10']) > 5e-5
+            else ''
+        )
+        for _, r in found.iterrows()
+    ]
+    nist = reference('nist_dl19').query('level == "1"')
+    above = nist[nist['nDCG@10'].astype(float) > best]
+    off = sum(
+        bool(r['row']) and compare_cell(value[r['row']], r['nDCG@10']) == 'differs'
+        for _, r in found.iterrows()
+    )
+    return finding(
+        'Table II, recomputed',
+        '; '.join(
+            [
+                *said,
+                f"{len(above)} of the {len(nist)} official passage runs of TREC 2019 for which NIST has both summaries are above {best}, the highest {above['nDCG@10'].max()}",
+            ]
+        ),
+        "run files evaluated with the kit's metrics; NIST's official summaries",
+        off + len(above),
+    )
 
 # %% ../nbs/83_audit.ipynb #eb80101e
 def audit(
-    folder=None,      # the authors' raw outputs; None or absent: the numbers that ship with the kit
-    runs=None,        # a folder with run files of other systems
+    folder=None,  # the authors' raw outputs; None or absent: the numbers that ship with the kit
+    runs=None,  # a folder with run files of other systems
     collection=None,  # TREC DL 2019 as a collection folder: its judgments are needed for per-topic outputs and run files
-) -> pd.DataFrame:    # a row per finding: about, reads, evidence, count
+) -> pd.DataFrame:  # a row per finding: about, reads, evidence, count
     "Every finding, in the order of the paper."
     here = lambda p: p is not None and Path(p).exists()
-    published, table2, raw = reference('table1'), reference('table2'), authors(); absent = lambda what: finding(what, 'not checked here', 'its files are not on this machine', 0)
+    published, table2, raw = reference('table1'), reference('table2'), authors()
+    absent = lambda what: finding(what, 'not checked here', 'its files are not on this machine', 0)
     out = [find_cells(published, raw)]
     if here(folder):
-        now, cols = read_raw(folder), [*MEASURES_RAW, MRR]; off = int((now.loc[raw.index, cols] - raw[cols]).abs().gt(1e-12).sum().sum())
-        out.append(finding("The kit's copy of the raw outputs", f'{off} of {raw[cols].size} numbers differ from the files', 'the files, read again', off))
-    else: out.append(absent("The kit's copy of the raw outputs"))
-    out += [find_level(published, raw), find_grid(published), find_bold(published, reference('bold')), find_batch(), find_thesis(published, reference('thesis'))]
+        now, cols = read_raw(folder), [*MEASURES_RAW, MRR]
+        off = int((now.loc[raw.index, cols] - raw[cols]).abs().gt(1e-12).sum().sum())
+        out.append(
+            finding(
+                "The kit's copy of the raw outputs",
+                f'{off} of {raw[cols].size} numbers differ from the files',
+                'the files, read again',
+                off,
+            )
+        )
+    else:
+        out.append(absent("The kit's copy of the raw outputs"))
+    out += [
+        find_level(published, raw),
+        find_grid(published),
+        find_bold(published, reference('bold')),
+        find_batch(),
+        find_thesis(published, reference('thesis')),
+    ]
     judged = (c := read_collection(collection)).qrels[c.only('dl19')] if here(collection) else None
-    out += [find_early(read_early(folder), raw, published, judged), find_rows(folder)] if here(folder) and judged and read_early(folder) else [absent('Per-topic outputs (MiniLM, GTE)')]
+    out += (
+        [find_early(read_early(folder), raw, published, judged), find_rows(folder)]
+        if here(folder) and judged and read_early(folder)
+        else [absent('Per-topic outputs (MiniLM, GTE)')]
+    )
     out.append(find_gaps(early()))
-    out += [find_cited(table2, reference('cited')), find_runs_of_others(recompute(runs, collection), table2) if here(runs) and judged else absent('Table II, recomputed'), *find_statements(reference('statements')), find_sizes()]
+    out += [
+        find_cited(table2, reference('cited')),
+        find_runs_of_others(recompute(runs, collection), table2)
+        if here(runs) and judged
+        else absent('Table II, recomputed'),
+        *find_statements(reference('statements')),
+        find_sizes(),
+    ]
     return pd.DataFrame(out)
+
 
 def audit_page(found: pd.DataFrame) -> Table:
     "The findings as a table of the paper."
-    t = Table('audit', 'What the paper, its thesis, its settings note and its raw outputs say of the same thing. Each row can be computed again on the audit page.', ('Looked at',), ''.join(f'>{{\\raggedright\\arraybackslash}}p{{{w}\\textwidth}}' for w in (.15, .44, .36)), long=True)
+    t = Table(
+        'audit',
+        'What the paper, its thesis, its settings note and its raw outputs say of the same thing. Each row can be computed again on the audit page.',
+        ('Looked at',),
+        ''.join(
+            f'>{{\\raggedright\\arraybackslash}}p{{{w}\\textwidth}}' for w in (0.15, 0.44, 0.36)
+        ),
+        long=True,
+    )
     for r in found.itertuples():
-        for c, x in {'Reads': r.reads, 'Evidence': r.evidence}.items(): t.add(escape(r.about), c, escape(x), r.count if c == 'Reads' else None, computed='nbs/analysis/audit.ipynb')
+        for c, x in {'Reads': r.reads, 'Evidence': r.evidence}.items():
+            t.add(
+                escape(r.about),
+                c,
+                escape(x),
+                r.count if c == 'Reads' else None,
+                computed='nbs/analysis/audit.ipynb',
+            )
     return t
 
-def audit_inputs() -> dict: return {f'reference/{n}.csv': sha256(Path(str(files('reproduce_kit').joinpath(f'reference/{n}.csv')))) for n in ('table1', 'table2', 'authors', 'authors_topics', 'thesis', 'bold', 'statements', 'cited', 'nist_dl19')}
+
+def audit_inputs() -> dict:
+    return {
+        f'reference/{n}.csv': sha256(
+            Path(str(files('reproduce_kit').joinpath(f'reference/{n}.csv')))
+        )
+        for n in (
+            'table1',
+            'table2',
+            'authors',
+            'authors_topics',
+            'thesis',
+            'bold',
+            'statements',
+            'cited',
+            'nist_dl19',
+        )
+    }

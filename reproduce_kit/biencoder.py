@@ -15,7 +15,19 @@ import numpy as np
 from .backbone import load_checkpoint, quiet
 from .collection import read_collection
 from .config import read_config
-from .core import KitError, SEAL, broken, did_you_mean, exclusive, place, read_json, root, seal, sha256, write_json
+from reproduce_kit.core import (
+    KitError,
+    SEAL,
+    broken,
+    did_you_mean,
+    exclusive,
+    place,
+    read_json,
+    root,
+    seal,
+    sha256,
+    write_json,
+)
 from .dense import dense, load_bi_encoder, without_itself
 from .distil import DistilLoss
 from .encoders import BiEncoderSettings, made, read_encoder
@@ -32,78 +44,157 @@ from .trec import ranking, read_run, write_run
 # %% ../nbs/62_biencoder.ipynb #ee5ca3c7
 def training_text(
     s: BiEncoderSettings,
-) -> tuple:           # (topics, corpus, fingerprint) of the collection's training split
+) -> tuple:  # (topics, corpus, fingerprint) of the collection's training split
     "What a bi-encoder is taught with, without scores."
-    if s.collection == 'msmarco': return questions(), passages(), 'msmarco'
-    c = _collection(s.collection, s.passage_words, s.test_topics, 100); return c.topics[c.only('train')], c.corpus, c.fingerprint
+    if s.collection == 'msmarco':
+        return questions(), passages(), 'msmarco'
+    c = _collection(s.collection, s.passage_words, s.test_topics, 100)
+    return c.topics[c.only('train')], c.corpus, c.fingerprint
+
 
 def _teacher_run(s: BiEncoderSettings) -> Run:
-    cfg = read_config(root()/s.teacher); run = Run(cfg, run_folder(cfg))
-    if not run.done: raise KitError(f"teacher: {s.teacher} is not trained yet; `reproduce run {s.teacher}`")
+    cfg = read_config(root() / s.teacher)
+    run = Run(cfg, run_folder(cfg))
+    if not run.done:
+        raise KitError(f"teacher: {s.teacher} is not trained yet; `reproduce run {s.teacher}`")
     return run
+
 
 def check_bi_encoder(s: BiEncoderSettings, teacher: bool = True):
     "Refuse what cannot end well, before anything is read or trained: too many tokens, test sets that are nowhere, a teacher that is not there."
     e = read_encoder(s.encoder, f'params/{s.study}/encoders')
-    if s.query_tokens > e.max_length or s.passage_tokens > e.max_length: raise KitError(f"{s.name}: {max(s.query_tokens, s.passage_tokens)} tokens asked of encoder {s.encoder}, which takes {e.max_length}")
+    if s.query_tokens > e.max_length or s.passage_tokens > e.max_length:
+        raise KitError(
+            f"{s.name}: {max(s.query_tokens, s.passage_tokens)} tokens asked of encoder {s.encoder}, which takes {e.max_length}"
+        )
     for n in s.test_sets:
-        if (root()/n).is_dir(): continue
+        if (root() / n).is_dir():
+            continue
         if s.collection == 'msmarco':
-            if n not in SETS: raise KitError(f"{s.name}: test_sets: {n!r} is neither a folder nor a set of msmarco{did_you_mean(n, SETS)}")
-        else: _collection(s.collection, s.passage_words, s.test_topics, 100).only(n)
-    if not teacher: return
-    if s.teacher.endswith('.yaml'): _teacher_run(s)
-    elif s.teacher != 'bm25' and not (root()/s.teacher).exists(): raise KitError(f"teacher: {root()/s.teacher} does not exist; expected `bm25`, the parameter file of a finished run, or a TREC run file over the training topics")
+            if n not in SETS:
+                raise KitError(
+                    f"{s.name}: test_sets: {n!r} is neither a folder nor a set of msmarco{did_you_mean(n, SETS)}"
+                )
+        else:
+            _collection(s.collection, s.passage_words, s.test_topics, 100).only(n)
+    if not teacher:
+        return
+    if s.teacher.endswith('.yaml'):
+        _teacher_run(s)
+    elif s.teacher != 'bm25' and not (root() / s.teacher).exists():
+        raise KitError(
+            f"teacher: {root() / s.teacher} does not exist; expected `bm25`, the parameter file of a finished run, or a TREC run file over the training topics"
+        )
+
 
 def teacher_scores(
     s: BiEncoderSettings,
-    topics, corpus, fingerprint: str,   # from `training_text`
-) -> dict:                              # {topic: {docid: score}}
+    topics,
+    corpus,
+    fingerprint: str,  # from `training_text`
+) -> dict:  # {topic: {docid: score}}
     "What the teacher says of the training topics; a cross-encoder's scores are kept in `cache/teachers/`."
     check_bi_encoder(s)
-    def draw(names): names = sorted(names); return set(names if s.train_topics is None or s.train_topics >= len(names) else np.random.default_rng(s.seed).choice(names, s.train_topics, replace=False).tolist())
+
+    def draw(names):
+        names = sorted(names)
+        return set(
+            names
+            if s.train_topics is None or s.train_topics >= len(names)
+            else np.random.default_rng(s.seed).choice(names, s.train_topics, replace=False).tolist()
+        )
+
     if s.depth is None:
-        given = read_run(root()/s.teacher); use = draw(q for q in given if q in topics and len(given[q]) >= s.passages)
+        given = read_run(root() / s.teacher)
+        use = draw(q for q in given if q in topics and len(given[q]) >= s.passages)
         return {q: given[q] for q in given if q in use}
     use = draw(topics)
-    def candidates(k1=.9, b=.4):  # of each topic, `passages` drawn from BM25's
+
+    def candidates(k1=0.9, b=0.4):  # of each topic, `passages` drawn from BM25's
         found = bm25(corpus, {q: topics[q] for q in sorted(use)}, s.depth, k1, b)
-        some = {q: {d: docs[d] for d in np.random.default_rng([s.seed, *q.encode()]).choice(ranking(docs), s.passages, replace=False).tolist()} for q, docs in found.items() if len(docs) >= s.passages}
-        if not some: raise KitError(f'teacher: BM25 finds {s.passages} passages for no training topic; lower passages, or raise depth')
+        some = {
+            q: {
+                d: docs[d]
+                for d in np.random.default_rng([s.seed, *q.encode()])
+                .choice(ranking(docs), s.passages, replace=False)
+                .tolist()
+            }
+            for q, docs in found.items()
+            if len(docs) >= s.passages
+        }
+        if not some:
+            raise KitError(
+                f'teacher: BM25 finds {s.passages} passages for no training topic; lower passages, or raise depth'
+            )
         return some
-    if s.teacher == 'bm25': return candidates()
-    run = _teacher_run(s); cfg = run.cfg; epoch = read_json(run.folder/'done.json').get('selected') or cfg.epochs
-    if why := broken(run.epoch(epoch)/'model'): raise KitError(f"teacher: {run.folder.name} has no whole model of epoch {epoch} ({why})")
-    path = place('cache')/'teachers'/f"{sha256([fingerprint, sorted(use), s.depth, s.passages, s.seed, run.folder.name, epoch, sha256(run.epoch(epoch)/'model/model.safetensors')])[:16]}.run.gz"
+
+    if s.teacher == 'bm25':
+        return candidates()
+    run = _teacher_run(s)
+    cfg = run.cfg
+    epoch = read_json(run.folder / 'done.json').get('selected') or cfg.epochs
+    if why := broken(run.epoch(epoch) / 'model'):
+        raise KitError(f"teacher: {run.folder.name} has no whole model of epoch {epoch} ({why})")
+    path = (
+        place('cache')
+        / 'teachers'
+        / f"{sha256([fingerprint, sorted(use), s.depth, s.passages, s.seed, run.folder.name, epoch, sha256(run.epoch(epoch) / 'model/model.safetensors')])[:16]}.run.gz"
+    )
     with exclusive('teacher'):
         if not path.exists():
-            some = candidates(cfg.bm25_k1, cfg.bm25_b); model = load_checkpoint(run.epoch(epoch)/'model', cfg.max_length)
+            some = candidates(cfg.bm25_k1, cfg.bm25_b)
+            model = load_checkpoint(run.epoch(epoch) / 'model', cfg.max_length)
             import torch
-            model.activation_fn = torch.nn.Identity()  # margins between logits; a sigmoid's ends would flatten them
-            write_run(path, rerank(model, topics, corpus, some, s.passages, progress='teacher'), tag=run.folder.name)
+
+            model.activation_fn = (
+                torch.nn.Identity()
+            )  # margins between logits; a sigmoid's ends would flatten them
+            write_run(
+                path,
+                rerank(model, topics, corpus, some, s.passages, progress='teacher'),
+                tag=run.folder.name,
+            )
     return read_run(path)
 
 # %% ../nbs/62_biencoder.ipynb #f887f359
 def shorten(tokenizer, most: int):
     "A function that cuts a text after its `most`-th token, special ones counted."
+
     def cut(text):
-        ends = [b for _, b in tokenizer(text, truncation=True, max_length=most, return_offsets_mapping=True)['offset_mapping']]
-        return text[:max(ends, default=0)]
+        ends = [
+            b
+            for _, b in tokenizer(
+                text, truncation=True, max_length=most, return_offsets_mapping=True
+            )['offset_mapping']
+        ]
+        return text[: max(ends, default=0)]
+
     return cut
 
 # %% ../nbs/62_biencoder.ipynb #fd87da2d
 def _encoder(s: BiEncoderSettings) -> dict:
     "What is known of the encoder that it starts from."
     e = read_encoder(s.encoder, f'params/{s.study}/encoders')
-    if not made(e): raise KitError(f"encoder {s.encoder} is not pre-trained yet ({e.folder}); `reproduce run params/{s.study}/encoders/{s.encoder}.yaml`")
-    return read_json(e.folder/'done.json')
+    if not made(e):
+        raise KitError(
+            f"encoder {s.encoder} is not pre-trained yet ({e.folder}); `reproduce run params/{s.study}/encoders/{s.encoder}.yaml`"
+        )
+    return read_json(e.folder / 'done.json')
+
 
 def start_model(s: BiEncoderSettings):
     "The encoder as a `SentenceTransformer` whose embedding is its one vector, or `[CLS]`'s where it does not pool."
     from transformers import AutoTokenizer
-    e = read_encoder(s.encoder, f'params/{s.study}/encoders'); _encoder(s)
+
+    e = read_encoder(s.encoder, f'params/{s.study}/encoders')
+    _encoder(s)
     with tempfile.TemporaryDirectory() as at:
-        with quiet(): save_bi_encoder(TiteModel.from_pretrained(e.folder/'encoder'), AutoTokenizer.from_pretrained(e.folder/'encoder'), at)
+        with quiet():
+            save_bi_encoder(
+                TiteModel.from_pretrained(e.folder / 'encoder'),
+                AutoTokenizer.from_pretrained(e.folder / 'encoder'),
+                at,
+            )
         return load_bi_encoder(at)
 
 # %% ../nbs/62_biencoder.ipynb #7c6fc3ea
@@ -111,91 +202,223 @@ def _keeper(folder: Path, s: BiEncoderSettings, progress: bool):
     "Logs, seals checkpoints and shows progress."
     from tqdm import tqdm
     from transformers import TrainerCallback
+
     class Keeper(TrainerCallback):
-        def on_train_begin(self, args, state, control, **_): self.bar = tqdm(total=s.updates, initial=state.global_step, desc=s.name, unit='update', disable=not progress, file=sys.stdout, mininterval=2)
-        def on_step_end(self, args, state, control, **_): self.bar.update()
-        def on_pre_optimizer_step(self, args, state, control, optimizer=None, **_): self.rate = optimizer.param_groups[0]['lr']
+        def on_train_begin(self, args, state, control, **_):
+            self.bar = tqdm(
+                total=s.updates,
+                initial=state.global_step,
+                desc=s.name,
+                unit='update',
+                disable=not progress,
+                file=sys.stdout,
+                mininterval=2,
+            )
+
+        def on_step_end(self, args, state, control, **_):
+            self.bar.update()
+
+        def on_pre_optimizer_step(self, args, state, control, optimizer=None, **_):
+            self.rate = optimizer.param_groups[0]['lr']
+
         def on_log(self, args, state, control, logs=None, **_):
-            if 'loss' not in logs: return
-            with open(folder/'history.jsonl', 'a') as f: f.write(json.dumps(dict(step=state.global_step, loss=logs['loss'], grad_norm=float(logs['grad_norm']), learning_rate=self.rate)) + '\n')
-            if not math.isfinite(logs['loss']): raise KitError(f"update {state.global_step}: the loss is {logs['loss']}; lower learning_rate")
-        def on_save(self, args, state, control, **_): seal(folder/f'checkpoint-{state.global_step}')
-        def on_train_end(self, args, state, control, **_): self.bar.close()
+            if 'loss' not in logs:
+                return
+            with open(folder / 'history.jsonl', 'a') as f:
+                f.write(
+                    json.dumps(
+                        dict(
+                            step=state.global_step,
+                            loss=logs['loss'],
+                            grad_norm=float(logs['grad_norm']),
+                            learning_rate=self.rate,
+                        )
+                    )
+                    + '\n'
+                )
+            if not math.isfinite(logs['loss']):
+                raise KitError(
+                    f"update {state.global_step}: the loss is {logs['loss']}; lower learning_rate"
+                )
+
+        def on_save(self, args, state, control, **_):
+            seal(folder / f'checkpoint-{state.global_step}')
+
+        def on_train_end(self, args, state, control, **_):
+            self.bar.close()
+
     return Keeper()
 
 # %% ../nbs/62_biencoder.ipynb #61d3df1a
 def distil(
     s: BiEncoderSettings,
-    rows: dict,                # from `distil_rows`
+    rows: dict,  # from `distil_rows`
     progress: bool = True,
-    stop_after: int = None,    # updates of this attempt, for tests
+    stop_after: int = None,  # updates of this attempt, for tests
 ):
     "Train the bi-encoder to its end, from its last whole checkpoint if there is one; its folder gets `model/`."
-    with exclusive(s.folder.name, wait=False): _distil(s, rows, progress, stop_after)
+    with exclusive(s.folder.name, wait=False):
+        _distil(s, rows, progress, stop_after)
+
 
 def _distil(s, rows, progress, stop_after):
     import torch
     from datasets import Dataset
-    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-    folder = s.folder; began = dict(settings=s.model_dump(), rows=sha256(rows), start=_encoder(s)['weights'])
-    if (folder/'began.json').exists() and read_json(folder/'began.json') != began: raise KitError(f"{folder} began with other training rows, or another encoder, than there are now; delete it to start over")
-    if (folder/'model'/SEAL).exists(): return
-    folder.mkdir(parents=True, exist_ok=True); write_json(folder/'began.json', began); torch.manual_seed(s.seed); model = start_model(s); checkpoint = last_checkpoint(folder)
-    rewind_history(folder, int(checkpoint.name.split('-')[1]) if checkpoint else 0); gpu = torch.cuda.is_available()
-    args = SentenceTransformerTrainingArguments(str(folder), max_steps=s.updates, per_device_train_batch_size=s.batch, learning_rate=s.learning_rate, weight_decay=s.weight_decay, max_grad_norm=s.max_grad_norm, warmup_steps=s.warmup,
-        lr_scheduler_type='cosine_with_min_lr', lr_scheduler_kwargs=dict(min_lr_rate=s.floor), seed=s.seed, data_seed=s.seed, bf16=gpu, use_cpu=not gpu, optim='adamw_torch_fused', logging_strategy='steps', logging_steps=s.log_updates,
-        logging_nan_inf_filter=False, save_strategy='steps', save_steps=s.save_updates, save_total_limit=2, report_to='none', disable_tqdm=True, dataloader_drop_last=True)
-    if args.n_gpu > 1: args._n_gpu = 1
-    loss = DistilLoss(model, s.nce_theta, s.nce_strict, s.nce_positive, s.losses); data = Dataset.from_dict(rows)
-    if len(data) < s.batch: raise KitError(f"{s.name}: {len(data)} training topics do not make a batch of {s.batch}")
-    trainer = SentenceTransformerTrainer(model, args, data, loss=loss, callbacks=[_keeper(folder, s, progress)])
+    from sentence_transformers import (
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
+
+    folder = s.folder
+    began = dict(settings=s.model_dump(), rows=sha256(rows), start=_encoder(s)['weights'])
+    if (folder / 'began.json').exists() and read_json(folder / 'began.json') != began:
+        raise KitError(
+            f"{folder} began with other training rows, or another encoder, than there are now; delete it to start over"
+        )
+    if (folder / 'model' / SEAL).exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / 'began.json', began)
+    torch.manual_seed(s.seed)
+    model = start_model(s)
+    checkpoint = last_checkpoint(folder)
+    rewind_history(folder, int(checkpoint.name.split('-')[1]) if checkpoint else 0)
+    gpu = torch.cuda.is_available()
+    args = SentenceTransformerTrainingArguments(
+        str(folder),
+        max_steps=s.updates,
+        per_device_train_batch_size=s.batch,
+        learning_rate=s.learning_rate,
+        weight_decay=s.weight_decay,
+        max_grad_norm=s.max_grad_norm,
+        warmup_steps=s.warmup,
+        lr_scheduler_type='cosine_with_min_lr',
+        lr_scheduler_kwargs=dict(min_lr_rate=s.floor),
+        seed=s.seed,
+        data_seed=s.seed,
+        bf16=gpu,
+        use_cpu=not gpu,
+        optim='adamw_torch_fused',
+        logging_strategy='steps',
+        logging_steps=s.log_updates,
+        logging_nan_inf_filter=False,
+        save_strategy='steps',
+        save_steps=s.save_updates,
+        save_total_limit=2,
+        report_to='none',
+        disable_tqdm=True,
+        dataloader_drop_last=True,
+    )
+    if args.n_gpu > 1:
+        args._n_gpu = 1
+    loss = DistilLoss(model, s.nce_theta, s.nce_strict, s.nce_positive, s.losses)
+    data = Dataset.from_dict(rows)
+    if len(data) < s.batch:
+        raise KitError(f"{s.name}: {len(data)} training topics do not make a batch of {s.batch}")
+    trainer = SentenceTransformerTrainer(
+        model, args, data, loss=loss, callbacks=[_keeper(folder, s, progress)]
+    )
     for c in list(trainer.callback_handler.callbacks):
-        if type(c).__name__ in ('PrinterCallback', 'SentenceTransformerModelCardCallback'): trainer.remove_callback(c)
+        if type(c).__name__ in ('PrinterCallback', 'SentenceTransformerModelCardCallback'):
+            trainer.remove_callback(c)
     if stop_after:
         from transformers import TrainerCallback
+
         class Stop(TrainerCallback):
-            def on_step_end(self, args, state, control, **_): control.should_training_stop = state.global_step >= stop_after
+            def on_step_end(self, args, state, control, **_):
+                control.should_training_stop = state.global_step >= stop_after
+
         trainer.add_callback(Stop())
-    with quiet(): trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if trainer.state.global_step < s.updates: return
-    part = folder/'.model.part'; shutil.rmtree(part, ignore_errors=True)
-    with quiet(): model.save_pretrained(str(part), create_model_card=False)
-    seal(part); part.rename(folder/'model')
-    for c in folder.glob('checkpoint-*'): shutil.rmtree(c)
+    with quiet():
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if trainer.state.global_step < s.updates:
+        return
+    part = folder / '.model.part'
+    shutil.rmtree(part, ignore_errors=True)
+    with quiet():
+        model.save_pretrained(str(part), create_model_card=False)
+    seal(part)
+    part.rename(folder / 'model')
+    for c in folder.glob('checkpoint-*'):
+        shutil.rmtree(c)
 
 # %% ../nbs/62_biencoder.ipynb #f8ac7187
 def _beir(folder: Path) -> list:
     "The data sets of a folder: itself, or, as in CQADupStack, several below it."
-    return [folder] if (folder/'corpus.jsonl').exists() or list(folder.glob('qrels.*')) else sorted(f.parent for f in folder.glob('*/corpus.jsonl'))
+    return (
+        [folder]
+        if (folder / 'corpus.jsonl').exists() or list(folder.glob('qrels.*'))
+        else sorted(f.parent for f in folder.glob('*/corpus.jsonl'))
+    )
+
 
 def retrieval_sets(
     s: BiEncoderSettings,
-):                   # (name, part, topics, qrels, corpus), one after the other; parts of one name are averaged
+):  # (name, part, topics, qrels, corpus), one after the other; parts of one name are averaged
     "What a bi-encoder is measured on."
     own = None
     for n in s.test_sets:
-        if (root()/n).is_dir():
-            for f in _beir(root()/n): c = read_collection(f); split = c.only('test' if 'test' in c.topics else next(iter(c.topics))); yield Path(n).name, f.name, c.topics[split], c.qrels[split], c.corpus
-        elif s.collection == 'msmarco': e = eval_set(n, SimpleNamespace(depth=1000, bm25_k1=.9, bm25_b=.4), passages()); yield n, n, e.topics, e.qrels, e.corpus
-        else: own = own or _collection(s.collection, s.passage_words, s.test_topics, 100); yield n, n, own.topics[own.only(n)], own.qrels[n], own.corpus
+        if (root() / n).is_dir():
+            for f in _beir(root() / n):
+                c = read_collection(f)
+                split = c.only('test' if 'test' in c.topics else next(iter(c.topics)))
+                yield Path(n).name, f.name, c.topics[split], c.qrels[split], c.corpus
+        elif s.collection == 'msmarco':
+            e = eval_set(n, SimpleNamespace(depth=1000, bm25_k1=0.9, bm25_b=0.4), passages())
+            yield n, n, e.topics, e.qrels, e.corpus
+        else:
+            own = own or _collection(s.collection, s.passage_words, s.test_topics, 100)
+            yield n, n, own.topics[own.only(n)], own.qrels[n], own.corpus
+
 
 def measure_bi_encoder(
     s: BiEncoderSettings,
     progress: bool = True,
-) -> dict:           # done.json's content
+) -> dict:  # done.json's content
     "Retrieve, measure and write `done.json`, or read what was measured before. A set whose ranking is there is not searched again."
     folder = s.folder
-    if (folder/'done.json').exists(): return read_json(folder/'done.json')
-    if read_json(folder/'began.json')['start'] != _encoder(s)['weights']: raise KitError(f'{folder} began with another encoder than there is now; delete it to start over')
-    if why := broken(folder/'model'): raise KitError(f"{folder}: no whole model to measure ({why}); delete the folder and run its parameter file again")
-    model = load_bi_encoder(folder/'model'); parts, rows, files = {}, {}, []
+    if (folder / 'done.json').exists():
+        return read_json(folder / 'done.json')
+    if read_json(folder / 'began.json')['start'] != _encoder(s)['weights']:
+        raise KitError(
+            f'{folder} began with another encoder than there is now; delete it to start over'
+        )
+    if why := broken(folder / 'model'):
+        raise KitError(
+            f"{folder}: no whole model to measure ({why}); delete the folder and run its parameter file again"
+        )
+    model = load_bi_encoder(folder / 'model')
+    parts, rows, files = {}, {}, []
     for n, part, topics, qrels, corpus in retrieval_sets(s):
-        path = folder/f'{part}.run.gz'; files.append(path.name)
+        path = folder / f'{part}.run.gz'
+        files.append(path.name)
         if not path.exists():
-            run = dense(model, topics, corpus, 1001, query_tokens=s.query_tokens, passage_tokens=s.passage_tokens, progress=part if progress else '')
+            run = dense(
+                model,
+                topics,
+                corpus,
+                1001,
+                query_tokens=s.query_tokens,
+                passage_tokens=s.passage_tokens,
+                progress=part if progress else '',
+            )
             write_run(path, without_itself(run, qrels), tag=folder.name)
-        rows[f'{s.name}/{part}'] = evaluate(read_run(path), qrels); parts.setdefault(n, []).append(means(rows[f'{s.name}/{part}']))
-    write_perquery(folder/'perquery.csv', rows); got = {n: {m: sum(x[m] for x in some) / len(some) for m in some[0]} for n, some in parts.items()}
-    done = read_json(folder/'began.json') | dict(identity=s.identity, encoder=_encoder(s), means=got, parameters=sum(p.numel() for p in model.parameters()), git=git_state(), hardware=hardware(),
-        packages={p: version(p) for p in ('torch', 'transformers', 'sentence-transformers')}, weights=sha256(folder/'model/model.safetensors'), files={f: sha256(folder/f) for f in (*files, 'perquery.csv')})
-    write_json(folder/'done.json', done); return done
+        rows[f'{s.name}/{part}'] = evaluate(read_run(path), qrels)
+        parts.setdefault(n, []).append(means(rows[f'{s.name}/{part}']))
+    write_perquery(folder / 'perquery.csv', rows)
+    got = {
+        n: {m: sum(x[m] for x in some) / len(some) for m in some[0]} for n, some in parts.items()
+    }
+    done = read_json(folder / 'began.json') | dict(
+        identity=s.identity,
+        encoder=_encoder(s),
+        means=got,
+        parameters=sum(p.numel() for p in model.parameters()),
+        git=git_state(),
+        hardware=hardware(),
+        packages={p: version(p) for p in ('torch', 'transformers', 'sentence-transformers')},
+        weights=sha256(folder / 'model/model.safetensors'),
+        files={f: sha256(folder / f) for f in (*files, 'perquery.csv')},
+    )
+    write_json(folder / 'done.json', done)
+    return done

@@ -15,63 +15,113 @@ from .store import Run
 
 # %% ../nbs/66_bill.ipynb #d3101098
 def read_rates(
-    path='',     # a CSV file with columns resource, dollars_per_hour, seen, source; '' for $REPRODUCE_RATES, else the kit's own
-) -> dict:       # {'dollars': {resource: per hour}, 'source': file and days}
+    path='',  # a CSV file with columns resource, dollars_per_hour, seen, source; '' for $REPRODUCE_RATES, else the kit's own
+) -> dict:  # {'dollars': {resource: per hour}, 'source': file and days}
     "A rate table; a line without a number or a day is refused."
-    path = Path(path or os.environ.get('REPRODUCE_RATES') or files('reproduce_kit')/'reference/modal_rates.csv')
-    if not path.is_file(): raise KitError(f"rates: {path} does not exist; a CSV file with the columns resource, dollars_per_hour, seen, source is needed")
+    path = Path(
+        path
+        or os.environ.get('REPRODUCE_RATES')
+        or files('reproduce_kit') / 'reference/modal_rates.csv'
+    )
+    if not path.is_file():
+        raise KitError(
+            f"rates: {path} does not exist; a CSV file with the columns resource, dollars_per_hour, seen, source is needed"
+        )
     dollars, days = {}, []
     with open(path, newline='', encoding='utf-8') as f:
         for n, row in enumerate(csv.DictReader(f), 2):
-            try: dollars[row['resource']] = float(row['dollars_per_hour']); days.append(time.strftime('%Y-%m-%d', time.strptime(row['seen'], '%Y-%m-%d')))
-            except (KeyError, TypeError, ValueError) as e: raise KitError(f"{path}, line {n}: expected resource, dollars_per_hour (a number), seen (a day as 2026-05-07), source; found {dict(row)} ({type(e).__name__})") from None
+            try:
+                dollars[row['resource']] = float(row['dollars_per_hour'])
+                days.append(time.strftime('%Y-%m-%d', time.strptime(row['seen'], '%Y-%m-%d')))
+            except (KeyError, TypeError, ValueError) as e:
+                raise KitError(
+                    f"{path}, line {n}: expected resource, dollars_per_hour (a number), seen (a day as 2026-05-07), source; found {dict(row)} ({type(e).__name__})"
+                ) from None
     for k in ('cpu core', 'GiB of memory'):
-        if k not in dollars: raise KitError(f"{path}: no line for {k!r}")
-    return dict(dollars=dollars, source=f"{path.name}, seen {min(days)}" + (f' to {max(days)}' if max(days) != min(days) else ''))
+        if k not in dollars:
+            raise KitError(f"{path}: no line for {k!r}")
+    return dict(
+        dollars=dollars,
+        source=f"{path.name}, seen {min(days)}"
+        + (f' to {max(days)}' if max(days) != min(days) else ''),
+    )
+
 
 def which_gpu(
     cfg: RunConfig,
-    devices=(),      # names as the driver gives them
+    devices=(),  # names as the driver gives them
 ) -> str:
     "Which of the GPUs that a config names is meant by the devices that were found; the first choice when none can be told."
     named = [g for g in (cfg.gpu, *cfg.gpu_fallbacks) if g]
-    found = [d.replace('H200', 'H100') if 'H200' not in named else d for d in devices]  # Modal may serve an H100 as an H200, at its price
-    return next((g for g in named if found and all(part in found[0] for part in g.split('-'))), named[0] if named else '')
+    found = [
+        d.replace('H200', 'H100') if 'H200' not in named else d for d in devices
+    ]  # Modal may serve an H100 as an H200, at its price
+    return next(
+        (g for g in named if found and all(part in found[0] for part in g.split('-'))),
+        named[0] if named else '',
+    )
+
 
 def hourly(
     cfg: RunConfig,
-    rates: dict,      # from `read_rates`
-    gpu: str = '',    # which GPU; '' for the first choice
+    rates: dict,  # from `read_rates`
+    gpu: str = '',  # which GPU; '' for the first choice
 ) -> float:
     "Dollars for an hour of the machine that a config asks for."
     gpu, table = gpu or cfg.gpu, rates['dollars']
-    if gpu and gpu not in table: raise KitError(f"no rate for {gpu} in {rates['source']}{did_you_mean(gpu, table)}; add a line to a copy of the table and pass it with --rates")
-    return (cfg.gpus * table[gpu] if gpu else 0) + cfg.cpus * table['cpu core'] + cfg.ram_gib * table['GiB of memory']
+    if gpu and gpu not in table:
+        raise KitError(
+            f"no rate for {gpu} in {rates['source']}{did_you_mean(gpu, table)}; add a line to a copy of the table and pass it with --rates"
+        )
+    return (
+        (cfg.gpus * table[gpu] if gpu else 0)
+        + cfg.cpus * table['cpu core']
+        + cfg.ram_gib * table['GiB of memory']
+    )
 
 # %% ../nbs/66_bill.ipynb #1d70ca1d
-def attempt_file(run: Run, number: int) -> Path: return run.folder/'attempts'/f'{number:03d}.json'
+def attempt_file(run: Run, number: int) -> Path:
+    return run.folder / 'attempts' / f'{number:03d}.json'
+
 
 def note_attempt(run: Run, number: int, **facts):
     "Write or renew an attempt: started, seen, seconds, where, devices, dollars_per_hour (None on one's own machine), ended."
-    f = attempt_file(run, number); was = read_json(f) if f.exists() else dict(number=number, started=time.time(), ended=None)
-    write_json(f, was | facts | dict(seen=time.time(), seconds=round(time.time() - was['started'], 1)))
+    f = attempt_file(run, number)
+    was = read_json(f) if f.exists() else dict(number=number, started=time.time(), ended=None)
+    write_json(
+        f, was | facts | dict(seen=time.time(), seconds=round(time.time() - was['started'], 1))
+    )
 
-def attempts(run: Run) -> list: return [read_json(f) for f in sorted(run.folder.glob('attempts/*.json'))]
+
+def attempts(run: Run) -> list:
+    return [read_json(f) for f in sorted(run.folder.glob('attempts/*.json'))]
+
 
 def cost(
     run: Run,
-) -> dict:   # {'seconds', 'gpu_seconds', 'dollars', 'source', 'attempts'}; dollars None on one's own machine
+) -> (
+    dict
+):  # {'seconds', 'gpu_seconds', 'dollars', 'source', 'attempts'}; dollars None on one's own machine
     "What the run's attempts cost so far, estimated from their seconds."
-    made = attempts(run); paid = [a for a in made if a['dollars_per_hour'] is not None]
-    return dict(seconds=round(sum(a['seconds'] for a in made), 1), gpu_seconds=round(sum(a['seconds'] * len(a['devices']) for a in made), 1),
-                dollars=round(sum(a['seconds'] * a['dollars_per_hour'] for a in paid) / 3600, 4) if paid else None,
-                source='estimated: ' + '; '.join(sorted({a['rates'] for a in paid})) if paid else 'own machine', attempts=len(made))
+    made = attempts(run)
+    paid = [a for a in made if a['dollars_per_hour'] is not None]
+    return dict(
+        seconds=round(sum(a['seconds'] for a in made), 1),
+        gpu_seconds=round(sum(a['seconds'] * len(a['devices']) for a in made), 1),
+        dollars=round(sum(a['seconds'] * a['dollars_per_hour'] for a in paid) / 3600, 4)
+        if paid
+        else None,
+        source='estimated: ' + '; '.join(sorted({a['rates'] for a in paid}))
+        if paid
+        else 'own machine',
+        attempts=len(made),
+    )
 
 # %% ../nbs/66_bill.ipynb #7dde4368
 def share_bill(
-    estimated: dict,   # {run: dollars}
-    billed: float,     # dollars for all of them together
-) -> dict:             # {run: dollars}
+    estimated: dict,  # {run: dollars}
+    billed: float,  # dollars for all of them together
+) -> dict:  # {run: dollars}
     "A bill divided in proportion."
     whole = sum(estimated.values())
-    return {k: round(billed * v / whole, 4) if whole else 0. for k, v in estimated.items()}
+    return {k: round(billed * v / whole, 4) if whole else 0.0 for k, v in estimated.items()}

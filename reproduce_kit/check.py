@@ -21,22 +21,29 @@ from .tables import first_stage, group_epochs, groups, reference
 @dataclass(frozen=True)
 class Tolerance:
     "How far a published value may lie from ours."
-    low: float      # below ours, not negative
-    high: float     # above ours, not negative
-    origin: str     # 'rounding', 'seeds' (three or more of ours) or 'topics'
 
-def by_rounding() -> Tolerance: return Tolerance(0., 0., 'rounding')
+    low: float  # below ours, not negative
+    high: float  # above ours, not negative
+    origin: str  # 'rounding', 'seeds' (three or more of ours) or 'topics'
+
+
+def by_rounding() -> Tolerance:
+    return Tolerance(0.0, 0.0, 'rounding')
+
 
 def by_seeds(
-    means,          # of our runs, one per seed, at least three
+    means,  # of our runs, one per seed, at least three
     confidence: float = 0.95,
 ) -> Tolerance:
     "Half the prediction interval of one more run."
     from scipy.stats import t
+
     x = np.asarray(means, float)
-    if len(x) < 3: raise KitError(f'{len(x)} seeds; the spread over seeds needs three at least')
-    half = float(t.ppf(.5 + confidence / 2, len(x) - 1) * x.std(ddof=1) * np.sqrt(1 + 1 / len(x)))
+    if len(x) < 3:
+        raise KitError(f'{len(x)} seeds; the spread over seeds needs three at least')
+    half = float(t.ppf(0.5 + confidence / 2, len(x) - 1) * x.std(ddof=1) * np.sqrt(1 + 1 / len(x)))
     return Tolerance(half, half, 'seeds')
+
 
 def by_topics(values) -> Tolerance:
     "Our bootstrap interval over topics, as distances from the mean."
@@ -46,96 +53,224 @@ def by_topics(values) -> Tolerance:
 # %% ../nbs/84_check.ipynb #95add190
 STATES = ('reproduced', 'differs', 'contested', 'not-run', 'not-comparable')
 
+
 def near(ours: float, printed: str, tolerance: Tolerance) -> bool:
     "Whether a printed value lies within the tolerance of ours, rounding included."
-    half = .5 * 10 ** -len(printed.partition('.')[2]); gap = float(printed) - ours
+    half = 0.5 * 10 ** -len(printed.partition('.')[2])
+    gap = float(printed) - ours
     return -tolerance.low - half - 1e-12 <= gap <= tolerance.high + half + 1e-12
 
+
 def classify(
-    ours: float,              # None: not run
-    published: str,           # as printed
-    tolerance: Tolerance,     # None where ours is
-    others: dict = None,      # {reference: what it prints for the same cell}
-    hindrance: str = '',      # why ours is something else; '' where it is not
-) -> tuple:                   # (state, why)
+    ours: float,  # None: not run
+    published: str,  # as printed
+    tolerance: Tolerance,  # None where ours is
+    others: dict = None,  # {reference: what it prints for the same cell}
+    hindrance: str = '',  # why ours is something else; '' where it is not
+) -> tuple:  # (state, why)
     "The verdict on one cell."
-    if hindrance: return 'not-comparable', hindrance
-    if ours is None: return 'not-run', 'no finished run'
-    if not np.isfinite(ours): raise KitError(f'our value is {ours}; a run with missing values cannot be compared')
-    def disagree(a, b): a, b = sorted((a, b), key=len); return compare_cell(a, float(b)) == 'differs'  # the one with fewer digits is the rounded one
+    if hindrance:
+        return 'not-comparable', hindrance
+    if ours is None:
+        return 'not-run', 'no finished run'
+    if not np.isfinite(ours):
+        raise KitError(f'our value is {ours}; a run with missing values cannot be compared')
+
+    def disagree(a, b):
+        a, b = sorted((a, b), key=len)
+        return (
+            compare_cell(a, float(b)) == 'differs'
+        )  # the one with fewer digits is the rounded one
+
     others = {k: v for k, v in (others or {}).items() if disagree(published, v)}
     if others:
-        said = {k: (v, near(ours, v, tolerance)) for k, v in {'this reference': published, **others}.items()}
-        return 'contested' if any(n for _, n in said.values()) else 'differs', ', '.join(f"{k} reads {v} ({'near' if n else 'not near'} ours)" for k, (v, n) in said.items())
+        said = {
+            k: (v, near(ours, v, tolerance))
+            for k, v in {'this reference': published, **others}.items()
+        }
+        return 'contested' if any(n for _, n in said.values()) else 'differs', ', '.join(
+            f"{k} reads {v} ({'near' if n else 'not near'} ours)" for k, (v, n) in said.items()
+        )
     gap = f'{float(published) - ours:+.4f}'
-    return ('reproduced', f'published minus ours {gap}') if near(ours, published, tolerance) else ('differs', f"published minus ours {gap}, {'below' if float(published) > ours else 'above'} what is published")
+    return (
+        ('reproduced', f'published minus ours {gap}')
+        if near(ours, published, tolerance)
+        else (
+            'differs',
+            f"published minus ours {gap}, {'below' if float(published) > ours else 'above'} what is published",
+        )
+    )
 
 # %% ../nbs/84_check.ipynb #93e4901f
 STUDY, RECIPES = 'lion-vs-adamw', ('as-stated', 'as-run', 'as-discussed')
-AGAINST = {'paper': 'Table I', 'authors': "the authors' raw outputs", 'thesis': 'Table 5.1 of the thesis'}
+AGAINST = {
+    'paper': 'Table I',
+    'authors': "the authors' raw outputs",
+    'thesis': 'Table 5.1 of the thesis',
+}
 SETS = {'mrr10_qa_v11': 'qa'}  # the others are of dl19
+
 
 def published_cells(against: str) -> dict:
     "{(hub name, optimizer, epoch, measure): printed} of one reference; the thesis names no epoch, the one whose cells agree is taken."
-    if against not in AGAINST: raise KitError(f'--against {against!r} is unknown{did_you_mean(against, AGAINST)}')
+    if against not in AGAINST:
+        raise KitError(f'--against {against!r} is unknown{did_you_mean(against, AGAINST)}')
     df = reference({'paper': 'table1'}.get(against, against))
-    if against == 'thesis': df['epoch'] = list(thesis_epochs(reference('table1'), df).values())
-    return {(*(r[k] for k in KEY), m): f'{float(r[m]):.4f}' for _, r in df.iterrows() for m in AS_PRINTED if m in df.columns}
+    if against == 'thesis':
+        df['epoch'] = list(thesis_epochs(reference('table1'), df).values())
+    return {
+        (*(r[k] for k in KEY), m): f'{float(r[m]):.4f}'
+        for _, r in df.iterrows()
+        for m in AS_PRINTED
+        if m in df.columns
+    }
+
 
 def _ours(group: list):
     "A function of epoch, test set and measure: (mean, tolerance) of a group of seeds, whose files are read and hashed once."
-    mean, each = dict(group_epochs(group)), [dict(group_epochs([r])) for r in group] if len(group) > 2 else []
+    mean, each = (
+        dict(group_epochs(group)),
+        [dict(group_epochs([r])) for r in group] if len(group) > 2 else [],
+    )
+
     def of(epoch: int, test_set: str, measure: str) -> tuple:
         df = mean[epoch][test_set][0]
-        return float(df[measure].mean()), by_seeds([e[epoch][test_set][0][measure].mean() for e in each]) if each else by_topics(df[measure])
+        return float(df[measure].mean()), by_seeds(
+            [e[epoch][test_set][0][measure].mean() for e in each]
+        ) if each else by_topics(df[measure])
+
     return of
 
 # %% ../nbs/84_check.ipynb #8867159e
 def check_cells(
     study: str,
-    recipe: str = '',          # one of the study's; '' for all
-    against: str = 'paper',    # a key of AGAINST
-) -> list:                     # a dict per cell: recipe, model, optimizer, epoch, measure, published, ours, tolerance [low, high], origin, state, why, runs
+    recipe: str = '',  # one of the study's; '' for all
+    against: str = 'paper',  # a key of AGAINST
+) -> list:  # a dict per cell: recipe, model, optimizer, epoch, measure, published, ours, tolerance [low, high], origin, state, why, runs
     "Every published cell of a study, recipe by recipe, with its verdict; empty for a study that nobody published."
-    if study != STUDY: return []
-    configs = read_configs([root()/'params'/study]); cells, out = published_cells(against), []
+    if study != STUDY:
+        return []
+    configs = read_configs([root() / 'params' / study])
+    cells, out = published_cells(against), []
     others = {a: published_cells(a) for a in AGAINST if a != against}
-    wrong = {(r['recipe'], r['name']): r['differences'] for r in check_configs(configs) if r['state'] == 'differs'}
+    wrong = {
+        (r['recipe'], r['name']): r['differences']
+        for r in check_configs(configs)
+        if r['state'] == 'differs'
+    }
     for name in dict.fromkeys(c.recipe for c in configs):
-        if recipe and name != recipe: continue
-        mine = [c for c in configs if c.recipe == name]; here, read = {}, {}
-        for g in groups(finished(study, name)): here.setdefault((BACKBONES[g[0].cfg.backbone].get('repo'), OPTIMIZERS[g[0].cfg.optimizer]), []).append(g)
+        if recipe and name != recipe:
+            continue
+        mine = [c for c in configs if c.recipe == name]
+        here, read = {}, {}
+        for g in groups(finished(study, name)):
+            here.setdefault(
+                (BACKBONES[g[0].cfg.backbone].get('repo'), OPTIMIZERS[g[0].cfg.optimizer]), []
+            ).append(g)
         asked = {(BACKBONES[c.backbone].get('repo'), OPTIMIZERS[c.optimizer]) for c in mine}
         for (b, o, e, m), printed in cells.items():
-            if (b, o) not in asked: continue
-            found, s = here.get((b, o), []), SETS.get(m, 'dl19'); hindrance, ours, tolerance = '', None, None
-            if name not in RECIPES: hindrance = f"recipe {name!r} is another protocol than the paper's"
-            elif len(found) > 1: hindrance = f'{len(found)} rates; the published row has one'
+            if (b, o) not in asked:
+                continue
+            found, s = here.get((b, o), []), SETS.get(m, 'dl19')
+            hindrance, ours, tolerance = '', None, None
+            if name not in RECIPES:
+                hindrance = f"recipe {name!r} is another protocol than the paper's"
+            elif len(found) > 1:
+                hindrance = f'{len(found)} rates; the published row has one'
             elif found:
                 (g,) = found
-                if bad := [d for r in g for d in wrong.get((name, r.cfg.name), ())]: hindrance = f'the run is not what its config asks for: {bad[0]}'
-                elif s not in g[0].cfg.test_sets: hindrance = f'test set {s!r} was not measured; another MRR@10 is another protocol'
-                elif int(e) > g[0].cfg.epochs: hindrance = f'{g[0].cfg.epochs} epochs were trained'
+                if bad := [d for r in g for d in wrong.get((name, r.cfg.name), ())]:
+                    hindrance = f'the run is not what its config asks for: {bad[0]}'
+                elif s not in g[0].cfg.test_sets:
+                    hindrance = (
+                        f'test set {s!r} was not measured; another MRR@10 is another protocol'
+                    )
+                elif int(e) > g[0].cfg.epochs:
+                    hindrance = f'{g[0].cfg.epochs} epochs were trained'
                 else:
-                    if (b, o) not in read: read[b, o] = _ours(g)
+                    if (b, o) not in read:
+                        read[b, o] = _ours(g)
                     ours, tolerance = read[b, o](int(e), s, m)
-            state, why = classify(ours, printed, tolerance, {a: c[b, o, e, m] for a, c in others.items() if (b, o, e, m) in c}, hindrance)
-            rows = [v for k, v in cells.items() if k[3] == m and k[:3] != (b, o, e)]; also = ours is not None and sum(near(ours, v, tolerance) for v in rows)
-            if also and state == 'reproduced': why += f'; so would {also} of the {len(rows)} other published rows be'
-            out.append(_cell(name, SHORT[b], o, int(e), m, printed, ours, tolerance, state, why, [r.folder.name for g in found for r in g]))
-        if against == 'paper': out += _bm25(name, [r for gs in here.values() for g in gs for r in g])
+            state, why = classify(
+                ours,
+                printed,
+                tolerance,
+                {a: c[b, o, e, m] for a, c in others.items() if (b, o, e, m) in c},
+                hindrance,
+            )
+            rows = [v for k, v in cells.items() if k[3] == m and k[:3] != (b, o, e)]
+            also = ours is not None and sum(near(ours, v, tolerance) for v in rows)
+            if also and state == 'reproduced':
+                why += f'; so would {also} of the {len(rows)} other published rows be'
+            out.append(
+                _cell(
+                    name,
+                    SHORT[b],
+                    o,
+                    int(e),
+                    m,
+                    printed,
+                    ours,
+                    tolerance,
+                    state,
+                    why,
+                    [r.folder.name for g in found for r in g],
+                )
+            )
+        if against == 'paper':
+            out += _bm25(name, [r for gs in here.values() for g in gs for r in g])
     return out
 
-def _cell(recipe, model, optimizer, epoch, measure, published, ours, tolerance, state, why, runs) -> dict:
-    return dict(recipe=recipe, model=model, optimizer=optimizer, epoch=epoch, measure=measure, published=published, ours=ours, tolerance=tolerance and [tolerance.low, tolerance.high], origin=tolerance.origin if tolerance else '', state=state, why=why, runs=runs)
+
+def _cell(
+    recipe, model, optimizer, epoch, measure, published, ours, tolerance, state, why, runs
+) -> dict:
+    return dict(
+        recipe=recipe,
+        model=model,
+        optimizer=optimizer,
+        epoch=epoch,
+        measure=measure,
+        published=published,
+        ours=ours,
+        tolerance=tolerance and [tolerance.low, tolerance.high],
+        origin=tolerance.origin if tolerance else '',
+        state=state,
+        why=why,
+        runs=runs,
+    )
+
 
 def _bm25(recipe: str, runs: list) -> list:
     "Table II's first row, which no training can move: the first stage of these runs against the printed digits."
-    if not runs: return []
-    df, _ = first_stage(runs, 'BM25')['dl19']; ours = float(df['nDCG@10'].mean()); printed = reference('table2')['nDCG@10'][0]
-    return [_cell(recipe, 'BM25', '', 0, 'nDCG@10', printed, ours, by_rounding(), *classify(ours, printed, by_rounding()), [r.folder.name for r in runs])]
+    if not runs:
+        return []
+    df, _ = first_stage(runs, 'BM25')['dl19']
+    ours = float(df['nDCG@10'].mean())
+    printed = reference('table2')['nDCG@10'][0]
+    return [
+        _cell(
+            recipe,
+            'BM25',
+            '',
+            0,
+            'nDCG@10',
+            printed,
+            ours,
+            by_rounding(),
+            *classify(ours, printed, by_rounding()),
+            [r.folder.name for r in runs],
+        )
+    ]
+
 
 def verdict(cells: list) -> int:
     "An exit code: 1 when a cell differs; 3 when some that could be compared were not run, or none could; else 0."
     states = {c['state'] for c in cells}
-    return 1 if 'differs' in states else 3 if 'not-run' in states or states == {'not-comparable'} else 0
+    return (
+        1
+        if 'differs' in states
+        else 3
+        if 'not-run' in states or states == {'not-comparable'}
+        else 0
+    )

@@ -27,8 +27,8 @@ from .tables import Table, escape, group_epochs, groups, reference
 from .training import make_optimizer, read_history
 
 # %% ../nbs/86_claims.ipynb #aac6fa24
-MEASURES = {v: k for k, v in AS_PRINTED.items()}           # a claim says MAP and R-Prec, as the paper does
-TREC = ('nDCG@10', 'MAP', 'Recall@10', 'R-Prec', 'P@10')   # all but the one that is of MS MARCO
+MEASURES = {v: k for k, v in AS_PRINTED.items()}  # a claim says MAP and R-Prec, as the paper does
+TREC = ('nDCG@10', 'MAP', 'Recall@10', 'R-Prec', 'P@10')  # all but the one that is of MS MARCO
 MODELS = {v: k for k, v in SHORT.items()}
 VERDICTS = ('supported', 'not supported', 'undecidable', 'background')
 
@@ -36,225 +36,629 @@ VERDICTS = ('supported', 'not supported', 'undecidable', 'background')
 @dataclass
 class Evidence:
     "What claims are decided by."
-    tables: dict       # {ground: {(model, optimizer, epoch): {measure: value}}}
-    topics: dict       # {ground: {(model, optimizer, epoch, measure): Series over topics}}
-    statements: dict   # {(key, of): [(value, 'stated' or 'inferred')]}
-    table2: dict       # {system: nDCG@10}
-    cited: dict        # {(system, column): nDCG@10}
-    gpu: dict          # {(model, optimizer): percent}
-    gpu_of: str        # what those percents are of
-    measured: dict     # from `measure_optimizers`
-    sizes: dict        # {model: parameters}
-    contexts: dict     # {model: longest input in tokens}
-    judged: int        # topics with judgments, counted in the per-topic outputs
-    seeds: dict = field(default_factory=dict)      # {(ground, model): training runs of each of its rows}
-    curves: dict = field(default_factory=dict)     # {(ground, model, optimizer): {'eval_loss': by update, 'grad_norm': by update}}
+
+    tables: dict  # {ground: {(model, optimizer, epoch): {measure: value}}}
+    topics: dict  # {ground: {(model, optimizer, epoch, measure): Series over topics}}
+    statements: dict  # {(key, of): [(value, 'stated' or 'inferred')]}
+    table2: dict  # {system: nDCG@10}
+    cited: dict  # {(system, column): nDCG@10}
+    gpu: dict  # {(model, optimizer): percent}
+    gpu_of: str  # what those percents are of
+    measured: dict  # from `measure_optimizers`
+    sizes: dict  # {model: parameters}
+    contexts: dict  # {model: longest input in tokens}
+    judged: int  # topics with judgments, counted in the per-topic outputs
+    seeds: dict = field(
+        default_factory=dict
+    )  # {(ground, model): training runs of each of its rows}
+    curves: dict = field(
+        default_factory=dict
+    )  # {(ground, model, optimizer): {'eval_loss': by update, 'grad_norm': by update}}
     contrasts: dict = field(default_factory=dict)  # {what is compared: difference}
+
 
 def _rows(df: pd.DataFrame) -> dict:
     "{(model, optimizer, epoch): {measure as the paper names it: value}} of a reference table."
-    return {(SHORT[b], o, int(e)): {AS_PRINTED[m]: float(v) for m, v in r.items() if m in AS_PRINTED and v != ''} for (b, o, e), r in df.iterrows()}
+    return {
+        (SHORT[b], o, int(e)): {
+            AS_PRINTED[m]: float(v) for m, v in r.items() if m in AS_PRINTED and v != ''
+        }
+        for (b, o, e), r in df.iterrows()
+    }
 
 # %% ../nbs/86_claims.ipynb #586b9934
 @cache
 def measure_optimizers() -> dict:
     "What each optimizer keeps and does, measured on a small module: state values per parameter; whether a parameter without gradient shrinks by rate times decay; whether, after earlier gradients, a step moves every parameter by one learning rate."
     import torch
+
     out = {}
     for o in OPTIMIZERS:
-        cfg = make_config(example(optimizer=o, learning_rate=.01, weight_decay=.5, decay_on='all', **(dict(beta2=.999) if o == 'adamw' else dict(beta2=.99))))
-        torch.manual_seed(12); layer = torch.nn.Linear(64, 64); ps = list(layer.parameters())
+        cfg = make_config(
+            example(
+                optimizer=o,
+                learning_rate=0.01,
+                weight_decay=0.5,
+                decay_on='all',
+                **(dict(beta2=0.999) if o == 'adamw' else dict(beta2=0.99)),
+            )
+        )
+        torch.manual_seed(12)
+        layer = torch.nn.Linear(64, 64)
+        ps = list(layer.parameters())
+
         def step(opt, grad):  # (where the parameters were, how far they moved in learning rates)
             was = torch.cat([p.detach().flatten().clone() for p in ps])
-            for p in ps: p.grad = grad(p)
-            opt.step(); return was, (torch.cat([p.detach().flatten() for p in ps]) - was) / .01
-        was, decay = step(make_optimizer(layer, cfg), torch.zeros_like); decoupled = (decay + .5 * was).abs().max() < 1e-3
-        opt = make_optimizer(layer, cfg); step(opt, torch.randn_like); was, moved = step(opt, torch.randn_like)
-        state = sum(v.numel() for s in opt.state.values() for v in s.values() if torch.is_tensor(v) and v.numel() > 1) / len(was)
-        out[o] = dict(state=state, decoupled=bool(decoupled), signs=bool(((moved + .5 * was).abs() - 1).abs().max() < 1e-3))
+            for p in ps:
+                p.grad = grad(p)
+            opt.step()
+            return was, (torch.cat([p.detach().flatten() for p in ps]) - was) / 0.01
+
+        was, decay = step(make_optimizer(layer, cfg), torch.zeros_like)
+        decoupled = (decay + 0.5 * was).abs().max() < 1e-3
+        opt = make_optimizer(layer, cfg)
+        step(opt, torch.randn_like)
+        was, moved = step(opt, torch.randn_like)
+        state = sum(
+            v.numel()
+            for s in opt.state.values()
+            for v in s.values()
+            if torch.is_tensor(v) and v.numel() > 1
+        ) / len(was)
+        out[o] = dict(
+            state=state,
+            decoupled=bool(decoupled),
+            signs=bool(((moved + 0.5 * was).abs() - 1).abs().max() < 1e-3),
+        )
     return out
 
 # %% ../nbs/86_claims.ipynb #bd7d9eec
 def collect() -> Evidence:
     "The evidence that ships with the kit, with our own runs of the paper's study where there are any."
-    thesis = reference('thesis'); table = reference('table1').set_index(KEY); topics, said = {}, {}
+    thesis = reference('thesis')
+    table = reference('table1').set_index(KEY)
+    topics, said = {}, {}
     thesis['epoch'] = list(thesis_epochs(reference('table1'), thesis).values())
     per_topic = reference('authors_topics')
     for k, g in per_topic.groupby(KEY):
-        for m in ('AP(rel=1)', 'Rprec(rel=1)', 'P(rel=1)@10'): topics[SHORT[k[0]], k[1], int(k[2]), AS_PRINTED[m]] = g.set_index('qid')[m].astype(float)
-    for r in reference('statements').itertuples(): said.setdefault((r.key, r.of), []).append((r.value, r.how))
-    gpu = reference('gpu_memory'); name = {b: SHORT.get(s.get('repo')) for b, s in BACKBONES.items()}
-    ev = Evidence(tables={'Table I': _rows(table), 'raw outputs': _rows(authors()), 'thesis': _rows(thesis.set_index(KEY))}, topics={'raw outputs': topics}, statements=said, judged=per_topic['qid'].nunique(), table2={r.system: float(r[3]) for r in reference('table2').itertuples()},
-                  cited={(r.system, r.column): float(r[3]) for r in reference('cited').itertuples()}, gpu={(SHORT[r.backbone], r.optimizer): float(r.percent) for r in gpu.itertuples()}, gpu_of=gpu['quantity'][0],
-                  measured=measure_optimizers(), sizes={n: parameters(b, BACKBONES[b]['max_layers'])['total'] for b, n in name.items() if n},
-                  contexts={n: BACKBONES[b]['more'].get('max_position_embeddings', 512) for b, n in name.items() if n})
+        for m in ('AP(rel=1)', 'Rprec(rel=1)', 'P(rel=1)@10'):
+            topics[SHORT[k[0]], k[1], int(k[2]), AS_PRINTED[m]] = g.set_index('qid')[m].astype(
+                float
+            )
+    for r in reference('statements').itertuples():
+        said.setdefault((r.key, r.of), []).append((r.value, r.how))
+    gpu = reference('gpu_memory')
+    name = {b: SHORT.get(s.get('repo')) for b, s in BACKBONES.items()}
+    ev = Evidence(
+        tables={
+            'Table I': _rows(table),
+            'raw outputs': _rows(authors()),
+            'thesis': _rows(thesis.set_index(KEY)),
+        },
+        topics={'raw outputs': topics},
+        statements=said,
+        judged=per_topic['qid'].nunique(),
+        table2={r.system: float(r[3]) for r in reference('table2').itertuples()},
+        cited={(r.system, r.column): float(r[3]) for r in reference('cited').itertuples()},
+        gpu={(SHORT[r.backbone], r.optimizer): float(r.percent) for r in gpu.itertuples()},
+        gpu_of=gpu['quantity'][0],
+        measured=measure_optimizers(),
+        sizes={n: parameters(b, BACKBONES[b]['max_layers'])['total'] for b, n in name.items() if n},
+        contexts={
+            n: BACKBONES[b]['more'].get('max_position_embeddings', 512)
+            for b, n in name.items()
+            if n
+        },
+    )
     return _with_runs(ev)
+
 
 def _with_runs(ev: Evidence) -> Evidence:
     "Our own runs of the paper's study, recipe by recipe, where all six pairs of model and optimizer were trained."
     for recipe in ('as-run', 'as-stated'):
         got, topics, seeds, curves, ground = {}, {}, {}, {}, f'our runs ({recipe})'
         for g in groups(finished(STUDY, recipe)):
-            who = SHORT[BACKBONES[g[0].cfg.backbone]['repo']], OPTIMIZERS[g[0].cfg.optimizer]; seeds[ground, who[0]] = min(len(g), seeds.get((ground, who[0]), len(g)))
-            h = read_history(g[0].folder); curves[ground, *who] = {k: [l[k] for l in h if k in l] for k in ('eval_loss', 'grad_norm')}
+            who = SHORT[BACKBONES[g[0].cfg.backbone]['repo']], OPTIMIZERS[g[0].cfg.optimizer]
+            seeds[ground, who[0]] = min(len(g), seeds.get((ground, who[0]), len(g)))
+            h = read_history(g[0].folder)
+            curves[ground, *who] = {
+                k: [l[k] for l in h if k in l] for k in ('eval_loss', 'grad_norm')
+            }
             for n, e in group_epochs(g):
-                got[*who, n] = {p: float(e['qa' if m == 'mrr10_qa_v11' else 'dl19'][0][m].mean()) for m, p in AS_PRINTED.items()}
-                topics |= {(*who, n, p): e['dl19'][0][m] for m, p in AS_PRINTED.items() if p in TREC}
-        if len({k[:2] for k in got}) == 6: ev.tables[ground] = got; ev.topics[ground] = topics; ev.seeds |= seeds; ev.curves |= curves
+                got[*who, n] = {
+                    p: float(e['qa' if m == 'mrr10_qa_v11' else 'dl19'][0][m].mean())
+                    for m, p in AS_PRINTED.items()
+                }
+                topics |= {
+                    (*who, n, p): e['dl19'][0][m] for m, p in AS_PRINTED.items() if p in TREC
+                }
+        if len({k[:2] for k in got}) == 6:
+            ev.tables[ground] = got
+            ev.topics[ground] = topics
+            ev.seeds |= seeds
+            ev.curves |= curves
     return ev
 
 # %% ../nbs/86_claims.ipynb #3f6648f3
-class Missing(Exception): "What a claim needs and these data do not have, as a sentence."
-class Disagree(Missing): "What the sources state in more than one way."
+class Missing(Exception):
+    "What a claim needs and these data do not have, as a sentence."
+
+
+class Disagree(Missing):
+    "What the sources state in more than one way."
+
 
 @cache
-def _p_values(ds: bytes, n: int): return correct(randomization(np.frombuffer(ds).reshape(-1, n)))
+def _p_values(ds: bytes, n: int):
+    return correct(randomization(np.frombuffer(ds).reshape(-1, n)))
+
 
 def words(ev: Evidence, ground: str, seen: list) -> dict:
     "The words of a claim's expression, over one ground; what they see is appended to `seen`."
-    def note(text): seen.append(text) if text not in seen else None
-    def keys(i, what): got = {k[i] for k in ev.tables[ground]}; note(f"{what}: {', '.join(map(str, sorted(got)))}"); return got
-    def rows(measure, model=None, optimizer=None):
-        if measure not in MEASURES: raise KitError(f'measure {measure!r} is unknown{did_you_mean(measure, MEASURES)}')
-        got = {k: v[measure] for k, v in ev.tables[ground].items() if measure in v and model in (None, k[0]) and optimizer in (None, k[1])}
-        if not got: raise Missing(f"no {measure} of {' + '.join(filter(None, (model, optimizer))) or 'any row'}")
+
+    def note(text):
+        seen.append(text) if text not in seen else None
+
+    def keys(i, what):
+        got = {k[i] for k in ev.tables[ground]}
+        note(f"{what}: {', '.join(map(str, sorted(got)))}")
         return got
+
+    def rows(measure, model=None, optimizer=None):
+        if measure not in MEASURES:
+            raise KitError(f'measure {measure!r} is unknown{did_you_mean(measure, MEASURES)}')
+        got = {
+            k: v[measure]
+            for k, v in ev.tables[ground].items()
+            if measure in v and model in (None, k[0]) and optimizer in (None, k[1])
+        }
+        if not got:
+            raise Missing(
+                f"no {measure} of {' + '.join(filter(None, (model, optimizer))) or 'any row'}"
+            )
+        return got
+
     def value(model, optimizer, epoch, measure):
         got = rows(measure, model, optimizer)
-        if (model, optimizer, epoch) not in got: raise Missing(f'no {measure} of {model} + {optimizer}, epoch {epoch}')
-        x = got[model, optimizer, epoch]; note(f'{measure} of {model} + {optimizer}, epoch {epoch}: {x:.4f}'); return round(x, 4)
+        if (model, optimizer, epoch) not in got:
+            raise Missing(f'no {measure} of {model} + {optimizer}, epoch {epoch}')
+        x = got[model, optimizer, epoch]
+        note(f'{measure} of {model} + {optimizer}, epoch {epoch}: {x:.4f}')
+        return round(x, 4)
+
     def peak(measure, model=None, optimizer=None):
-        got = rows(measure, model, optimizer); best = max(got.values()); at = [k for k, v in got.items() if v == best]
-        note(f"best {measure}{' of ' + ' + '.join(filter(None, (model, optimizer))) if model or optimizer else ''}: {best:.4f} ({', '.join(', '.join(w for w, known in ((m, model), (o, optimizer)) if not known).replace(', ', ' + ') + (', ' if not (model and optimizer) else '') + f'epoch {e}' for m, o, e in at)})"); return best
-    def won(measure, model=None, optimizer=None): best = peak(measure, model, optimizer); return {f'{m} + {o}' for (m, o, e), v in rows(measure, model, optimizer).items() if v == best}
-    def peak_epoch(measure, model, optimizer): best = peak(measure, model, optimizer); return min(e for (_, _, e), v in rows(measure, model, optimizer).items() if v == best)
-    def mean(measure, model=None, optimizer=None): got = rows(measure, model, optimizer); x = sum(got.values()) / len(got); note(f"mean {measure} of {' + '.join(filter(None, (model, optimizer)))} over {len(got)} rows: {x:.4f}"); return x
-    def spread(measure, model, optimizer): got = rows(measure, model, optimizer); x = max(got.values()) - min(got.values()); note(f'{measure} of {model} + {optimizer} moves by {x:.4f} over epochs'); return x
+        got = rows(measure, model, optimizer)
+        best = max(got.values())
+        at = [k for k, v in got.items() if v == best]
+        note(
+            f"best {measure}{' of ' + ' + '.join(filter(None, (model, optimizer))) if model or optimizer else ''}: {best:.4f} ({', '.join(', '.join(w for w, known in ((m, model), (o, optimizer)) if not known).replace(', ', ' + ') + (', ' if not (model and optimizer) else '') + f'epoch {e}' for m, o, e in at)})"
+        )
+        return best
+
+    def won(measure, model=None, optimizer=None):
+        best = peak(measure, model, optimizer)
+        return {
+            f'{m} + {o}' for (m, o, e), v in rows(measure, model, optimizer).items() if v == best
+        }
+
+    def peak_epoch(measure, model, optimizer):
+        best = peak(measure, model, optimizer)
+        return min(e for (_, _, e), v in rows(measure, model, optimizer).items() if v == best)
+
+    def mean(measure, model=None, optimizer=None):
+        got = rows(measure, model, optimizer)
+        x = sum(got.values()) / len(got)
+        note(
+            f"mean {measure} of {' + '.join(filter(None, (model, optimizer)))} over {len(got)} rows: {x:.4f}"
+        )
+        return x
+
+    def spread(measure, model, optimizer):
+        got = rows(measure, model, optimizer)
+        x = max(got.values()) - min(got.values())
+        note(f'{measure} of {model} + {optimizer} moves by {x:.4f} over epochs')
+        return x
+
     def lion_ahead(model, measures):
-        got = [(m, e, rows(m, model, 'Lion').get((model, 'Lion', e)), rows(m, model, 'AdamW').get((model, 'AdamW', e))) for m in measures for e in (1, 2, 3)]; got = [g for g in got if None not in g]
-        n = sum(l > a for _, _, l, a in got); note(f'{model}: Lion above AdamW in {n} of {len(got)} cells of the same epoch'); return n / len(got)
-    def gaps(measure):  # {(model, epoch): Lion minus AdamW by topic}, of everything that this ground has by topic, as the audit tests it
-        of = ev.topics.get(ground, {}); got = {(m, e): (of.get((m, 'Lion', e, measure)), of.get((m, 'AdamW', e, measure))) for m in MODELS for e in (1, 2, 3)}
+        got = [
+            (
+                m,
+                e,
+                rows(m, model, 'Lion').get((model, 'Lion', e)),
+                rows(m, model, 'AdamW').get((model, 'AdamW', e)),
+            )
+            for m in measures
+            for e in (1, 2, 3)
+        ]
+        got = [g for g in got if None not in g]
+        n = sum(l > a for _, _, l, a in got)
+        note(f'{model}: Lion above AdamW in {n} of {len(got)} cells of the same epoch')
+        return n / len(got)
+
+    def gaps(
+        measure,
+    ):  # {(model, epoch): Lion minus AdamW by topic}, of everything that this ground has by topic, as the audit tests it
+        of = ev.topics.get(ground, {})
+        got = {
+            (m, e): (of.get((m, 'Lion', e, measure)), of.get((m, 'AdamW', e, measure)))
+            for m in MODELS
+            for e in (1, 2, 3)
+        }
         return {k: differences(*p) for k, p in got.items() if p[0] is not None and p[1] is not None}
+
     def tested(d, what):
-        p = dict(zip(d, _p_values(np.array(list(d.values())).tobytes(), len(next(iter(d.values()))))))
+        p = dict(
+            zip(d, _p_values(np.array(list(d.values())).tobytes(), len(next(iter(d.values())))))
+        )
         for k, x in d.items():
-            if what(k): note(f'{what(k)}: {x.mean():+.4f}, p {"< 0.001" if p[k] < .001 else f"= {p[k]:.3f}"}')
-        return {k: 0 if p[k] > .05 else 1 if x.mean() > 0 else -1 for k, x in d.items()}
-    def significant(model, measure):  # +1: Lion better in some epoch and nowhere worse; -1: AdamW; 0: neither, or both. Randomization, Holm over all models and epochs of the ground
+            if what(k):
+                note(
+                    f'{what(k)}: {x.mean():+.4f}, p {"< 0.001" if p[k] < 0.001 else f"= {p[k]:.3f}"}'
+                )
+        return {k: 0 if p[k] > 0.05 else 1 if x.mean() > 0 else -1 for k, x in d.items()}
+
+    def significant(
+        model, measure
+    ):  # +1: Lion better in some epoch and nowhere worse; -1: AdamW; 0: neither, or both. Randomization, Holm over all models and epochs of the ground
         d = gaps(measure)
-        if not any(m == model for m, _ in d): raise Missing(f'no per-topic values of {model}')
-        ways = {w for (m, _), w in tested(d, lambda k: f'Lion minus AdamW in {measure} of {k[0]}, epoch {k[1]}, corrected over {len(d)}' if k[0] == model else '').items() if m == model and w}
+        if not any(m == model for m, _ in d):
+            raise Missing(f'no per-topic values of {model}')
+        ways = {
+            w
+            for (m, _), w in tested(
+                d,
+                lambda k: (
+                    f'Lion minus AdamW in {measure} of {k[0]}, epoch {k[1]}, corrected over {len(d)}'
+                    if k[0] == model
+                    else ''
+                ),
+            ).items()
+            if m == model and w
+        }
         return ways.pop() if len(ways) == 1 else 0
-    def interacts(measure):  # whether Lion minus AdamW of one model differs from that of another, in some epoch; Holm over all pairs and epochs
-        d = gaps(measure); pairs = {(a, b, e): d[a, e] - d[b, e] for a in MODELS for b in MODELS for e in (1, 2, 3) if list(MODELS).index(a) < list(MODELS).index(b) and (a, e) in d and (b, e) in d}
-        if not pairs: raise Missing('no per-topic values of two models')
-        return any(tested(pairs, lambda k: f'gap in {measure} of {k[0]} minus that of {k[1]}, epoch {k[2]}, corrected over {len(pairs)}').values())
-    def most(measures, holds): n = sum(map(bool, holds)); note(f'{n} of {len(measures)} measures'); return 2 * n > len(measures)
-    return dict(value=value, peak=peak, won=won, peak_epoch=peak_epoch, mean=mean, spread=spread, lion_ahead=lion_ahead, significant=significant, interacts=interacts, most=most, round=round, len=len, min=min, max=max, sum=sum, all=all, any=any, abs=abs,
-                models=lambda: keys(0, 'models'), optimizers=lambda: keys(1, 'optimizers'), epochs=lambda: keys(2, 'epochs'), **_other_words(ev, ground, note))
+
+    def interacts(
+        measure,
+    ):  # whether Lion minus AdamW of one model differs from that of another, in some epoch; Holm over all pairs and epochs
+        d = gaps(measure)
+        pairs = {
+            (a, b, e): d[a, e] - d[b, e]
+            for a in MODELS
+            for b in MODELS
+            for e in (1, 2, 3)
+            if list(MODELS).index(a) < list(MODELS).index(b) and (a, e) in d and (b, e) in d
+        }
+        if not pairs:
+            raise Missing('no per-topic values of two models')
+        return any(
+            tested(
+                pairs,
+                lambda k: (
+                    f'gap in {measure} of {k[0]} minus that of {k[1]}, epoch {k[2]}, corrected over {len(pairs)}'
+                ),
+            ).values()
+        )
+
+    def most(measures, holds):
+        n = sum(map(bool, holds))
+        note(f'{n} of {len(measures)} measures')
+        return 2 * n > len(measures)
+
+    return dict(
+        value=value,
+        peak=peak,
+        won=won,
+        peak_epoch=peak_epoch,
+        mean=mean,
+        spread=spread,
+        lion_ahead=lion_ahead,
+        significant=significant,
+        interacts=interacts,
+        most=most,
+        round=round,
+        len=len,
+        min=min,
+        max=max,
+        sum=sum,
+        all=all,
+        any=any,
+        abs=abs,
+        models=lambda: keys(0, 'models'),
+        optimizers=lambda: keys(1, 'optimizers'),
+        epochs=lambda: keys(2, 'epochs'),
+        **_other_words(ev, ground, note),
+    )
 
 # %% ../nbs/86_claims.ipynb #f0f60b9e
 def _other_words(ev: Evidence, ground: str, note) -> dict:
     "Words that no table answers."
+
     def stated(key, of):
-        if (key, of) not in ev.statements: raise KitError(f'nothing is stated of {key!r}, {of!r}{did_you_mean(key, {k for k, _ in ev.statements})}')
-        ways = list(dict.fromkeys(ev.statements[key, of])); text = f"{key} ({of}): " + ', '.join(f'{how} {v}' for v, how in ways); note(text)
-        if len(ways) > 1: raise Disagree(text)
+        if (key, of) not in ev.statements:
+            raise KitError(
+                f'nothing is stated of {key!r}, {of!r}{did_you_mean(key, {k for k, _ in ev.statements})}'
+            )
+        ways = list(dict.fromkeys(ev.statements[key, of]))
+        text = f"{key} ({of}): " + ', '.join(f'{how} {v}' for v, how in ways)
+        note(text)
+        if len(ways) > 1:
+            raise Disagree(text)
         return ways[0][0]
-    def listed(system=None): x = ev.table2[system] if system else max(ev.table2.values()); note(f"{system or 'highest of Table II'}: {x:g}"); return x
-    def cited(system, column='rerank'): x = ev.cited[system, column]; note(f'{system} in its source: {x:g} ({column})'); return x
-    def saved(model): a, l = ev.gpu[model, 'AdamW'], ev.gpu[model, 'Lion']; x = (a - l) / a; note(f'{ev.gpu_of} of {model}: {a:.2f} % with AdamW, {l:.2f} % with Lion, {100*x:.2f} % less'); return x
-    def quantity(): note(f'the figures are of {ev.gpu_of}'); return ev.gpu_of
-    def state(optimizer): x = ev.measured[optimizer]['state']; note(f'{OPTIMIZERS[optimizer]} keeps {x:.2f} values per parameter (measured)'); return x
-    def decoupled(optimizer): x = ev.measured[optimizer]['decoupled']; note(f"{OPTIMIZERS[optimizer]}: a parameter without gradient {'shrinks by rate times decay' if x else 'does not shrink by rate times decay'} (measured)"); return x
-    def equal_steps(optimizer): x = ev.measured[optimizer]['signs']; note(f"{OPTIMIZERS[optimizer]}: every parameter moves by {'the' if x else 'its own multiple of the'} learning rate (measured)"); return x
-    def size(model): x = ev.sizes[model]; note(f'{model}: {x/1e6:.0f} M parameters'); return x
-    def context(model): x = ev.contexts[model]; note(f'{model}: inputs of up to {x} tokens'); return x
-    def judged(): note(f'{ev.judged} judged topics'); return ev.judged
-    def seeds(model):
-        if ev.seeds.get((ground, model), 1) < 2: raise Missing(f'no second seed of {model}')
-        note(f'{model}: {ev.seeds[ground, model]} seeds'); return ev.seeds[ground, model]
-    def curve(model, optimizer, what):
-        if not (x := ev.curves.get((ground, model, optimizer), {}).get(what)): raise Missing(f"no {dict(eval_loss='evaluation-loss curves', grad_norm='gradient norms')[what]} of {model}")
+
+    def listed(system=None):
+        x = ev.table2[system] if system else max(ev.table2.values())
+        note(f"{system or 'highest of Table II'}: {x:g}")
         return x
-    def wobble(model, optimizer): x = curve(model, optimizer, 'eval_loss'); ups = sum(max(b - a, 0) for a, b in zip(x, x[1:])); note(f'{model} + {optimizer}: the evaluation loss goes up by {ups:.3f} in all'); return ups
-    def gradient(model, optimizer): x = curve(model, optimizer, 'grad_norm'); m = sum(x) / len(x); note(f'{model} + {optimizer}: mean gradient norm {m:.3f}'); return m
+
+    def cited(system, column='rerank'):
+        x = ev.cited[system, column]
+        note(f'{system} in its source: {x:g} ({column})')
+        return x
+
+    def saved(model):
+        a, l = ev.gpu[model, 'AdamW'], ev.gpu[model, 'Lion']
+        x = (a - l) / a
+        note(
+            f'{ev.gpu_of} of {model}: {a:.2f} % with AdamW, {l:.2f} % with Lion, {100 * x:.2f} % less'
+        )
+        return x
+
+    def quantity():
+        note(f'the figures are of {ev.gpu_of}')
+        return ev.gpu_of
+
+    def state(optimizer):
+        x = ev.measured[optimizer]['state']
+        note(f'{OPTIMIZERS[optimizer]} keeps {x:.2f} values per parameter (measured)')
+        return x
+
+    def decoupled(optimizer):
+        x = ev.measured[optimizer]['decoupled']
+        note(
+            f"{OPTIMIZERS[optimizer]}: a parameter without gradient {'shrinks by rate times decay' if x else 'does not shrink by rate times decay'} (measured)"
+        )
+        return x
+
+    def equal_steps(optimizer):
+        x = ev.measured[optimizer]['signs']
+        note(
+            f"{OPTIMIZERS[optimizer]}: every parameter moves by {'the' if x else 'its own multiple of the'} learning rate (measured)"
+        )
+        return x
+
+    def size(model):
+        x = ev.sizes[model]
+        note(f'{model}: {x / 1e6:.0f} M parameters')
+        return x
+
+    def context(model):
+        x = ev.contexts[model]
+        note(f'{model}: inputs of up to {x} tokens')
+        return x
+
+    def judged():
+        note(f'{ev.judged} judged topics')
+        return ev.judged
+
+    def seeds(model):
+        if ev.seeds.get((ground, model), 1) < 2:
+            raise Missing(f'no second seed of {model}')
+        note(f'{model}: {ev.seeds[ground, model]} seeds')
+        return ev.seeds[ground, model]
+
+    def curve(model, optimizer, what):
+        if not (x := ev.curves.get((ground, model, optimizer), {}).get(what)):
+            raise Missing(
+                f"no {dict(eval_loss='evaluation-loss curves', grad_norm='gradient norms')[what]} of {model}"
+            )
+        return x
+
+    def wobble(model, optimizer):
+        x = curve(model, optimizer, 'eval_loss')
+        ups = sum(max(b - a, 0) for a, b in zip(x, x[1:]))
+        note(f'{model} + {optimizer}: the evaluation loss goes up by {ups:.3f} in all')
+        return ups
+
+    def gradient(model, optimizer):
+        x = curve(model, optimizer, 'grad_norm')
+        m = sum(x) / len(x)
+        note(f'{model} + {optimizer}: mean gradient norm {m:.3f}')
+        return m
+
     def contrast(what):
-        if what not in ev.contrasts: raise Missing(f'no {what}')
-        note(f'{what}: {ev.contrasts[what]:+.4f}'); return ev.contrasts[what]
-    return dict(stated=stated, listed=listed, cited=cited, saved=saved, quantity=quantity, state=state, decoupled=decoupled, equal_steps=equal_steps, size=size, context=context, judged=judged, seeds=seeds, wobble=wobble, gradient=gradient, contrast=contrast)
+        if what not in ev.contrasts:
+            raise Missing(f'no {what}')
+        note(f'{what}: {ev.contrasts[what]:+.4f}')
+        return ev.contrasts[what]
+
+    return dict(
+        stated=stated,
+        listed=listed,
+        cited=cited,
+        saved=saved,
+        quantity=quantity,
+        state=state,
+        decoupled=decoupled,
+        equal_steps=equal_steps,
+        size=size,
+        context=context,
+        judged=judged,
+        seeds=seeds,
+        wobble=wobble,
+        gradient=gradient,
+        contrast=contrast,
+    )
 
 # %% ../nbs/86_claims.ipynb #146f1b8f
 @dataclass(frozen=True)
 class Claim:
     "One statement of a source."
+
     id: str
-    source: str          # file of `params/claims` without .yaml
+    source: str  # file of `params/claims` without .yaml
     where: str
-    words: str           # the source's own
-    holds: str = ''      # an expression; '' for background
-    over: tuple = ()     # grounds; () for what no table answers
-    why: str = ''        # how the expression reads the words, or why it is background
+    words: str  # the source's own
+    holds: str = ''  # an expression; '' for background
+    over: tuple = ()  # grounds; () for what no table answers
+    why: str = ''  # how the expression reads the words, or why it is background
+
 
 def read_claims(folder=None) -> list:
     "The claims of `params/claims`, in order; a file with unknown keys, a repeated id, or an expression that cannot be parsed is refused by name."
     out = []
-    for f in sorted(Path(folder or root()/'params/claims').glob('*.yaml')):
-        doc = yaml.safe_load(f.read_text('utf-8')); known = {'id', 'where', 'words', 'holds', 'over', 'why'}
+    for f in sorted(Path(folder or root() / 'params/claims').glob('*.yaml')):
+        doc = yaml.safe_load(f.read_text('utf-8'))
+        known = {'id', 'where', 'words', 'holds', 'over', 'why'}
         for i, c in enumerate(doc['claims'], 1):
-            if extra := {*c} - known: raise KitError(f"{f.name}, claim {i}: key {min(extra)!r} is unknown{did_you_mean(min(extra), known)}")
-            if lost := [k for k in ('id', 'where', 'words') if not c.get(k)]: raise KitError(f"{f.name}, claim {c.get('id', i)}: {lost[0]} is missing")
-            if not c.get('holds') and not c.get('why'): raise KitError(f"{f.name}, claim {c['id']}: neither an expression (holds) nor a reason why it is background (why)")
-            if c['id'] in {x.id for x in out}: raise KitError(f"{f.name}: claim {c['id']} stands twice")
-            try: ast.parse(c.get('holds', ''), mode='eval') if c.get('holds') else None
-            except SyntaxError as e: raise KitError(f"{f.name}, claim {c['id']}: the expression does not parse ({e.msg}): {c['holds']}") from None
-            out.append(Claim(c['id'], f.stem, c['where'], ' '.join(c['words'].split()), ' '.join(str(c.get('holds', '')).split()), tuple(c['over'] if 'over' in c else doc['over']), ' '.join(c.get('why', '').split())))
+            if extra := {*c} - known:
+                raise KitError(
+                    f"{f.name}, claim {i}: key {min(extra)!r} is unknown{did_you_mean(min(extra), known)}"
+                )
+            if lost := [k for k in ('id', 'where', 'words') if not c.get(k)]:
+                raise KitError(f"{f.name}, claim {c.get('id', i)}: {lost[0]} is missing")
+            if not c.get('holds') and not c.get('why'):
+                raise KitError(
+                    f"{f.name}, claim {c['id']}: neither an expression (holds) nor a reason why it is background (why)"
+                )
+            if c['id'] in {x.id for x in out}:
+                raise KitError(f"{f.name}: claim {c['id']} stands twice")
+            try:
+                ast.parse(c.get('holds', ''), mode='eval') if c.get('holds') else None
+            except SyntaxError as e:
+                raise KitError(
+                    f"{f.name}, claim {c['id']}: the expression does not parse ({e.msg}): {c['holds']}"
+                ) from None
+            out.append(
+                Claim(
+                    c['id'],
+                    f.stem,
+                    c['where'],
+                    ' '.join(c['words'].split()),
+                    ' '.join(str(c.get('holds', '')).split()),
+                    tuple(c['over'] if 'over' in c else doc['over']),
+                    ' '.join(c.get('why', '').split()),
+                )
+            )
     return out
+
 
 def ask(claim: Claim, ev: Evidence, ground: str) -> tuple:
     "(whether it holds on a ground, what was seen); raises Missing."
-    seen = []; names = dict(TREC=list(TREC), ALL=list(MEASURES), MODELS=list(MODELS))
-    try: return bool(EvalWithCompoundTypes(functions=words(ev, ground, seen), names=names).eval(claim.holds)), seen
-    except Missing: raise
-    except (InvalidExpression, FeatureNotAvailable, KeyError, TypeError) as e: raise KitError(f"claim {claim.id}: {claim.holds}: {type(e).__name__}: {e}") from None
+    seen = []
+    names = dict(TREC=list(TREC), ALL=list(MEASURES), MODELS=list(MODELS))
+    try:
+        return bool(
+            EvalWithCompoundTypes(functions=words(ev, ground, seen), names=names).eval(claim.holds)
+        ), seen
+    except Missing:
+        raise
+    except (InvalidExpression, FeatureNotAvailable, KeyError, TypeError) as e:
+        raise KitError(f"claim {claim.id}: {claim.holds}: {type(e).__name__}: {e}") from None
+
 
 def judge(claim: Claim, ev: Evidence) -> dict:
     "id, source, where, words, verdict, because ('sources disagree' or 'not in these data', for what is undecidable), evidence, answers {ground: yes or no}."
-    out = dict(id=claim.id, source=claim.source, where=claim.where, words=claim.words, answers={}, because='')
-    if not claim.holds: return out | dict(verdict='background', evidence=claim.why)
-    lacks, stated, seen, mine = [], False, {}, [g for g in ev.tables if g in claim.over or ('raw outputs' in claim.over and g.startswith('our runs'))]
+    out = dict(
+        id=claim.id,
+        source=claim.source,
+        where=claim.where,
+        words=claim.words,
+        answers={},
+        because='',
+    )
+    if not claim.holds:
+        return out | dict(verdict='background', evidence=claim.why)
+    lacks, stated, seen, mine = (
+        [],
+        False,
+        {},
+        [
+            g
+            for g in ev.tables
+            if g in claim.over or ('raw outputs' in claim.over and g.startswith('our runs'))
+        ],
+    )
     for g in mine or ([] if claim.over else ['']):
-        try: out['answers'][g], seen[g] = ask(claim, ev, g)
-        except Missing as e: lacks.append(str(e)); stated = stated or isinstance(e, Disagree)
-    said = {*out['answers'].values()}; yes = lambda x: 'yes' if x else 'no'
-    if len(said) == 1: verdict = 'supported' if said.pop() else 'not supported'
-    else: verdict = 'undecidable'; out['because'] = 'sources disagree' if stated or len(said) > 1 else 'not in these data'
-    if not out['answers']: text = '; '.join(dict.fromkeys(lacks)) or f"no {' or '.join(claim.over)}"
+        try:
+            out['answers'][g], seen[g] = ask(claim, ev, g)
+        except Missing as e:
+            lacks.append(str(e))
+            stated = stated or isinstance(e, Disagree)
+    said = {*out['answers'].values()}
+    yes = lambda x: 'yes' if x else 'no'
+    if len(said) == 1:
+        verdict = 'supported' if said.pop() else 'not supported'
+    else:
+        verdict = 'undecidable'
+        out['because'] = 'sources disagree' if stated or len(said) > 1 else 'not in these data'
+    if not out['answers']:
+        text = '; '.join(dict.fromkeys(lacks)) or f"no {' or '.join(claim.over)}"
     else:
         same = {}
-        for g, a in out['answers'].items(): same.setdefault((a, '; '.join(seen[g])), []).append(g)
-        text = '. '.join((f"{' and '.join(gs)} ({yes(a)}): " if gs != [''] else '') + x for (a, x), gs in same.items())
-    return out | dict(verdict=verdict, evidence=text + (f'. Read as: {claim.why}' if claim.why else ''))
+        for g, a in out['answers'].items():
+            same.setdefault((a, '; '.join(seen[g])), []).append(g)
+        text = '. '.join(
+            (f"{' and '.join(gs)} ({yes(a)}): " if gs != [''] else '') + x
+            for (a, x), gs in same.items()
+        )
+    return out | dict(
+        verdict=verdict, evidence=text + (f'. Read as: {claim.why}' if claim.why else '')
+    )
 
 # %% ../nbs/86_claims.ipynb #2ff3952d
-SOURCES = {'paper': 'the paper', 'thesis': "the thesis' key findings", 'question': 'the claims extracted in the note on MiniLM scaling'}
+SOURCES = {
+    'paper': 'the paper',
+    'thesis': "the thesis' key findings",
+    'question': 'the claims extracted in the note on MiniLM scaling',
+}
+
 
 def judge_all(ev: Evidence = None, folder=None) -> pd.DataFrame:
     "A row per claim: id, source, where, words, verdict, evidence, answers."
-    ev = ev or collect(); return pd.DataFrame([judge(c, ev) for c in read_claims(folder)])
+    ev = ev or collect()
+    return pd.DataFrame([judge(c, ev) for c in read_claims(folder)])
+
 
 def said_verdicts(found: pd.DataFrame) -> str:
     "`26 supported, ..., 17 undecidable (9 where sources disagree)`."
-    n = found['verdict'].value_counts(); split = (found['because'] == 'sources disagree').sum()
-    return ', '.join(f'{n.get(v, 0)} {v}' + (f' ({split} where sources disagree, {n[v] - split} for lack of data)' if v == 'undecidable' and n.get(v) else '') for v in VERDICTS)
+    n = found['verdict'].value_counts()
+    split = (found['because'] == 'sources disagree').sum()
+    return ', '.join(
+        f'{n.get(v, 0)} {v}'
+        + (
+            f' ({split} where sources disagree, {n[v] - split} for lack of data)'
+            if v == 'undecidable' and n.get(v)
+            else ''
+        )
+        for v in VERDICTS
+    )
+
 
 def claims_table(found: pd.DataFrame, source: str) -> Table:
     "The verdicts on one source as a table of the paper."
     some = found[found['source'] == source]
-    t = Table(f'claims-{source}', f"Claims of {SOURCES[source]}: {len(some)}, of which {said_verdicts(some)}. Each is asked on every ground that has its rows: Table I as printed, the authors' raw outputs, the thesis, runs of our own where all were trained.", ('Claim',), ''.join(f'>{{\\raggedright\\arraybackslash}}p{{{w}\\textwidth}}' for w in (.11, .28, .1, .43)), long=True)
+    t = Table(
+        f'claims-{source}',
+        f"Claims of {SOURCES[source]}: {len(some)}, of which {said_verdicts(some)}. Each is asked on every ground that has its rows: Table I as printed, the authors' raw outputs, the thesis, runs of our own where all were trained.",
+        ('Claim',),
+        ''.join(
+            f'>{{\\raggedright\\arraybackslash}}p{{{w}\\textwidth}}'
+            for w in (0.11, 0.28, 0.1, 0.43)
+        ),
+        long=True,
+    )
     for r in some.itertuples():
-        for column, text in {'Words': f'``{escape(r.words)}\'\' ({escape(r.where)})', 'Verdict': r.verdict + (f' ({r.because})' if r.because else ''), 'Evidence': escape(r.evidence)}.items(): t.add(r.id, column, text, None, computed=f'params/claims/{source}.yaml')
+        for column, text in {
+            'Words': f'``{escape(r.words)}\'\' ({escape(r.where)})',
+            'Verdict': r.verdict + (f' ({r.because})' if r.because else ''),
+            'Evidence': escape(r.evidence),
+        }.items():
+            t.add(r.id, column, text, None, computed=f'params/claims/{source}.yaml')
     return t
 
-def claims_inputs() -> dict: return audit_inputs() | {f'params/claims/{f.name}': sha256(f) for f in sorted((root()/'params/claims').glob('*.yaml'))}
+
+def claims_inputs() -> dict:
+    return audit_inputs() | {
+        f'params/claims/{f.name}': sha256(f)
+        for f in sorted((root() / 'params/claims').glob('*.yaml'))
+    }

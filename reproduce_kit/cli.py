@@ -15,26 +15,58 @@ from .core import KitError, did_you_mean, disk_error, place, read_json, root
 # %% ../nbs/90_cli.ipynb #8a95fe64
 class _Group(click.Group):
     "Commands whose user errors are one message and exit code 1."
+
     def resolve_command(self, ctx, args):
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith('-'):
             raise click.UsageError(f"no command {args[0]!r}{did_you_mean(args[0], self.commands)}")
         return super().resolve_command(ctx, args)
-    def invoke(self, ctx):
-        try: return super().invoke(ctx)
-        except KitError as e: click.echo(f'error: {e}', err=True); ctx.exit(1)
-        except KeyboardInterrupt: click.echo('\nstopped; what was finished is kept, and the same command goes on from the last checkpoint', err=True); ctx.exit(130)
-        except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), 1); ctx.exit(1)  # `reproduce list | head`
-        except OSError as e: click.echo(f"error: {disk_error(e, e.filename or 'a file') if e.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT) else e}", err=True); ctx.exit(1)
 
-recipe_option = click.option('--recipe', default='', help='Which recipe, when the study has finished runs of several.')
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except KitError as e:
+            click.echo(f'error: {e}', err=True)
+            ctx.exit(1)
+        except KeyboardInterrupt:
+            click.echo(
+                '\nstopped; what was finished is kept, and the same command goes on from the last checkpoint',
+                err=True,
+            )
+            ctx.exit(130)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            ctx.exit(1)  # `reproduce list | head`
+        except OSError as e:
+            click.echo(
+                f"error: {disk_error(e, e.filename or 'a file') if e.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT) else e}",
+                err=True,
+            )
+            ctx.exit(1)
+
+
+recipe_option = click.option(
+    '--recipe', default='', help='Which recipe, when the study has finished runs of several.'
+)
 as_json = click.option('--json', 'as_json', is_flag=True, help='One JSON value instead of a table.')
-on_option = click.option('--on', type=click.Choice(['local', 'modal']), default='local', show_default=True, help='This machine, or rented ones on Modal.')
-rates_option = click.option('--rates', default='', type=click.Path(), help='A rate table (CSV) in place of the kit\'s own.')
-study_option = click.option('--study', default='embedded', show_default=True, help='Which study, a folder of params/.')
+on_option = click.option(
+    '--on',
+    type=click.Choice(['local', 'modal']),
+    default='local',
+    show_default=True,
+    help='This machine, or rented ones on Modal.',
+)
+rates_option = click.option(
+    '--rates', default='', type=click.Path(), help='A rate table (CSV) in place of the kit\'s own.'
+)
+study_option = click.option(
+    '--study', default='embedded', show_default=True, help='Which study, a folder of params/.'
+)
+
 
 def show(value, as_json: bool, text):
     "Print `value` as JSON, or what `text()` makes of it."
     click.echo(json.dumps(value, indent=1, ensure_ascii=False) if as_json else text())
+
 
 def columns(rows, head) -> str:
     "Rows as aligned plain text."
@@ -42,47 +74,145 @@ def columns(rows, head) -> str:
     width = [max(len(r[i]) for r in cells) for i in range(len(head))]
     return '\n'.join('  '.join(c.ljust(w) for c, w in zip(r, width)).rstrip() for r in cells)
 
+
 @click.group(cls=_Group, context_settings=dict(help_option_names=['-h', '--help']))
 @click.version_option(package_name='reproduce-kit', prog_name='reproduce')
 def main():
     "Re-run a published reranking study from raw data to the printed table."
-    os.environ.setdefault('HF_HUB_DISABLE_TELEMETRY', '1'); os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
+    os.environ.setdefault('HF_HUB_DISABLE_TELEMETRY', '1')
+    os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
 
 # %% ../nbs/90_cli.ipynb #488ed8d8
 def _state(cfg) -> dict:
     "One line of `reproduce list`."
     from reproduce_kit.store import run_folder
     from reproduce_kit.training import read_history
-    folder = run_folder(cfg); row = dict(study=cfg.study, recipe=cfg.recipe, name=cfg.name, identity=cfg.identity, title=cfg.title, optimizer=cfg.optimizer, state='not run', updates=0, of=cfg.updates, measure=None, epochs=None, selected=None, folder=str(folder))
-    if (folder/'done.json').exists():
-        done = json.loads((folder/'done.json').read_text()); s = cfg.test_sets[0]; m = next(iter(done['epochs']['1']['means'][s]))
-        return row | dict(state='done', updates=cfg.updates, measure=f'{s} {m}', epochs={int(k): v['means'][s][m] for k, v in done['epochs'].items()}, selected=done['selected'] and int(done['selected']))
-    if h := read_history(folder): return row | dict(state='unfinished', updates=h[-1]['step'])
+
+    folder = run_folder(cfg)
+    row = dict(
+        study=cfg.study,
+        recipe=cfg.recipe,
+        name=cfg.name,
+        identity=cfg.identity,
+        title=cfg.title,
+        optimizer=cfg.optimizer,
+        state='not run',
+        updates=0,
+        of=cfg.updates,
+        measure=None,
+        epochs=None,
+        selected=None,
+        folder=str(folder),
+    )
+    if (folder / 'done.json').exists():
+        done = json.loads((folder / 'done.json').read_text())
+        s = cfg.test_sets[0]
+        m = next(iter(done['epochs']['1']['means'][s]))
+        return row | dict(
+            state='done',
+            updates=cfg.updates,
+            measure=f'{s} {m}',
+            epochs={int(k): v['means'][s][m] for k, v in done['epochs'].items()},
+            selected=done['selected'] and int(done['selected']),
+        )
+    if h := read_history(folder):
+        return row | dict(state='unfinished', updates=h[-1]['step'])
     return row
+
 
 def _made_state(s) -> dict:
     "The same of an encoder or a bi-encoder."
     from reproduce_kit.encoders import KINDS, made
     from reproduce_kit.training import read_history
-    row = dict(study=s.study, recipe=KINDS[type(s)], name=s.name, identity=s.identity, title=s.name, optimizer='adamw', state='not run', updates=0, of=s.updates, measure=None, epochs=None, selected=None, folder=str(s.folder))
+
+    row = dict(
+        study=s.study,
+        recipe=KINDS[type(s)],
+        name=s.name,
+        identity=s.identity,
+        title=s.name,
+        optimizer='adamw',
+        state='not run',
+        updates=0,
+        of=s.updates,
+        measure=None,
+        epochs=None,
+        selected=None,
+        folder=str(s.folder),
+    )
     if made(s):
-        means = read_json(s.folder/'done.json').get('means', {}); n = next(iter(means), None)
-        return row | dict(state='done', updates=s.updates) | (dict(measure=f'{n} nDCG@10', epochs={1: means[n]['nDCG@10']}) if n else {})
-    if (h := read_history(s.folder)) and h[-1]['step']: return row | dict(state='unfinished', updates=h[-1]['step'])
+        means = read_json(s.folder / 'done.json').get('means', {})
+        n = next(iter(means), None)
+        return (
+            row
+            | dict(state='done', updates=s.updates)
+            | (dict(measure=f'{n} nDCG@10', epochs={1: means[n]['nDCG@10']}) if n else {})
+        )
+    if (h := read_history(s.folder)) and h[-1]['step']:
+        return row | dict(state='unfinished', updates=h[-1]['step'])
     return row
 
-def _dollars(x): return '' if x is None else f'{x:,.2f}'
+
+def _dollars(x):
+    return '' if x is None else f'{x:,.2f}'
+
 
 def _list_modal(paths, as_json):
     from reproduce_kit.config import read_configs
     from reproduce_kit.remote import remote_states
     from reproduce_kit.study import in_words
-    rows = [dict(study=r['cfg'].study, recipe=r['cfg'].recipe, name=r['cfg'].name, identity=r['cfg'].identity, **{k: r[k] for k in ('state', 'step', 'of', 'eta', 'device', 'dollars', 'message', 'call')})
-            for r in remote_states(read_configs(paths or [root()/'params']))]
+
+    rows = [
+        dict(
+            study=r['cfg'].study,
+            recipe=r['cfg'].recipe,
+            name=r['cfg'].name,
+            identity=r['cfg'].identity,
+            **{
+                k: r[k]
+                for k in ('state', 'step', 'of', 'eta', 'device', 'dollars', 'message', 'call')
+            },
+        )
+        for r in remote_states(read_configs(paths or [root() / 'params']))
+    ]
     total = sum(r['dollars'] or 0 for r in rows)
-    def text(): return columns([(r['study'], r['recipe'], r['name'], r['identity'], r['state'], f"{r['step']}/{r['of']}" if r['of'] else '', in_words(r['eta']) if r['eta'] else '', r['device'], _dollars(r['dollars']), r['message'].split('\n')[0][:80]) for r in rows],
-                               ('study', 'recipe', 'name', 'identity', 'state', 'updates', 'to go', 'on', '$ so far', '')) + f'\n\n{total:,.2f} dollars so far, estimated\n\nnext: reproduce fetch {rows[0]["study"]}'
+
+    def text():
+        return (
+            columns(
+                [
+                    (
+                        r['study'],
+                        r['recipe'],
+                        r['name'],
+                        r['identity'],
+                        r['state'],
+                        f"{r['step']}/{r['of']}" if r['of'] else '',
+                        in_words(r['eta']) if r['eta'] else '',
+                        r['device'],
+                        _dollars(r['dollars']),
+                        r['message'].split('\n')[0][:80],
+                    )
+                    for r in rows
+                ],
+                (
+                    'study',
+                    'recipe',
+                    'name',
+                    'identity',
+                    'state',
+                    'updates',
+                    'to go',
+                    'on',
+                    '$ so far',
+                    '',
+                ),
+            )
+            + f'\n\n{total:,.2f} dollars so far, estimated\n\nnext: reproduce fetch {rows[0]["study"]}'
+        )
+
     show(rows, as_json, text)
+
 
 @main.command('list')
 @click.argument('paths', nargs=-1, type=click.Path())
@@ -90,128 +220,407 @@ def _list_modal(paths, as_json):
 @as_json
 def list_(paths, on, as_json):
     "Configs and the state of their runs (default: all of params/)."
-    if on == 'modal': return _list_modal(paths, as_json)
+    if on == 'modal':
+        return _list_modal(paths, as_json)
     from reproduce_kit.config import read_configs
     from reproduce_kit.encoders import BiEncoderSettings, EncoderSettings, read_made
-    where = paths or [root()/'params']; rows = [_state(c) for c in read_configs(where, none=True)] + [_made_state(s) for kind in (EncoderSettings, BiEncoderSettings) for s in read_made(kind, where)]
+
+    where = paths or [root() / 'params']
+    rows = [_state(c) for c in read_configs(where, none=True)] + [
+        _made_state(s)
+        for kind in (EncoderSettings, BiEncoderSettings)
+        for s in read_made(kind, where)
+    ]
+
     def text():
-        t = columns([(r['study'], r['recipe'], r['name'], r['identity'], r['state'], f"{r['updates']}/{r['of']}", r['measure'], ' '.join(f"{v:.4f}{'*' if n == r['selected'] else ''}" for n, v in (r['epochs'] or {}).items())) for r in rows],
-                    ('study', 'recipe', 'name', 'identity', 'state', 'updates', 'measure', 'per epoch (* selected)'))
+        t = columns(
+            [
+                (
+                    r['study'],
+                    r['recipe'],
+                    r['name'],
+                    r['identity'],
+                    r['state'],
+                    f"{r['updates']}/{r['of']}",
+                    r['measure'],
+                    ' '.join(
+                        f"{v:.4f}{'*' if n == r['selected'] else ''}"
+                        for n, v in (r['epochs'] or {}).items()
+                    ),
+                )
+                for r in rows
+            ],
+            (
+                'study',
+                'recipe',
+                'name',
+                'identity',
+                'state',
+                'updates',
+                'measure',
+                'per epoch (* selected)',
+            ),
+        )
         left = [r for r in rows if r['state'] != 'done']
-        return t + ('\n\nnext: reproduce run params/' + left[0]['study'] if left else '\n\nnext: reproduce paper')
+        return t + (
+            '\n\nnext: reproduce run params/' + left[0]['study']
+            if left
+            else '\n\nnext: reproduce paper'
+        )
+
     show(rows, as_json, text)
 
 # %% ../nbs/90_cli.ipynb #d0beb265
 def _tracker(name: str):
     "Refuse a tracker that is not installed or not logged in, before anything starts."
     from importlib.util import find_spec
-    if find_spec(name) is None: raise KitError(f"--track {name}: the package is not installed; `pip install {name}`")
+
+    if find_spec(name) is None:
+        raise KitError(f"--track {name}: the package is not installed; `pip install {name}`")
     import netrc
-    try: known = netrc.netrc().hosts
-    except (OSError, netrc.NetrcParseError): known = {}
-    if not (os.environ.get('WANDB_API_KEY') or 'api.wandb.ai' in known): raise KitError(f"--track {name}: nobody is logged in; `{name} login`, or leave --track out (TensorBoard files are always written)")
+
+    try:
+        known = netrc.netrc().hosts
+    except (OSError, netrc.NetrcParseError):
+        known = {}
+    if not (os.environ.get('WANDB_API_KEY') or 'api.wandb.ai' in known):
+        raise KitError(
+            f"--track {name}: nobody is logged in; `{name} login`, or leave --track out (TensorBoard files are always written)"
+        )
     os.environ['REPRODUCE_TRACK'] = name
+
 
 @main.command()
 @click.argument('paths', nargs=-1, required=True, type=click.Path())
 @on_option
 @as_json
-@click.option('--track', type=click.Choice(['wandb']), help='Send the curves to a tracker: locally one that you are logged in to, on Modal with the secret of that name.')
+@click.option(
+    '--track',
+    type=click.Choice(['wandb']),
+    help='Send the curves to a tracker: locally one that you are logged in to, on Modal with the secret of that name.',
+)
 @click.option('--yes', is_flag=True, help='On Modal: spend without asking.')
-@click.option('--max-dollars', type=click.FloatRange(0), default=None, help='On Modal: start no run whose expected cost would exceed this sum, with what was spent on these runs before.')
-@click.option('--secret', 'secrets', multiple=True, help='On Modal: a secret to use (huggingface, wandb).')
-@click.option('--detach', is_flag=True, help='On Modal: return once the study is handed over, instead of watching it.')
+@click.option(
+    '--max-dollars',
+    type=click.FloatRange(0),
+    default=None,
+    help='On Modal: start no run whose expected cost would exceed this sum, with what was spent on these runs before.',
+)
+@click.option(
+    '--secret', 'secrets', multiple=True, help='On Modal: a secret to use (huggingface, wandb).'
+)
+@click.option(
+    '--detach',
+    is_flag=True,
+    help='On Modal: return once the study is handed over, instead of watching it.',
+)
 @rates_option
 def run(paths, on, as_json, track, yes, max_dollars, secrets, detach, rates):
     "Train, rerank and measure every config of PATHS that is not done (YAML files or folders)."
     from reproduce_kit.config import read_configs
+
     if on == 'modal':
-        from reproduce_kit.encoders import BiEncoderSettings, EncoderSettings, encoders_of, read_made
-        if mine := [s.name for s in [*read_made(EncoderSettings, paths), *read_made(BiEncoderSettings, paths), *encoders_of(read_configs(paths, none=True))]]: raise KitError(f"{', '.join(dict.fromkeys(mine))}: encoders of our own and what starts from them are made where the run store is; name other files, or leave --on modal out")
-        return _run_modal(paths, read_configs(paths), as_json, track or '', yes, max_dollars, {*secrets, *([track] if track else [])}, detach, rates)
-    if track: _tracker(track)
+        from reproduce_kit.encoders import (
+            BiEncoderSettings,
+            EncoderSettings,
+            encoders_of,
+            read_made,
+        )
+
+        if mine := [
+            s.name
+            for s in [
+                *read_made(EncoderSettings, paths),
+                *read_made(BiEncoderSettings, paths),
+                *encoders_of(read_configs(paths, none=True)),
+            ]
+        ]:
+            raise KitError(
+                f"{', '.join(dict.fromkeys(mine))}: encoders of our own and what starts from them are made where the run store is; name other files, or leave --on modal out"
+            )
+        return _run_modal(
+            paths,
+            read_configs(paths),
+            as_json,
+            track or '',
+            yes,
+            max_dollars,
+            {*secrets, *([track] if track else [])},
+            detach,
+            rates,
+        )
+    if track:
+        _tracker(track)
     configs = read_configs(paths, none=True)
     from reproduce_kit.study import run_paths
-    start = time.time(); out = run_paths(paths, say=lambda m: click.echo(m, err=as_json))
-    study = configs[0].study if configs else ''; recipes = {c.recipe for c in configs}; only = f' --recipe {configs[0].recipe}' if len(recipes) == 1 and study != 'embedded' else ''
-    show(out | dict(seconds=round(time.time() - start, 1)), as_json,
-         lambda: f"{len(out['done'])} made, {len(out['skipped'])} done before, {len(out['failed'])} failed\n\nnext: reproduce {'run ' + ' '.join(paths) if out['failed'] else f'paper --study {study}{only}' if study else 'list ' + ' '.join(paths)}")
-    if out['failed'] or len(out['done']) + len(out['skipped']) < len(configs): sys.exit(1)
+
+    start = time.time()
+    out = run_paths(paths, say=lambda m: click.echo(m, err=as_json))
+    study = configs[0].study if configs else ''
+    recipes = {c.recipe for c in configs}
+    only = f' --recipe {configs[0].recipe}' if len(recipes) == 1 and study != 'embedded' else ''
+    show(
+        out | dict(seconds=round(time.time() - start, 1)),
+        as_json,
+        lambda: (
+            f"{len(out['done'])} made, {len(out['skipped'])} done before, {len(out['failed'])} failed\n\nnext: reproduce {'run ' + ' '.join(paths) if out['failed'] else f'paper --study {study}{only}' if study else 'list ' + ' '.join(paths)}"
+        ),
+    )
+    if out['failed'] or len(out['done']) + len(out['skipped']) < len(configs):
+        sys.exit(1)
 
 # %% ../nbs/90_cli.ipynb #e518f5b9
 def _cost_table(rows) -> str:
-    t = columns([(r['recipe'], r['name'], f"{r['updates']:,}", f"{r['gpus']} x {r['gpu']}" if r['gpu'] else 'no GPU', '' if r['gpu_hours'] is None else f"{r['gpu_hours']:.1f}", '' if r['hours'] is None else f"{r['hours']:.1f}", f"{r['dollars_per_hour']:.2f}", '?' if r['dollars'] is None else _dollars(r['dollars']), r['state']) for r in rows],
-                ('recipe', 'name', 'updates', 'on', 'GPU h', 'hours', '$/h', '$', 'state'))
+    t = columns(
+        [
+            (
+                r['recipe'],
+                r['name'],
+                f"{r['updates']:,}",
+                f"{r['gpus']} x {r['gpu']}" if r['gpu'] else 'no GPU',
+                '' if r['gpu_hours'] is None else f"{r['gpu_hours']:.1f}",
+                '' if r['hours'] is None else f"{r['hours']:.1f}",
+                f"{r['dollars_per_hour']:.2f}",
+                '?' if r['dollars'] is None else _dollars(r['dollars']),
+                r['state'],
+            )
+            for r in rows
+        ],
+        ('recipe', 'name', 'updates', 'on', 'GPU h', 'hours', '$/h', '$', 'state'),
+    )
     return t
 
+
 def _cost_note(rows, rates) -> str:
-    todo = [r for r in rows if r['state'] != 'done']; unknown = sum(r['dollars'] is None for r in todo)
-    said = '\n  '.join(sorted({f"{r['gpu'] or 'no GPU'}: {r['hours_from']}" for r in todo if r['hours_from']}))
-    return (f"{len(todo)} runs to do: {sum(r['gpu_hours'] or 0 for r in todo):.1f} GPU hours, {sum(r['dollars'] or 0 for r in todo):,.2f} dollars" + (f', and {unknown} whose hours nobody knows' if unknown else '')
-            + f"\nbesides, preparing once for all, if it was not done before: {8 * rates['dollars']['cpu core'] + 64 * rates['dollars']['GiB of memory']:.2f} dollars an hour"
-            + f"\nrates: {rates['source']} (GPU, cores and memory; `modal billing rates` prints yours; --rates takes another table)" + (f'\nthroughput:\n  {said}' if said else ''))
+    todo = [r for r in rows if r['state'] != 'done']
+    unknown = sum(r['dollars'] is None for r in todo)
+    said = '\n  '.join(
+        sorted({f"{r['gpu'] or 'no GPU'}: {r['hours_from']}" for r in todo if r['hours_from']})
+    )
+    return (
+        f"{len(todo)} runs to do: {sum(r['gpu_hours'] or 0 for r in todo):.1f} GPU hours, {sum(r['dollars'] or 0 for r in todo):,.2f} dollars"
+        + (f', and {unknown} whose hours nobody knows' if unknown else '')
+        + f"\nbesides, preparing once for all, if it was not done before: {8 * rates['dollars']['cpu core'] + 64 * rates['dollars']['GiB of memory']:.2f} dollars an hour"
+        + f"\nrates: {rates['source']} (GPU, cores and memory; `modal billing rates` prints yours; --rates takes another table)"
+        + (f'\nthroughput:\n  {said}' if said else '')
+    )
+
 
 def _run_modal(paths, configs, as_json, track, yes, max_dollars, secrets, detach, rates):
     from reproduce_kit.bill import read_rates
-    from reproduce_kit.remote import affordable, connect, fetch_study, price, remote_states, start_study, watch
-    def say(m): click.echo(m, err=True)
-    table, known = read_rates(rates), {}; rows = {c.identity: price(c, table, known) for c in configs}
-    if too := [r['name'] for r in rows.values() if r['fits'] is False]: raise KitError(f"too large for their GPU: {', '.join(too)}; lower device_batch, or name a larger GPU; nothing was started")
-    connect(); there = {r['cfg'].identity: r for r in remote_states(configs)}
-    todo = [c for c in configs if rows[c.identity]['state'] != 'done' and there[c.identity]['state'] not in ('done', 'running', 'waiting', 'preparing')]
+    from reproduce_kit.remote import (
+        affordable,
+        connect,
+        fetch_study,
+        price,
+        remote_states,
+        start_study,
+        watch,
+    )
+
+    def say(m):
+        click.echo(m, err=True)
+
+    table, known = read_rates(rates), {}
+    rows = {c.identity: price(c, table, known) for c in configs}
+    if too := [r['name'] for r in rows.values() if r['fits'] is False]:
+        raise KitError(
+            f"too large for their GPU: {', '.join(too)}; lower device_batch, or name a larger GPU; nothing was started"
+        )
+    connect()
+    there = {r['cfg'].identity: r for r in remote_states(configs)}
+    todo = [
+        c
+        for c in configs
+        if rows[c.identity]['state'] != 'done'
+        and there[c.identity]['state'] not in ('done', 'running', 'waiting', 'preparing')
+    ]
     leave = []
     if max_dollars is not None and todo:
-        bound = sum(max(r['dollars'] or 0, (rows[i]['dollars'] or 0) if r['state'] in ('running', 'waiting', 'preparing') else 0) for i, r in there.items())  # spent, or about to be
-        fits, leave = affordable([rows[c.identity] for c in todo], max_dollars, bound); todo = [c for c in todo if rows[c.identity] in fits]
+        bound = sum(
+            max(
+                r['dollars'] or 0,
+                (rows[i]['dollars'] or 0)
+                if r['state'] in ('running', 'waiting', 'preparing')
+                else 0,
+            )
+            for i, r in there.items()
+        )  # spent, or about to be
+        fits, leave = affordable([rows[c.identity] for c in todo], max_dollars, bound)
+        todo = [c for c in todo if rows[c.identity] in fits]
     say(_cost_table([rows[c.identity] for c in todo])) if todo else None
-    if leave: say(f"not started, {max_dollars:,.2f} dollars would not cover them: {', '.join(r['name'] for r in leave)}")
+    if leave:
+        say(
+            f"not started, {max_dollars:,.2f} dollars would not cover them: {', '.join(r['name'] for r in leave)}"
+        )
     out = dict(started=[c.name for c in todo], left=[r['name'] for r in leave], call=None)
     if todo:
         say(_cost_note([rows[c.identity] for c in todo], table))
-        if not yes and not click.confirm(f'start {len(todo)} runs on Modal?', err=True): say('nothing was started'); sys.exit(1)
+        if not yes and not click.confirm(f'start {len(todo)} runs on Modal?', err=True):
+            say('nothing was started')
+            sys.exit(1)
         out['call'] = start_study(todo, table, sorted(secrets), track, say=say)
-    follow = [c for c in configs if c in todo or there[c.identity]['state'] in ('running', 'waiting', 'preparing')]
-    at = ' '.join(paths); study = configs[0].study
-    if detach: return show(out, as_json, lambda: (f"handed over ({out['call']}); this machine may be switched off" if out['call'] else f'nothing to start; {len(follow)} under way') + f"\n\nnext: reproduce list {at} --on modal, and in the end: reproduce fetch {study}")
+    follow = [
+        c
+        for c in configs
+        if c in todo or there[c.identity]['state'] in ('running', 'waiting', 'preparing')
+    ]
+    at = ' '.join(paths)
+    study = configs[0].study
+    if detach:
+        return show(
+            out,
+            as_json,
+            lambda: (
+                (
+                    f"handed over ({out['call']}); this machine may be switched off"
+                    if out['call']
+                    else f'nothing to start; {len(follow)} under way'
+                )
+                + f"\n\nnext: reproduce list {at} --on modal, and in the end: reproduce fetch {study}"
+            ),
+        )
     if follow:
         say('watching; Ctrl-C leaves the runs alone')
-        try: ends = watch(follow, out['call'] or '', say=say)
-        except KeyboardInterrupt: say(f'\nno longer watching; the runs go on. next: reproduce list {at} --on modal, and in the end: reproduce fetch {study}'); sys.exit(130)
+        try:
+            ends = watch(follow, out['call'] or '', say=say)
+        except KeyboardInterrupt:
+            say(
+                f'\nno longer watching; the runs go on. next: reproduce list {at} --on modal, and in the end: reproduce fetch {study}'
+            )
+            sys.exit(130)
         out['ends'] = {r['cfg'].name: dict(state=r['state'], message=r['message']) for r in ends}
     home = [s for s in dict.fromkeys(c.study for c in configs)]
-    out['brought'] = {s: {k: v for k, v in got.items() if k not in ('fetched', 'kept')} for s in home if (got := fetch_study(s))['runs']} if any(r['state'] in ('done', 'failed') for r in remote_states(configs)) else {}
+    out['brought'] = (
+        {
+            s: {k: v for k, v in got.items() if k not in ('fetched', 'kept')}
+            for s in home
+            if (got := fetch_study(s))['runs']
+        }
+        if any(r['state'] in ('done', 'failed') for r in remote_states(configs))
+        else {}
+    )
     bad = {n: e for n, e in out.get('ends', {}).items() if e['state'] != 'done'}
-    def text(): return '\n'.join([*([] if todo or follow or out['brought'] else [f'nothing to start: {len(configs) - len(leave)} of {len(configs)} runs are done']), *(f"{n} {e['state']}: {e['message']}" for n, e in bad.items()), *(f"{s}: {len(b['runs'])} runs brought home; {_dollars(b['dollars'])} dollars, {b['bill']}" for s, b in out['brought'].items())]) + f"\n\nnext: reproduce {f'run {at} --on modal' if bad or leave else f'paper --study {study}'}"
+
+    def text():
+        return (
+            '\n'.join(
+                [
+                    *(
+                        []
+                        if todo or follow or out['brought']
+                        else [
+                            f'nothing to start: {len(configs) - len(leave)} of {len(configs)} runs are done'
+                        ]
+                    ),
+                    *(f"{n} {e['state']}: {e['message']}" for n, e in bad.items()),
+                    *(
+                        f"{s}: {len(b['runs'])} runs brought home; {_dollars(b['dollars'])} dollars, {b['bill']}"
+                        for s, b in out['brought'].items()
+                    ),
+                ]
+            )
+            + f"\n\nnext: reproduce {f'run {at} --on modal' if bad or leave else f'paper --study {study}'}"
+        )
+
     show(out, as_json, text)
-    if bad: sys.exit(1)
+    if bad:
+        sys.exit(1)
 
 # %% ../nbs/90_cli.ipynb #0d7a9840
 def pick(run: str):
     "The config that RUN means: a YAML file, a name, RECIPE/NAME, STUDY/RECIPE/NAME, an identity, or a run folder's name."
     from reproduce_kit.config import read_configs
     from reproduce_kit.store import run_folder
-    known = read_configs([run] if run.endswith('.yaml') else [root()/'params'])
-    found = known if run.endswith('.yaml') else [c for c in known if run in (c.name, f'{c.recipe}/{c.name}', f'{c.study}/{c.recipe}/{c.name}', c.identity, run_folder(c).name, f'{c.study}/{c.recipe}/{run_folder(c).name}')]
-    if not found: raise KitError(f"no run {run!r} in params/{did_you_mean(run, {c.name for c in known})}")
-    if len(found) > 1: raise KitError(f"{run!r} means {len(found)} runs; say which: {', '.join(f'{c.study}/{c.recipe}/{c.name}' for c in found[:8])}")
+
+    known = read_configs([run] if run.endswith('.yaml') else [root() / 'params'])
+    found = (
+        known
+        if run.endswith('.yaml')
+        else [
+            c
+            for c in known
+            if run
+            in (
+                c.name,
+                f'{c.recipe}/{c.name}',
+                f'{c.study}/{c.recipe}/{c.name}',
+                c.identity,
+                run_folder(c).name,
+                f'{c.study}/{c.recipe}/{run_folder(c).name}',
+            )
+        ]
+    )
+    if not found:
+        raise KitError(f"no run {run!r} in params/{did_you_mean(run, {c.name for c in known})}")
+    if len(found) > 1:
+        raise KitError(
+            f"{run!r} means {len(found)} runs; say which: {', '.join(f'{c.study}/{c.recipe}/{c.name}' for c in found[:8])}"
+        )
     return found[0]
+
 
 @main.command()
 @click.argument('run')
-@click.option('--on', type=click.Choice(['local', 'modal']), default='modal', show_default=True, help='Where it runs.')
-@click.option('--lines', default=8, show_default=True, type=click.IntRange(1), help='How many of the last history lines.')
+@click.option(
+    '--on',
+    type=click.Choice(['local', 'modal']),
+    default='modal',
+    show_default=True,
+    help='Where it runs.',
+)
+@click.option(
+    '--lines',
+    default=8,
+    show_default=True,
+    type=click.IntRange(1),
+    help='How many of the last history lines.',
+)
 @as_json
 def logs(run, on, lines, as_json):
     "How far RUN is: state, updates, time to go, cost so far, its last losses and what stopped it."
     from reproduce_kit.remote import run_log
     from reproduce_kit.study import in_words
+
     got = run_log(pick(run), on, lines)
+
     def text():
-        head = f"{got['run']}: {got['state']}" + (f", {got['step']}/{got['of']} updates" if got['of'] else '') + (f", {in_words(got['eta'])} to go" if got['eta'] else '') + (f", on {got['device']}" if got['device'] else '') + (f", {got['dollars']:.2f} dollars so far (estimated)" if got['dollars'] is not None else '')
-        rows = [(h['step'], f"{h['epoch']:.2f}", f"{h['loss']:.4f}" if 'loss' in h else '', f"{h['learning_rate']:.2e}" if 'learning_rate' in h else '', f"{h['eval_loss']:.4f}" if 'eval_loss' in h else '') for h in got['history']]
-        if got['cell'] is not None: head += f"; stopped in cell {got['cell']} of train.ipynb"
-        return '\n\n'.join(x for x in (head, columns(rows, ('update', 'epoch', 'loss', 'rate', 'dev loss')) if rows else '', got['message'], got['traceback']) if x)
+        head = (
+            f"{got['run']}: {got['state']}"
+            + (f", {got['step']}/{got['of']} updates" if got['of'] else '')
+            + (f", {in_words(got['eta'])} to go" if got['eta'] else '')
+            + (f", on {got['device']}" if got['device'] else '')
+            + (
+                f", {got['dollars']:.2f} dollars so far (estimated)"
+                if got['dollars'] is not None
+                else ''
+            )
+        )
+        rows = [
+            (
+                h['step'],
+                f"{h['epoch']:.2f}",
+                f"{h['loss']:.4f}" if 'loss' in h else '',
+                f"{h['learning_rate']:.2e}" if 'learning_rate' in h else '',
+                f"{h['eval_loss']:.4f}" if 'eval_loss' in h else '',
+            )
+            for h in got['history']
+        ]
+        if got['cell'] is not None:
+            head += f"; stopped in cell {got['cell']} of train.ipynb"
+        return '\n\n'.join(
+            x
+            for x in (
+                head,
+                columns(rows, ('update', 'epoch', 'loss', 'rate', 'dev loss')) if rows else '',
+                got['message'],
+                got['traceback'],
+            )
+            if x
+        )
+
     show(got, as_json, text)
+
 
 @main.command()
 @click.argument('study')
@@ -220,9 +629,27 @@ def logs(run, on, lines, as_json):
 def fetch(study, checkpoints, as_json):
     "Bring what ended on Modal home: manifests, histories, run files, per-query values, executed notebooks; verified by hash."
     from reproduce_kit.remote import fetch_study
-    study = study.removeprefix('params/').strip('/').split('/')[0]; got = fetch_study(study, checkpoints, say=lambda m: click.echo(m, err=True))
-    if not got['runs']: raise KitError(f"no run of {study} has ended on Modal; `reproduce list params/{study} --on modal` shows how far they are")
-    show(got, as_json, lambda: f"{len(got['runs'])} runs: {len(got['fetched'])} files fetched ({got['bytes'] / 2**20:.1f} MiB), {len(got['kept'])} were here\n" + (f"{_dollars(got['dollars'])} dollars ({got['bill']})" if got['dollars'] is not None else got['bill']) + f'\n\nnext: reproduce paper --study {study}')
+
+    study = study.removeprefix('params/').strip('/').split('/')[0]
+    got = fetch_study(study, checkpoints, say=lambda m: click.echo(m, err=True))
+    if not got['runs']:
+        raise KitError(
+            f"no run of {study} has ended on Modal; `reproduce list params/{study} --on modal` shows how far they are"
+        )
+    show(
+        got,
+        as_json,
+        lambda: (
+            f"{len(got['runs'])} runs: {len(got['fetched'])} files fetched ({got['bytes'] / 2**20:.1f} MiB), {len(got['kept'])} were here\n"
+            + (
+                f"{_dollars(got['dollars'])} dollars ({got['bill']})"
+                if got['dollars'] is not None
+                else got['bill']
+            )
+            + f'\n\nnext: reproduce paper --study {study}'
+        ),
+    )
+
 
 @main.command()
 @click.argument('run')
@@ -230,23 +657,47 @@ def fetch(study, checkpoints, as_json):
 def stop(run, as_json):
     "Stop RUN on Modal; its last checkpoint stays, and the same `run` command goes on from there."
     from reproduce_kit.remote import stop_run
+
     row = stop_run(pick(run))
-    show(dict(run=row['path'], state=row['state'], step=row['step']), as_json, lambda: f"{row['path']}: stopped at {row['step']} of {row['of'] or '?'} updates\n\nnext: reproduce list --on modal")
+    show(
+        dict(run=row['path'], state=row['state'], step=row['step']),
+        as_json,
+        lambda: (
+            f"{row['path']}: stopped at {row['step']} of {row['of'] or '?'} updates\n\nnext: reproduce list --on modal"
+        ),
+    )
+
 
 @main.command()
 @click.argument('run')
 @click.option('--epoch', required=True, type=click.IntRange(1))
-@click.option('--set', 'sets', multiple=True, required=True, help='A test set of the run\'s collection, e.g. dl20.')
+@click.option(
+    '--set',
+    'sets',
+    multiple=True,
+    required=True,
+    help='A test set of the run\'s collection, e.g. dl20.',
+)
 @on_option
 @as_json
 def evaluate(run, epoch, sets, on, as_json):
     "Measure a stored checkpoint of RUN on more test sets; the results lie beside its epoch."
     from reproduce_kit.remote import measure_stored
+
     got = measure_stored(pick(run), epoch, list(sets), on)
-    show(got, as_json, lambda: '\n'.join(columns([(s, k, f'{v:.4f}') for k, v in m.items()], ('set', 'measure', '')) for s, m in got.items()))
+    show(
+        got,
+        as_json,
+        lambda: '\n'.join(
+            columns([(s, k, f'{v:.4f}') for k, v in m.items()], ('set', 'measure', ''))
+            for s, m in got.items()
+        ),
+    )
 
 # %% ../nbs/90_cli.ipynb #40c25aca
-def _gib(r): return f"{r['memory_gib']['total']:.1f}"
+def _gib(r):
+    return f"{r['memory_gib']['total']:.1f}"
+
 
 @main.command()
 @click.argument('paths', nargs=-1, type=click.Path())
@@ -257,23 +708,95 @@ def plan(paths, on, rates, as_json):
     "What the runs of PATHS will be: updates, batches, schedule, GPU memory and hours, on Modal dollars (default: all of params/). Starts nothing, asks no network."
     from reproduce_kit.config import read_configs
     from reproduce_kit.plan import plan_error, plan_run
+
     if on == 'modal':
         from reproduce_kit.bill import read_rates
         from reproduce_kit.remote import price
-        table, known = read_rates(rates), {}; rows = [price(c, table, known) for c in read_configs(paths or [root()/'params'])]; todo = [r for r in rows if r['state'] != 'done']
-        return show(dict(runs=rows, gpu_hours=round(sum(r['gpu_hours'] or 0 for r in todo), 1), dollars=round(sum(r['dollars'] or 0 for r in todo), 2), rates=table), as_json,
-                    lambda: f"{_cost_table(rows)}\n\n{_cost_note(rows, table)}\n\nnext: reproduce run {' '.join(paths)} --on modal")
-    known = {}; rows = [plan_run(c, known) for c in read_configs(paths or [root()/'params'])]; errors = {g or 'this machine': e for g, made in known.items() if (e := plan_error(g, made))}
-    for r in rows: r['plan_error'] = errors.get(r['gpu'] or 'this machine')
+
+        table, known = read_rates(rates), {}
+        rows = [price(c, table, known) for c in read_configs(paths or [root() / 'params'])]
+        todo = [r for r in rows if r['state'] != 'done']
+        return show(
+            dict(
+                runs=rows,
+                gpu_hours=round(sum(r['gpu_hours'] or 0 for r in todo), 1),
+                dollars=round(sum(r['dollars'] or 0 for r in todo), 2),
+                rates=table,
+            ),
+            as_json,
+            lambda: (
+                f"{_cost_table(rows)}\n\n{_cost_note(rows, table)}\n\nnext: reproduce run {' '.join(paths)} --on modal"
+            ),
+        )
+    known = {}
+    rows = [plan_run(c, known) for c in read_configs(paths or [root() / 'params'])]
+    errors = {g or 'this machine': e for g, made in known.items() if (e := plan_error(g, made))}
+    for r in rows:
+        r['plan_error'] = errors.get(r['gpu'] or 'this machine')
     hours = sum(r['gpu_hours'] or 0 for r in rows if r['state'] != 'done')
+
     def text():
-        t = columns([(r['recipe'], r['name'], f"{r['updates']:,}", f"{r['batch']['global']} = {r['batch']['per_device']} x {r['batch']['world']} x {r['batch']['accumulation']}", r['schedule'], _gib(r),
-                      f"{r['gpus']} x {r['gpu']}" if r['gpu'] else 'any', '' if r['gpu_hours'] is None else f"{r['gpu_hours']:.1f}", r['state']) for r in rows],
-                    ('recipe', 'name', 'updates', 'global batch = per device x devices x pieces', 'schedule', 'GiB', 'for', 'GPU h', 'state'))
+        t = columns(
+            [
+                (
+                    r['recipe'],
+                    r['name'],
+                    f"{r['updates']:,}",
+                    f"{r['batch']['global']} = {r['batch']['per_device']} x {r['batch']['world']} x {r['batch']['accumulation']}",
+                    r['schedule'],
+                    _gib(r),
+                    f"{r['gpus']} x {r['gpu']}" if r['gpu'] else 'any',
+                    '' if r['gpu_hours'] is None else f"{r['gpu_hours']:.1f}",
+                    r['state'],
+                )
+                for r in rows
+            ],
+            (
+                'recipe',
+                'name',
+                'updates',
+                'global batch = per device x devices x pieces',
+                'schedule',
+                'GiB',
+                'for',
+                'GPU h',
+                'state',
+            ),
+        )
         small = [r['name'] for r in rows if r['fits'] is False]
-        here = [r for r in rows if r['here'] is not None]; said = sorted({r['hours_from'] for r in rows if r['hours_from'] and r['gpu']})
-        return t + (f"\n\n{len(rows)} runs, {hours:.0f} GPU hours to do ({'; '.join(said)})" if said else '') + (f"\n\nhere: {sum(r['here'] for r in here):.1f} hours for {len(here)} runs, {sum(r['here'] for r in here if r['state'] != 'done'):.1f} of them to do ({(n := sum(r['hours_from'].startswith('measured') for r in here))} by runs that were measured on a machine like this{', the others by arithmetic' * (n < len(here))})" if here else '') + ''.join(f"\nthe last run on {g}, {e['run']}, took {60 * e['hours']:.1f} minutes; planned from what was known before it: {60 * e['planned']:.1f} ({100 * e['off']:+.0f}%; {e['hours_from']})" for g, e in errors.items()) + ''.join(f"\nno run on {g} is in the store: how far off its hours are is not known" for g in dict.fromkeys(r['gpu'] for r in rows) if g and g not in errors) + (f"\ntoo large for their GPU, lower device_batch: {', '.join(small)}" if small else '') + f"\n\nnext: reproduce run {' '.join(paths) or 'params/embedded'}"
+        here = [r for r in rows if r['here'] is not None]
+        said = sorted({r['hours_from'] for r in rows if r['hours_from'] and r['gpu']})
+        return (
+            t
+            + (
+                f"\n\n{len(rows)} runs, {hours:.0f} GPU hours to do ({'; '.join(said)})"
+                if said
+                else ''
+            )
+            + (
+                f"\n\nhere: {sum(r['here'] for r in here):.1f} hours for {len(here)} runs, {sum(r['here'] for r in here if r['state'] != 'done'):.1f} of them to do ({(n := sum(r['hours_from'].startswith('measured') for r in here))} by runs that were measured on a machine like this{', the others by arithmetic' * (n < len(here))})"
+                if here
+                else ''
+            )
+            + ''.join(
+                f"\nthe last run on {g}, {e['run']}, took {60 * e['hours']:.1f} minutes; planned from what was known before it: {60 * e['planned']:.1f} ({100 * e['off']:+.0f}%; {e['hours_from']})"
+                for g, e in errors.items()
+            )
+            + ''.join(
+                f"\nno run on {g} is in the store: how far off its hours are is not known"
+                for g in dict.fromkeys(r['gpu'] for r in rows)
+                if g and g not in errors
+            )
+            + (
+                f"\ntoo large for their GPU, lower device_batch: {', '.join(small)}"
+                if small
+                else ''
+            )
+            + f"\n\nnext: reproduce run {' '.join(paths) or 'params/embedded'}"
+        )
+
     show(dict(runs=rows, gpu_hours=round(hours, 1)) if as_json else rows, as_json, text)
+
 
 @main.command()
 @click.argument('paths', nargs=-1, required=True, type=click.Path())
@@ -282,6 +805,7 @@ def prepare(paths, as_json):
     "Fetch and check what the runs of PATHS need (weights, data, first-stage candidates through the gate) without training; no GPU needed."
     from reproduce_kit.config import read_configs
     from reproduce_kit.study import prepare_configs
+
     rows = prepare_configs(read_configs(paths), say=lambda m: click.echo(m, err=as_json))
     show(rows, as_json, lambda: f"\nnext: reproduce run {' '.join(paths)}")
 
@@ -289,18 +813,78 @@ def prepare(paths, as_json):
 def _check_text(runs, cells, against) -> str:
     from reproduce_kit.audit import AS_PRINTED
     from reproduce_kit.check import AGAINST, STATES
+
     made = [r for r in runs if r['state'] != 'not run'] or runs[:6]
-    out = [columns([(r['recipe'], r['name'], r['identity'], r['state'], '; '.join(r['differences'])) for r in made], ('recipe', 'name', 'identity', 'state', 'differences')) + (f'\n... and {len(runs) - len(made)} that were not run' if len(made) < len(runs) else '')]
-    if bad := [r for r in runs if r['state'] == 'differs']: out.append(f"{len(bad)} of {len(runs)} runs are not what their config says; delete their folders and run them again")
+    out = [
+        columns(
+            [
+                (r['recipe'], r['name'], r['identity'], r['state'], '; '.join(r['differences']))
+                for r in made
+            ],
+            ('recipe', 'name', 'identity', 'state', 'differences'),
+        )
+        + (f'\n... and {len(runs) - len(made)} that were not run' if len(made) < len(runs) else '')
+    ]
+    if bad := [r for r in runs if r['state'] == 'differs']:
+        out.append(
+            f"{len(bad)} of {len(runs)} runs are not what their config says; delete their folders and run them again"
+        )
     if cells:
-        out.append(f"{len(cells)} published cells ({AGAINST[against]}):\n" + columns([(r, *(sum(c['recipe'] == r and c['state'] == s for c in cells) for s in STATES)) for r in dict.fromkeys(c['recipe'] for c in cells)], ('recipe', *STATES)))
-        some = [(c['recipe'], f"{c['model']} + {c['optimizer']}".removesuffix(' + '), c['epoch'] or '', AS_PRINTED[c['measure']], c['published'], f"{c['ours']:.4f}", f"-{c['tolerance'][0]:.4f} +{c['tolerance'][1]:.4f} ({c['origin']})", c['state'], c['why']) for c in cells if c['ours'] is not None]
-        out.append(columns(some, ('recipe', 'row', 'epoch', 'measure', 'published', 'ours', 'tolerance', 'state', '')) if some else 'next: reproduce run params/lion-vs-adamw/as-run --on modal')
+        out.append(
+            f"{len(cells)} published cells ({AGAINST[against]}):\n"
+            + columns(
+                [
+                    (r, *(sum(c['recipe'] == r and c['state'] == s for c in cells) for s in STATES))
+                    for r in dict.fromkeys(c['recipe'] for c in cells)
+                ],
+                ('recipe', *STATES),
+            )
+        )
+        some = [
+            (
+                c['recipe'],
+                f"{c['model']} + {c['optimizer']}".removesuffix(' + '),
+                c['epoch'] or '',
+                AS_PRINTED[c['measure']],
+                c['published'],
+                f"{c['ours']:.4f}",
+                f"-{c['tolerance'][0]:.4f} +{c['tolerance'][1]:.4f} ({c['origin']})",
+                c['state'],
+                c['why'],
+            )
+            for c in cells
+            if c['ours'] is not None
+        ]
+        out.append(
+            columns(
+                some,
+                (
+                    'recipe',
+                    'row',
+                    'epoch',
+                    'measure',
+                    'published',
+                    'ours',
+                    'tolerance',
+                    'state',
+                    '',
+                ),
+            )
+            if some
+            else 'next: reproduce run params/lion-vs-adamw/as-run --on modal'
+        )
     return '\n\n'.join(out)
+
 
 @main.command()
 @click.argument('paths', nargs=-1, type=click.Path())
-@click.option('--against', type=click.Choice(['paper', 'authors', 'thesis']), default='paper', show_default=True, help='Whose numbers: Table I as printed, the authors\' raw outputs, or the thesis\' table.')
+@click.option(
+    '--against',
+    type=click.Choice(['paper', 'authors', 'thesis']),
+    default='paper',
+    show_default=True,
+    help='Whose numbers: Table I as printed, the authors\' raw outputs, or the thesis\' table.',
+)
 @as_json
 def check(paths, against, as_json):
     "Was it reproduced? Runs against what their configs ask for, and every published cell against the runs (PATHS: studies, or files and folders of params/; default: all). Exit code 1 where something differs, 3 where PATHS name published rows that were not run or cannot be compared."
@@ -308,51 +892,133 @@ def check(paths, against, as_json):
     from reproduce_kit.check import check_cells, verdict
     from reproduce_kit.config import BACKBONES, OPTIMIZERS, read_configs
     from reproduce_kit.plan import check_configs
-    configs = read_configs([root()/'params'/p if (root()/'params'/p).is_dir() else p for p in paths] or [root()/'params'])
-    runs = check_configs(configs); bad = [r for r in runs if r['state'] == 'differs']; asked = {(BACKBONES[c.backbone].get('repo'), c.recipe, OPTIMIZERS[c.optimizer]) for c in configs}
-    cells = [x for s in dict.fromkeys(c.study for c in configs) for x in check_cells(s, '', against) if any(r == x['recipe'] and (x['model'] == 'BM25' or o == x['optimizer'] and SHORT.get(b) == x['model']) for b, r, o in asked)]
-    show(dict(runs=runs, against=against, cells=cells), as_json, lambda: _check_text(runs, cells, against))
+
+    configs = read_configs(
+        [root() / 'params' / p if (root() / 'params' / p).is_dir() else p for p in paths]
+        or [root() / 'params']
+    )
+    runs = check_configs(configs)
+    bad = [r for r in runs if r['state'] == 'differs']
+    asked = {
+        (BACKBONES[c.backbone].get('repo'), c.recipe, OPTIMIZERS[c.optimizer]) for c in configs
+    }
+    cells = [
+        x
+        for s in dict.fromkeys(c.study for c in configs)
+        for x in check_cells(s, '', against)
+        if any(
+            r == x['recipe']
+            and (x['model'] == 'BM25' or o == x['optimizer'] and SHORT.get(b) == x['model'])
+            for b, r, o in asked
+        )
+    ]
+    show(
+        dict(runs=runs, against=against, cells=cells),
+        as_json,
+        lambda: _check_text(runs, cells, against),
+    )
     code = 1 if bad else verdict(cells)
-    if code and not (code == 3 and not paths): sys.exit(code)
+    if code and not (code == 3 and not paths):
+        sys.exit(code)
 
 # %% ../nbs/90_cli.ipynb #87c9a929
 @main.command()
-@click.option('--checkpoint', required=True, type=click.Path(), help='Folder with a cross-encoder, e.g. runs/.../epoch-3/model.')
-@click.option('--collection', required=True, type=click.Path(), help='Folder with passages, topics and qrels.')
+@click.option(
+    '--checkpoint',
+    required=True,
+    type=click.Path(),
+    help='Folder with a cross-encoder, e.g. runs/.../epoch-3/model.',
+)
+@click.option(
+    '--collection', required=True, type=click.Path(), help='Folder with passages, topics and qrels.'
+)
 @click.option('--split', default='', help='Which split, when the folder has several with text.')
-@click.option('--depth', default=1000, show_default=True, type=click.IntRange(1), help='Candidates per topic.')
-@click.option('--max-length', type=click.IntRange(8), default=None, help='Tokens of topic and passage together (default: the model\'s own).')
-@click.option('--out', type=click.Path(), default=None, help='Write the ranking to this TREC run file (.gz to compress).')
+@click.option(
+    '--depth', default=1000, show_default=True, type=click.IntRange(1), help='Candidates per topic.'
+)
+@click.option(
+    '--max-length',
+    type=click.IntRange(8),
+    default=None,
+    help='Tokens of topic and passage together (default: the model\'s own).',
+)
+@click.option(
+    '--out',
+    type=click.Path(),
+    default=None,
+    help='Write the ranking to this TREC run file (.gz to compress).',
+)
 @as_json
 def rerank(checkpoint, collection, split, depth, max_length, out, as_json):
     "Rerank a collection's candidates with a checkpoint and report all measures."
     from reproduce_kit.rerank import rerank_collection
-    t = rerank_collection(checkpoint, collection, split, depth, max_length, out, progress=not as_json)
+
+    t = rerank_collection(
+        checkpoint, collection, split, depth, max_length, out, progress=not as_json
+    )
     d, low, high = t.attrs['difference']
-    show(dict(t.attrs, measures=t.T.to_dict()), as_json, lambda: (
-        f"{t.attrs['collection']} {t.attrs['split']}: {t.attrs['topics']} topics, depth {depth}\n\n" + t.T.round(4).to_string(float_format='%.4f') +
-        f"\n\nnDCG@10 reranked minus first stage: {d:+.4f}, 95 % paired bootstrap interval [{low:+.4f}, {high:+.4f}]" + (f'\nwrote {out}' if out else '')))
+    show(
+        dict(t.attrs, measures=t.T.to_dict()),
+        as_json,
+        lambda: (
+            f"{t.attrs['collection']} {t.attrs['split']}: {t.attrs['topics']} topics, depth {depth}\n\n"
+            + t.T.round(4).to_string(float_format='%.4f')
+            + f"\n\nnDCG@10 reranked minus first stage: {d:+.4f}, 95 % paired bootstrap interval [{low:+.4f}, {high:+.4f}]"
+            + (f'\nwrote {out}' if out else '')
+        ),
+    )
 
 # %% ../nbs/90_cli.ipynb #0fe74209
 @main.command()
-@click.option('--model', required=True, type=click.Path(), help='Folder with a bi-encoder, e.g. runs/tite/bi-encoders/.../model.')
-@click.option('--collection', required=True, type=click.Path(), help='Folder with passages, topics and qrels; BEIR\'s layout will do.')
+@click.option(
+    '--model',
+    required=True,
+    type=click.Path(),
+    help='Folder with a bi-encoder, e.g. runs/tite/bi-encoders/.../model.',
+)
+@click.option(
+    '--collection',
+    required=True,
+    type=click.Path(),
+    help='Folder with passages, topics and qrels; BEIR\'s layout will do.',
+)
 @click.option('--split', default='', help='Which split, when the folder has several with text.')
-@click.option('--depth', default=1000, show_default=True, type=click.IntRange(1), help='Passages per topic.')
-@click.option('--out', type=click.Path(), default=None, help='Write the ranking to this TREC run file (.gz to compress).')
+@click.option(
+    '--depth', default=1000, show_default=True, type=click.IntRange(1), help='Passages per topic.'
+)
+@click.option(
+    '--out',
+    type=click.Path(),
+    default=None,
+    help='Write the ranking to this TREC run file (.gz to compress).',
+)
 @as_json
 def retrieve(model, collection, split, depth, out, as_json):
     "Rank a whole collection by a bi-encoder's dot products (exact search) and report all measures."
     from reproduce_kit.dense import retrieve_collection
+
     t = retrieve_collection(model, collection, split, depth, out, progress=not as_json)
-    show(dict(t.attrs, measures=t.T.to_dict()), as_json, lambda: f"{t.attrs['collection']} {t.attrs['split']}: {t.attrs['topics']} topics, {t.attrs['passages']:,} passages\n\n" + t.T.round(4).to_string(float_format='%.4f') + (f'\nwrote {out}' if out else ''))
+    show(
+        dict(t.attrs, measures=t.T.to_dict()),
+        as_json,
+        lambda: (
+            f"{t.attrs['collection']} {t.attrs['split']}: {t.attrs['topics']} topics, {t.attrs['passages']:,} passages\n\n"
+            + t.T.round(4).to_string(float_format='%.4f')
+            + (f'\nwrote {out}' if out else '')
+        ),
+    )
 
 # %% ../nbs/90_cli.ipynb #3f39b66c
 def _make(names, study, recipe, as_json, then):
     from reproduce_kit.paper import make_outputs
-    out = [str(p) for p in make_outputs(names, study, recipe, say=lambda m: click.echo(m, err=as_json))]
-    if then: show(out, as_json, lambda: f'\nnext: {then}')
+
+    out = [
+        str(p) for p in make_outputs(names, study, recipe, say=lambda m: click.echo(m, err=as_json))
+    ]
+    if then:
+        show(out, as_json, lambda: f'\nnext: {then}')
     return out
+
 
 @main.command()
 @study_option
@@ -361,7 +1027,9 @@ def _make(names, study, recipe, as_json, then):
 def tables(study, recipe, as_json):
     "Regenerate the tables and numbers.tex from the run store."
     from reproduce_kit.paper import TABLES
+
     _make(TABLES, study, recipe, as_json, 'reproduce figures')
+
 
 @main.command()
 @study_option
@@ -370,7 +1038,9 @@ def tables(study, recipe, as_json):
 def figures(study, recipe, as_json):
     "Regenerate the figures from the run store."
     from reproduce_kit.paper import FIGURES
+
     _make(FIGURES, study, recipe, as_json, 'reproduce paper')
+
 
 @main.command()
 @study_option
@@ -379,22 +1049,39 @@ def figures(study, recipe, as_json):
 def paper(study, recipe, as_json):
     "Tables, figures, and the typeset paper/main.pdf."
     from reproduce_kit.paper import FIGURES, TABLES, shown, typeset
+
     out = _make(TABLES + FIGURES, study, recipe, as_json, '')
     pdf = typeset()
-    show(out + [str(pdf)], as_json, lambda: f'wrote {shown(pdf)}\n\nnext: reproduce why paper/tables/table1.tex')
+    show(
+        out + [str(pdf)],
+        as_json,
+        lambda: f'wrote {shown(pdf)}\n\nnext: reproduce why paper/tables/table1.tex',
+    )
 
 # %% ../nbs/90_cli.ipynb #30499501
 @main.command()
 @click.argument('study')
 @recipe_option
-@click.option('--out', type=click.Path(dir_okay=False), default=None, help='The file to write (default: report.html in the study\'s folder of the run store).')
+@click.option(
+    '--out',
+    type=click.Path(dir_okay=False),
+    default=None,
+    help='The file to write (default: report.html in the study\'s folder of the run store).',
+)
 @as_json
 def report(study, recipe, out, as_json):
     "STUDY as one self-contained HTML page: tables, figures, verdicts, claims, audit, provenance, environment."
     from reproduce_kit.paper import shown
     from reproduce_kit.report import report as write
+
     path = write(study.removeprefix('params/').strip('/').split('/')[0], recipe, out).resolve()
-    show(dict(file=str(path), bytes=path.stat().st_size), as_json, lambda: f'wrote {shown(path)} ({path.stat().st_size / 2**20:.1f} MiB, nothing outside of it is needed)')
+    show(
+        dict(file=str(path), bytes=path.stat().st_size),
+        as_json,
+        lambda: (
+            f'wrote {shown(path)} ({path.stat().st_size / 2**20:.1f} MiB, nothing outside of it is needed)'
+        ),
+    )
 
 # %% ../nbs/90_cli.ipynb #862faa89
 @main.command()
@@ -404,74 +1091,194 @@ def report(study, recipe, out, as_json):
 def why(file, cell, as_json):
     "Where the numbers of a generated FILE come from; words after it select cells (as: lion 3 ndcg)."
     from reproduce_kit.paper import why as ask
+
     got = ask(file, ' '.join(cell))
-    def place_(x): return x if isinstance(x, str) else ' '.join(filter(None, x))
-    def brief(x): return x if len(x) <= 60 else x[:57] + '...'
+
+    def place_(x):
+        return x if isinstance(x, str) else ' '.join(filter(None, x))
+
+    def brief(x):
+        return x if len(x) <= 60 else x[:57] + '...'
+
     def text():
-        rows = [(brief(place_(c['row'])), place_(c['column']), brief(c['text']), c['source'].get('run') or c['source'].get('published') or c['source'].get('config') or c['source'].get('recomputed') or c['source'].get('computed'), c['source'].get('sha256', c['source'].get('history', ''))[:12], c['check']) for c in got['cells']]
-        return f"{got['file']}: {got['notebook']}, kit commit {str(got['commit']['commit'])[:12]}\n\n" + (columns(rows, ('row', 'column', 'printed', 'from', 'sha256', 'today')) if rows else f"it has no cells; drawn from {', '.join(got['inputs']) or 'nothing'}" + (f": {got['today']}" if got['inputs'] else ''))
+        rows = [
+            (
+                brief(place_(c['row'])),
+                place_(c['column']),
+                brief(c['text']),
+                c['source'].get('run')
+                or c['source'].get('published')
+                or c['source'].get('config')
+                or c['source'].get('recomputed')
+                or c['source'].get('computed'),
+                c['source'].get('sha256', c['source'].get('history', ''))[:12],
+                c['check'],
+            )
+            for c in got['cells']
+        ]
+        return (
+            f"{got['file']}: {got['notebook']}, kit commit {str(got['commit']['commit'])[:12]}\n\n"
+            + (
+                columns(rows, ('row', 'column', 'printed', 'from', 'sha256', 'today'))
+                if rows
+                else f"it has no cells; drawn from {', '.join(got['inputs']) or 'nothing'}"
+                + (f": {got['today']}" if got['inputs'] else '')
+            )
+        )
+
     show(got, as_json, text)
-    if bad := sorted({*(c['check'] for c in got['cells']), *([got['today']] if got['inputs'] and not got['cells'] else [])} - {'matches', 'source matches', 'quoted', 'recomputed', 'setting', 'inputs match'}):
-        click.echo(f"\n{', '.join(bad)}: not every number can be confirmed here; `reproduce run` the study, then `reproduce paper`", err=True); sys.exit(1)
+    if bad := sorted(
+        {
+            *(c['check'] for c in got['cells']),
+            *([got['today']] if got['inputs'] and not got['cells'] else []),
+        }
+        - {'matches', 'source matches', 'quoted', 'recomputed', 'setting', 'inputs match'}
+    ):
+        click.echo(
+            f"\n{', '.join(bad)}: not every number can be confirmed here; `reproduce run` the study, then `reproduce paper`",
+            err=True,
+        )
+        sys.exit(1)
 
 # %% ../nbs/90_cli.ipynb #da70da10
 @main.command()
 @click.argument('run')
-@click.option('--epoch', type=click.IntRange(1), default=None, help='Which epoch (default: the selected one, else the last).')
+@click.option(
+    '--epoch',
+    type=click.IntRange(1),
+    default=None,
+    help='Which epoch (default: the selected one, else the last).',
+)
 @click.option('--to', default='', help='USER/NAME on the hub.')
-@click.option('--yes', is_flag=True, help='Upload (to a private repository); without it nothing leaves this machine.')
+@click.option(
+    '--yes',
+    is_flag=True,
+    help='Upload (to a private repository); without it nothing leaves this machine.',
+)
 @as_json
 def push(run, epoch, to, yes, as_json):
     "Publish a finished RUN's model with its card on the hub; a dry run unless --yes."
     from reproduce_kit.push import find_run, push as publish
+
     got = publish(find_run(run), epoch or 0, to, yes)
-    show(got, as_json, lambda: columns([(f, f'{n:,}') for f, n in got['files'].items()], ('file', 'bytes')) + '\n\n' + (f"uploaded to {to}" if yes else f"dry run: epoch {got['epoch']}, nothing was uploaded\n\nnext: reproduce push {run} --to {to or 'USER/NAME'} --yes"))
+    show(
+        got,
+        as_json,
+        lambda: (
+            columns([(f, f'{n:,}') for f, n in got['files'].items()], ('file', 'bytes'))
+            + '\n\n'
+            + (
+                f"uploaded to {to}"
+                if yes
+                else f"dry run: epoch {got['epoch']}, nothing was uploaded\n\nnext: reproduce push {run} --to {to or 'USER/NAME'} --yes"
+            )
+        ),
+    )
 
 # %% ../nbs/90_cli.ipynb #7448520f
 def checkup() -> list:
     "[(what, well?, finding or remedy)] for everything that a study needs."
     import shutil
     from importlib.metadata import PackageNotFoundError, version
+
     def found(what, f):
-        try: return (what, True, str(f()))
-        except (KitError, ImportError, OSError, PackageNotFoundError) as e: return (what, False, str(e))
+        try:
+            return (what, True, str(f()))
+        except (KitError, ImportError, OSError, PackageNotFoundError) as e:
+            return (what, False, str(e))
+
     def lock():
-        pins = dict(l.strip().split('==') for l in (root()/'requirements.lock').read_text().splitlines() if '==' in l and not l.startswith('#'))
+        pins = dict(
+            l.strip().split('==')
+            for l in (root() / 'requirements.lock').read_text().splitlines()
+            if '==' in l and not l.startswith('#')
+        )
         off = []
         for p, v in pins.items():
-            try: got = version(p).split('+')[0]
-            except PackageNotFoundError: got = 'absent'
-            if got != v: off.append(f'{p} {got} (locked {v})')
-        if off: raise KitError(f"differs from requirements.lock: {', '.join(off[:5])}{' ...' if len(off) > 5 else ''}; `make clean` and `make reproduce`, or pip install -r requirements.lock")
+            try:
+                got = version(p).split('+')[0]
+            except PackageNotFoundError:
+                got = 'absent'
+            if got != v:
+                off.append(f'{p} {got} (locked {v})')
+        if off:
+            raise KitError(
+                f"differs from requirements.lock: {', '.join(off[:5])}{' ...' if len(off) > 5 else ''}; `make clean` and `make reproduce`, or pip install -r requirements.lock"
+            )
         return f'{len(pins)} packages as locked'
+
     def java():
         import subprocess
         from reproduce_kit.retrieval import java_home
-        p = subprocess.run([java_home()/'bin/java', '-version'], capture_output=True, text=True)
-        if p.returncode: raise KitError(f"{java_home()}/bin/java does not run: {p.stderr.strip()[:80]}")
+
+        p = subprocess.run([java_home() / 'bin/java', '-version'], capture_output=True, text=True)
+        if p.returncode:
+            raise KitError(f"{java_home()}/bin/java does not run: {p.stderr.strip()[:80]}")
         return p.stderr.splitlines()[0]
+
     def weights():
         from reproduce_kit.backbone import weights_folder
         from reproduce_kit.config import BACKBONES
-        return ', '.join(f'{b} ({weights_folder(b).parent.name}, hash as published)' for b, spec in BACKBONES.items() if 'package' in spec)
+
+        return ', '.join(
+            f'{b} ({weights_folder(b).parent.name}, hash as published)'
+            for b, spec in BACKBONES.items()
+            if 'package' in spec
+        )
+
     def latex():
-        if missing := [c for c in ('latexmk', 'pdflatex') if not shutil.which(c)]: raise KitError(f"{' and '.join(missing)} not found; tables and figures work without, `reproduce paper` says what to install")
+        if missing := [c for c in ('latexmk', 'pdflatex') if not shutil.which(c)]:
+            raise KitError(
+                f"{' and '.join(missing)} not found; tables and figures work without, `reproduce paper` says what to install"
+            )
         return shutil.which('pdflatex')
+
     def rented():
         from modal.config import config
-        return 'token found' if config.get('token_id') or config.get('oauth_refresh_token') else 'no token; only --on modal needs one (`modal setup`)'
+
+        return (
+            'token found'
+            if config.get('token_id') or config.get('oauth_refresh_token')
+            else 'no token; only --on modal needs one (`modal setup`)'
+        )
+
     def writable(kind):
         from reproduce_kit.core import writing
-        with writing(place(kind)/'.doctor') as f: f.write('ok')
-        (place(kind)/'.doctor').unlink(); free = shutil.disk_usage(place(kind)).free / 2**30
-        if free < 3: raise KitError(f"{place(kind)}: {free:.1f} GiB free; the embedded study needs 3")
+
+        with writing(place(kind) / '.doctor') as f:
+            f.write('ok')
+        (place(kind) / '.doctor').unlink()
+        free = shutil.disk_usage(place(kind)).free / 2**30
+        if free < 3:
+            raise KitError(f"{place(kind)}: {free:.1f} GiB free; the embedded study needs 3")
         return f'{place(kind)} ({free:.0f} GiB free)'
-    return [found(w, f) for w, f in dict(folder=root, packages=lock, Java=java, weights=weights, LaTeX=latex, Modal=rented, runs=lambda: writable('runs'), cache=lambda: writable('cache')).items()]
+
+    return [
+        found(w, f)
+        for w, f in dict(
+            folder=root,
+            packages=lock,
+            Java=java,
+            weights=weights,
+            LaTeX=latex,
+            Modal=rented,
+            runs=lambda: writable('runs'),
+            cache=lambda: writable('cache'),
+        ).items()
+    ]
+
 
 @main.command()
 @as_json
 def doctor(as_json):
     "Check that everything a study needs is in place."
     rows = checkup()
-    show([dict(what=w, ok=ok, finding=f) for w, ok, f in rows], as_json, lambda: columns([(w, 'ok' if ok else 'MISSING', f) for w, ok, f in rows], ('what', '', 'finding')))
-    if not all(ok for _, ok, _ in rows): sys.exit(1)
+    show(
+        [dict(what=w, ok=ok, finding=f) for w, ok, f in rows],
+        as_json,
+        lambda: columns(
+            [(w, 'ok' if ok else 'MISSING', f) for w, ok, f in rows], ('what', '', 'finding')
+        ),
+    )
+    if not all(ok for _, ok, _ in rows):
+        sys.exit(1)

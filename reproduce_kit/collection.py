@@ -12,17 +12,28 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from .core import KitError, did_you_mean, sha256, writing
-from .trec import read_lines, read_qrels, read_run, read_topics, write_qrels, write_run, write_topics
+from reproduce_kit.trec import (
+    read_lines,
+    read_qrels,
+    read_run,
+    read_topics,
+    write_qrels,
+    write_run,
+    write_topics,
+)
 
 # %% ../nbs/15_collection.ipynb #aa161a96
 @dataclass(frozen=True)
 class Collection:
     "A test collection in memory."
+
     name: str
-    corpus: dict                                     # {docid: passage}
-    topics: dict                                     # {split: {topic: text}}
-    qrels: dict                                      # {split: {topic: {docid: grade}}}
-    candidates: dict = field(default_factory=dict)   # {split: {topic: {docid: score}}}, where a first stage is given
+    corpus: dict  # {docid: passage}
+    topics: dict  # {split: {topic: text}}
+    qrels: dict  # {split: {topic: {docid: grade}}}
+    candidates: dict = field(
+        default_factory=dict
+    )  # {split: {topic: {docid: score}}}, where a first stage is given
 
     @cached_property
     def fingerprint(self) -> str:
@@ -34,40 +45,48 @@ class Collection:
 
     def only(self, split: str) -> str:
         "`split` itself if this collection has it, else a refusal naming those it has."
-        if split not in self.topics: raise KitError(f"collection {self.name!r} has no split {split!r}{did_you_mean(split, self.topics)}")
+        if split not in self.topics:
+            raise KitError(
+                f"collection {self.name!r} has no split {split!r}{did_you_mean(split, self.topics)}"
+            )
         return split
 
 # %% ../nbs/15_collection.ipynb #d01aa9a7
 @dataclass(frozen=True)
 class EvalSet:
     "Topics to rerank and how to measure the result."
+
     name: str
-    topics: dict                # {topic: text}
-    qrels: dict                 # {topic: {docid: grade}}
-    candidates: dict            # {topic: {docid: score}} of the first stage
-    corpus: Mapping             # {docid: passage}
-    source: str                 # fingerprint of what the texts are from
-    shown: dict = None          # {column: measure} as for `metrics.evaluate`
-    first_stage: str = 'BM25'   # who ranked the candidates
+    topics: dict  # {topic: text}
+    qrels: dict  # {topic: {docid: grade}}
+    candidates: dict  # {topic: {docid: score}} of the first stage
+    corpus: Mapping  # {docid: passage}
+    source: str  # fingerprint of what the texts are from
+    shown: dict = None  # {column: measure} as for `metrics.evaluate`
+    first_stage: str = 'BM25'  # who ranked the candidates
 
     @cached_property
-    def fingerprint(self) -> str: return sha256([self.topics, self.qrels, self.candidates, self.source])
+    def fingerprint(self) -> str:
+        return sha256([self.topics, self.qrels, self.candidates, self.source])
 
-    def __repr__(self): return f'EvalSet({self.name!r}: {len(self.topics):,} topics, {sum(map(len, self.candidates.values())):,} candidates; {self.fingerprint[:8]})'
+    def __repr__(self):
+        return f'EvalSet({self.name!r}: {len(self.topics):,} topics, {sum(map(len, self.candidates.values())):,} candidates; {self.fingerprint[:8]})'
 
 # %% ../nbs/15_collection.ipynb #e1267958
 def write_collection(
     c: Collection,
-    folder,          # made if missing
+    folder,  # made if missing
 ):
     "The collection as `corpus.jsonl`, `topics.SPLIT.tsv`, `qrels.SPLIT.txt` and `candidates.SPLIT.run.gz`."
     folder = Path(folder)
-    with writing(folder/'corpus.jsonl') as f:
-        for d, text in sorted(c.corpus.items()): f.write(json.dumps({'id': d, 'contents': text}, ensure_ascii=False) + '\n')
+    with writing(folder / 'corpus.jsonl') as f:
+        for d, text in sorted(c.corpus.items()):
+            f.write(json.dumps({'id': d, 'contents': text}, ensure_ascii=False) + '\n')
     for s in c.topics:
-        write_topics(folder/f'topics.{s}.tsv', c.topics[s])
-        write_qrels(folder/f'qrels.{s}.txt', c.qrels[s])
-        if s in c.candidates: write_run(folder/f'candidates.{s}.run.gz', c.candidates[s])
+        write_topics(folder / f'topics.{s}.tsv', c.topics[s])
+        write_qrels(folder / f'qrels.{s}.txt', c.qrels[s])
+        if s in c.candidates:
+            write_run(folder / f'candidates.{s}.run.gz', c.candidates[s])
 
 # %% ../nbs/15_collection.ipynb #3fc6d580
 def _corpus(path) -> dict:
@@ -75,26 +94,39 @@ def _corpus(path) -> dict:
     out = {}
     for i, line in enumerate(read_lines(path), 1):
         try:
-            row = json.loads(line); d = row.get('id', row.get('_id'))
-            text = row['contents'] if 'contents' in row else ' '.join(filter(None, [row.get('title'), row['text']]))
+            row = json.loads(line)
+            d = row.get('id', row.get('_id'))
+            text = (
+                row['contents']
+                if 'contents' in row
+                else ' '.join(filter(None, [row.get('title'), row['text']]))
+            )
             assert d is not None and isinstance(text, str)
         except (ValueError, KeyError, AttributeError, AssertionError):
-            raise KitError(f"{path}, line {i}: expected {{\"id\": ..., \"contents\": ...}} or BEIR's _id/title/text, found {line[:80]!r}") from None
+            raise KitError(
+                f"{path}, line {i}: expected {{\"id\": ..., \"contents\": ...}} or BEIR's _id/title/text, found {line[:80]!r}"
+            ) from None
         out[str(d)] = text
-    if not out: raise KitError(f"{path} holds no passages")
+    if not out:
+        raise KitError(f"{path} holds no passages")
     return out
+
 
 def _hits(path) -> tuple:
     "(corpus, topics, candidates) from a list of queries with their hits' texts."
     corpus, topics, candidates = {}, {}, {}
     try:
         for q in json.loads('\n'.join(read_lines(path))):
-            if not q['hits']: continue
+            if not q['hits']:
+                continue
             qid = str(q['hits'][0]['qid'])
-            topics[qid] = q['query']; candidates[qid] = {str(h['docid']): float(h['score']) for h in q['hits']}
+            topics[qid] = q['query']
+            candidates[qid] = {str(h['docid']): float(h['score']) for h in q['hits']}
             corpus |= {str(h['docid']): h['content'] for h in q['hits']}
     except (ValueError, KeyError, TypeError) as e:
-        raise KitError(f"{path}: expected a list of {{query, hits: [{{qid, docid, score, content}}]}} ({type(e).__name__}: {e})") from None
+        raise KitError(
+            f"{path}: expected a list of {{query, hits: [{{qid, docid, score, content}}]}} ({type(e).__name__}: {e})"
+        ) from None
     return corpus, topics, candidates
 
 # %% ../nbs/15_collection.ipynb #83bdfba9
@@ -102,47 +134,82 @@ def _split(path: Path) -> str:
     "`dl19` for topics.dl19-passage.txt, qrels.dl19.txt, bm25-top100-text.dl19.json, candidates.dl19.run.gz."
     return path.name.split('.')[1].removesuffix('-passage')
 
+
 def _beir(folder: Path) -> tuple:
     "(topics, qrels) by split of a BEIR data set as its authors' archives unpack: queries.jsonl and qrels/SPLIT.tsv."
     texts, topics, qrels = {}, {}, {}
-    for i, line in enumerate(read_lines(folder/'queries.jsonl'), 1):
-        try: row = json.loads(line); texts[str(row['_id'])] = row['text']
-        except (ValueError, KeyError, TypeError): raise KitError(f"{folder/'queries.jsonl'}, line {i}: expected {{\"_id\": ..., \"text\": ...}}, found {line[:80]!r}") from None
-    for f in sorted((folder/'qrels').glob('*.tsv')):
+    for i, line in enumerate(read_lines(folder / 'queries.jsonl'), 1):
+        try:
+            row = json.loads(line)
+            texts[str(row['_id'])] = row['text']
+        except (ValueError, KeyError, TypeError):
+            raise KitError(
+                f"{folder / 'queries.jsonl'}, line {i}: expected {{\"_id\": ..., \"text\": ...}}, found {line[:80]!r}"
+            ) from None
+    for f in sorted((folder / 'qrels').glob('*.tsv')):
         got = qrels.setdefault(f.stem, {})
         for i, line in enumerate(read_lines(f), 1):
             w = line.rstrip('\n').split('\t')
-            if i == 1 and w[0] == 'query-id': continue
-            if len(w) != 3 or not w[2].lstrip('-').isdigit(): raise KitError(f"{f}, line {i}: expected query-id, corpus-id and score between tabs, found {line[:80]!r}")
+            if i == 1 and w[0] == 'query-id':
+                continue
+            if len(w) != 3 or not w[2].lstrip('-').isdigit():
+                raise KitError(
+                    f"{f}, line {i}: expected query-id, corpus-id and score between tabs, found {line[:80]!r}"
+                )
             got.setdefault(w[0], {})[w[1]] = int(w[2])
         topics[f.stem] = {q: texts[q] for q in got if q in texts}
     return topics, qrels
 
+
 def _find(folder: Path, *patterns) -> dict:
     "{split: file} for the files that match."
-    return {_split(p): p for pat in patterns for p in sorted(folder.glob(pat)) if p.name.count('.') > 1}
+    return {
+        _split(p): p for pat in patterns for p in sorted(folder.glob(pat)) if p.name.count('.') > 1
+    }
+
 
 def read_collection(
-    folder,          # holds topics.SPLIT.*, qrels.SPLIT.* and passages
-) -> Collection:     # of the splits that have judgments and text
+    folder,  # holds topics.SPLIT.*, qrels.SPLIT.* and passages
+) -> Collection:  # of the splits that have judgments and text
     "The test collection in a folder."
     folder = Path(folder)
-    if not folder.is_dir(): raise KitError(f"{folder} is not a folder; expected one with corpus.jsonl (or *.SPLIT.json with hits), topics.SPLIT.tsv and qrels.SPLIT.txt")
-    corpus = _corpus(folder/'corpus.jsonl') if (folder/'corpus.jsonl').exists() else {}
+    if not folder.is_dir():
+        raise KitError(
+            f"{folder} is not a folder; expected one with corpus.jsonl (or *.SPLIT.json with hits), topics.SPLIT.tsv and qrels.SPLIT.txt"
+        )
+    corpus = _corpus(folder / 'corpus.jsonl') if (folder / 'corpus.jsonl').exists() else {}
     topics, qrels, candidates = {}, {}, {}
-    files = {k: _find(folder, *pats) for k, pats in dict(topics=['topics.*'], qrels=['qrels.*'], runs=['candidates.*.run*'], hits=['*.json']).items()}
+    files = {
+        k: _find(folder, *pats)
+        for k, pats in dict(
+            topics=['topics.*'], qrels=['qrels.*'], runs=['candidates.*.run*'], hits=['*.json']
+        ).items()
+    }
     for s, q in files['qrels'].items():
         qrels[s] = read_qrels(q)
-        if s in files['topics']: topics[s] = read_topics(files['topics'][s])
-        if s in files['runs']: candidates[s] = read_run(files['runs'][s])
+        if s in files['topics']:
+            topics[s] = read_topics(files['topics'][s])
+        if s in files['runs']:
+            candidates[s] = read_run(files['runs'][s])
         if s in files['hits'] and s not in candidates:
             passages, texts, candidates[s] = _hits(files['hits'][s])
-            corpus |= passages; topics[s] = texts | topics.get(s, {})
-        elif 'corpus.jsonl' not in {p.name for p in folder.iterdir()}: topics.pop(s, None)  # judged, but without text
-    if (folder/'queries.jsonl').exists(): topics, qrels = _beir(folder)
+            corpus |= passages
+            topics[s] = texts | topics.get(s, {})
+        elif 'corpus.jsonl' not in {p.name for p in folder.iterdir()}:
+            topics.pop(s, None)  # judged, but without text
+    if (folder / 'queries.jsonl').exists():
+        topics, qrels = _beir(folder)
     splits = [s for s in qrels if s in topics]
-    if not splits or not corpus: raise KitError(
-        f"{folder} is no collection: found splits with qrels {sorted(qrels) or 'none'}, with topics {sorted(files['topics']) or 'none'}, "
-        f"with passages {sorted(files['hits']) or ('all' if corpus else 'none')}; expected corpus.jsonl (or NAME.SPLIT.json with hits), topics.SPLIT.tsv and qrels.SPLIT.txt")
+    if not splits or not corpus:
+        raise KitError(
+            f"{folder} is no collection: found splits with qrels {sorted(qrels) or 'none'}, with topics {sorted(files['topics']) or 'none'}, "
+            f"with passages {sorted(files['hits']) or ('all' if corpus else 'none')}; expected corpus.jsonl (or NAME.SPLIT.json with hits), topics.SPLIT.tsv and qrels.SPLIT.txt"
+        )
     judged = {s: {q: t for q, t in topics[s].items() if q in qrels[s]} for s in splits}
-    return Collection(folder.resolve().name, corpus, judged, {s: qrels[s] for s in splits}, {s: candidates[s] for s in splits if s in candidates})
+    return Collection(
+        folder.resolve().name,
+        corpus,
+        judged,
+        {s: qrels[s] for s in splits},
+        {s: candidates[s] for s in splits if s in candidates},
+    )

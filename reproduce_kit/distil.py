@@ -14,61 +14,123 @@ from .core import KitError
 # %% ../nbs/52_distil.ipynb #3b8dadd6
 def margin_mse(student, teacher):
     "Mean over all unordered pairs of passages of the squared difference of margins; (queries, passages) each."
-    n = student.shape[1]; i, j = torch.triu_indices(n, n, 1, device=student.device); gap = lambda x: x[:, i] - x[:, j]
+    n = student.shape[1]
+    i, j = torch.triu_indices(n, n, 1, device=student.device)
+    gap = lambda x: x[:, i] - x[:, j]
     return (gap(teacher) - gap(student)).square().mean()
+
 
 def kl_divergence(student, teacher):
     "KL(teacher || student) over each query's passages, mean over queries."
-    return F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction='batchmean', log_target=True)
+    return F.kl_div(
+        student.log_softmax(1), teacher.log_softmax(1), reduction='batchmean', log_target=True
+    )
+
 
 def info_nce(
-    everything,                # (queries, queries x passages) scores of each query with all passages of the batch, its own at [q, q*n:(q+1)*n]
-    teacher,                   # (queries, passages)
-    theta: float = 3.,         # a passage of the same query is a negative when the teacher puts it this far below its favourite
-    strict: bool = True,       # further than theta; else as far will do
+    everything,  # (queries, queries x passages) scores of each query with all passages of the batch, its own at [q, q*n:(q+1)*n]
+    teacher,  # (queries, passages)
+    theta: float = 3.0,  # a passage of the same query is a negative when the teacher puts it this far below its favourite
+    strict: bool = True,  # further than theta; else as far will do
     positive_below: bool = True,  # the positive stands in the denominator too, which keeps the loss above zero
 ):
     "InfoNCE with in-batch and in-sample negatives; the first of equal favourites is the positive."
-    b, n = teacher.shape; own = torch.arange(b * n, device=teacher.device).view(b, n); best = teacher.argmax(1); rows = torch.arange(b, device=teacher.device)
-    margin = teacher[rows, best][:, None] - teacher; below = margin > theta if strict else (margin >= theta) & (torch.arange(n, device=teacher.device) != best[:, None])
-    use = torch.ones_like(everything, dtype=torch.bool); use[rows[:, None], own] = below; positive = everything[rows, own[rows, best]]
-    if positive_below: use[rows, own[rows, best]] = True
-    if not use.any(1).all(): raise KitError('InfoNCE has nothing to set a passage against: one query, and no passage of its own far enough below; use larger batches, or a smaller theta')
+    b, n = teacher.shape
+    own = torch.arange(b * n, device=teacher.device).view(b, n)
+    best = teacher.argmax(1)
+    rows = torch.arange(b, device=teacher.device)
+    margin = teacher[rows, best][:, None] - teacher
+    below = (
+        margin > theta
+        if strict
+        else (margin >= theta) & (torch.arange(n, device=teacher.device) != best[:, None])
+    )
+    use = torch.ones_like(everything, dtype=torch.bool)
+    use[rows[:, None], own] = below
+    positive = everything[rows, own[rows, best]]
+    if positive_below:
+        use[rows, own[rows, best]] = True
+    if not use.any(1).all():
+        raise KitError(
+            'InfoNCE has nothing to set a passage against: one query, and no passage of its own far enough below; use larger batches, or a smaller theta'
+        )
     return (everything.masked_fill(~use, float('-inf')).logsumexp(1) - positive).mean()
 
 # %% ../nbs/52_distil.ipynb #3d3895b8
 class DistilLoss(nn.Module):
     "Margin-MSE + KL + InfoNCE of a bi-encoder's dot products."
-    def __init__(self, model, theta: float = 3., strict: bool = True, positive_below: bool = True, parts=('margin', 'kl', 'nce')):
-        super().__init__(); self.model, self.theta, self.strict, self.positive_below, self.parts = model, theta, strict, positive_below, tuple(parts)
-        if not parts or (bad := {*parts} - {'margin', 'kl', 'nce'}): raise KitError(f"parts {parts}: some of margin, kl, nce")
+
+    def __init__(
+        self,
+        model,
+        theta: float = 3.0,
+        strict: bool = True,
+        positive_below: bool = True,
+        parts=('margin', 'kl', 'nce'),
+    ):
+        super().__init__()
+        self.model, self.theta, self.strict, self.positive_below, self.parts = (
+            model,
+            theta,
+            strict,
+            positive_below,
+            tuple(parts),
+        )
+        if not parts or (bad := {*parts} - {'margin', 'kl', 'nce'}):
+            raise KitError(f"parts {parts}: some of margin, kl, nce")
 
     def forward(self, sentence_features, labels):
-        q, *ps = [self.model(f)['sentence_embedding'] for f in sentence_features]; b, n = len(q), len(ps)
-        if labels is None or labels.shape != (b, n): raise KitError(f"teacher scores of shape {None if labels is None else tuple(labels.shape)} for {b} queries with {n} passages each; `label` holds one score per passage")
-        p = torch.stack(ps, 1); own, labels = (q[:, None] * p).sum(-1), labels.to(q.dtype); losses = {}
-        if 'margin' in self.parts: losses['margin'] = margin_mse(own, labels)
-        if 'kl' in self.parts: losses['kl'] = kl_divergence(own, labels)
-        if 'nce' in self.parts: losses['nce'] = info_nce(q @ p.flatten(0, 1).T, labels, self.theta, self.strict, self.positive_below)
+        q, *ps = [self.model(f)['sentence_embedding'] for f in sentence_features]
+        b, n = len(q), len(ps)
+        if labels is None or labels.shape != (b, n):
+            raise KitError(
+                f"teacher scores of shape {None if labels is None else tuple(labels.shape)} for {b} queries with {n} passages each; `label` holds one score per passage"
+            )
+        p = torch.stack(ps, 1)
+        own, labels = (q[:, None] * p).sum(-1), labels.to(q.dtype)
+        losses = {}
+        if 'margin' in self.parts:
+            losses['margin'] = margin_mse(own, labels)
+        if 'kl' in self.parts:
+            losses['kl'] = kl_divergence(own, labels)
+        if 'nce' in self.parts:
+            losses['nce'] = info_nce(
+                q @ p.flatten(0, 1).T, labels, self.theta, self.strict, self.positive_below
+            )
         return sum(losses.values())
 
-    def get_config_dict(self): return dict(theta=self.theta, strict=self.strict, positive_below=self.positive_below, parts=list(self.parts))
+    def get_config_dict(self):
+        return dict(
+            theta=self.theta,
+            strict=self.strict,
+            positive_below=self.positive_below,
+            parts=list(self.parts),
+        )
+
 
 def distil_rows(
-    topics: dict,            # {topic: text}
-    corpus,                  # {docid: passage}
-    teacher: dict,           # {topic: {docid: score}}, e.g. from `read_run`
-    passages: int = 8,       # of each topic
+    topics: dict,  # {topic: text}
+    corpus,  # {docid: passage}
+    teacher: dict,  # {topic: {docid: score}}, e.g. from `read_run`
+    passages: int = 8,  # of each topic
     seed: int = 12,
-    cut=lambda text, passage: text,   # shortens a topic (False) or a passage (True)
-) -> dict:                   # columns for `datasets.Dataset.from_dict`: query, passage_1 ..., label
+    cut=lambda text, passage: text,  # shortens a topic (False) or a passage (True)
+) -> dict:  # columns for `datasets.Dataset.from_dict`: query, passage_1 ..., label
     "Training rows from a teacher's run: passages drawn at random among those it scored, the same for the same seed."
     import numpy as np
+
     out = {'query': [], **{f'passage_{i}': [] for i in range(1, passages + 1)}, 'label': []}
     for t in sorted(set(topics) & set(teacher)):
         docs = sorted(d for d in teacher[t] if d in corpus)
-        if len(docs) < passages: continue
-        some = np.random.default_rng([seed, *t.encode()]).choice(docs, passages, replace=False); out['query'].append(cut(topics[t], False)); out['label'].append([float(teacher[t][d]) for d in some])
-        for i, d in enumerate(some, 1): out[f'passage_{i}'].append(cut(corpus[d], True))
-    if not out['query']: raise KitError(f'no topic has {passages} scored passages with text; lower passages, or score more')
+        if len(docs) < passages:
+            continue
+        some = np.random.default_rng([seed, *t.encode()]).choice(docs, passages, replace=False)
+        out['query'].append(cut(topics[t], False))
+        out['label'].append([float(teacher[t][d]) for d in some])
+        for i, d in enumerate(some, 1):
+            out[f'passage_{i}'].append(cut(corpus[d], True))
+    if not out['query']:
+        raise KitError(
+            f'no topic has {passages} scored passages with text; lower passages, or score more'
+        )
     return out

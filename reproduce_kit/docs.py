@@ -17,55 +17,104 @@ from .core import KitError, place, read_json, sha256, write_json
 
 # %% ../nbs/20_docs.ipynb #83a0ee1f
 PACKAGES = ('networkx', 'numpy', 'pandas', 'scipy', 'sklearn')
-_SKIP = {'tests', 'testing', 'conftest', 'setup', 'f2py', 'distutils', 'externals', 'experimental', 'core'}
+_SKIP = {
+    'tests',
+    'testing',
+    'conftest',
+    'setup',
+    'f2py',
+    'distutils',
+    'externals',
+    'experimental',
+    'core',
+}
+
 
 def _modules(package: str):
     "The package's public modules, imported."
     root = importlib.import_module(package)
-    names = [package] + sorted(m.name for m in pkgutil.walk_packages(root.__path__, package + '.', onerror=lambda n: None)
-                               if not any(p.startswith('_') or p in _SKIP for p in m.name.split('.')))
+    names = [package] + sorted(
+        m.name
+        for m in pkgutil.walk_packages(root.__path__, package + '.', onerror=lambda n: None)
+        if not any(p.startswith('_') or p in _SKIP for p in m.name.split('.'))
+    )
     for n in names:
         try:
-            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()): yield importlib.import_module(n)
-        except (Exception, SystemExit): continue  # an optional dependency is missing: the module documents nothing here
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+                yield importlib.import_module(n)
+        except (Exception, SystemExit):
+            continue  # an optional dependency is missing: the module documents nothing here
+
 
 def public_objects(
-    package: str,   # an installed package
-) -> dict:          # {docstring: [dotted names, shortest first]}
+    package: str,  # an installed package
+) -> dict:  # {docstring: [dotted names, shortest first]}
     "Functions, classes and methods with a docstring; aliases of one object share an entry."
     found = defaultdict(set)
+
     def note(name, obj):
         doc = getattr(obj, '__doc__', None)
-        if isinstance(doc, str) and len(doc) > 80: found[inspect.cleandoc(doc)].add(name)
+        if isinstance(doc, str) and len(doc) > 80:
+            found[inspect.cleandoc(doc)].add(name)
+
     for mod in _modules(package):
         for n, obj in vars(mod).items():
-            home = str(getattr(obj, '__module__', None) or (package if type(obj).__name__ == 'ufunc' else ''))
-            if n.startswith('_') or inspect.ismodule(obj) or not callable(obj) or home.split('.')[0] != package: continue
+            home = str(
+                getattr(obj, '__module__', None)
+                or (package if type(obj).__name__ == 'ufunc' else '')
+            )
+            if (
+                n.startswith('_')
+                or inspect.ismodule(obj)
+                or not callable(obj)
+                or home.split('.')[0] != package
+            ):
+                continue
             note(f'{mod.__name__}.{n}', obj)
             if inspect.isclass(obj):
                 for k, v in vars(obj).items():
-                    if not k.startswith('_') and (callable(v) or isinstance(v, (property, staticmethod, classmethod))): note(f'{mod.__name__}.{n}.{k}', v)
+                    if not k.startswith('_') and (
+                        callable(v) or isinstance(v, (property, staticmethod, classmethod))
+                    ):
+                        note(f'{mod.__name__}.{n}.{k}', v)
     return {d: sorted(names, key=lambda n: (n.count('.'), len(n), n)) for d, names in found.items()}
 
 # %% ../nbs/20_docs.ipynb #b6284c43
-_MARKS = [(r'\.\. +(?:versionadded|versionchanged|deprecated)::.*', ' '), (r'\.\. +[\w-]+::', ' '), (r':\w+:`~?([^`<]+)(?:<[^`>]*>)?`', r'\1'),
-          (r'\[\d+\]_', ' '), (r'https?://\S+', ' '), (r'[`*|]+', ''), (r'Alias on this platform.*', ' '), (r'\s+', ' ')]
+_MARKS = [
+    (r'\.\. +(?:versionadded|versionchanged|deprecated)::.*', ' '),
+    (r'\.\. +[\w-]+::', ' '),
+    (r':\w+:`~?([^`<]+)(?:<[^`>]*>)?`', r'\1'),
+    (r'\[\d+\]_', ' '),
+    (r'https?://\S+', ' '),
+    (r'[`*|]+', ''),
+    (r'Alias on this platform.*', ' '),
+    (r'\s+', ' '),
+]
+
 
 def _clean(text: str) -> str:
     "Plain words of a piece of reStructuredText."
-    for pattern, to in _MARKS: text = re.sub(pattern, to, text)
+    for pattern, to in _MARKS:
+        text = re.sub(pattern, to, text)
     return text.strip()
 
+
 def parse_docstring(
-    doc: str,      # a numpydoc docstring
-    name: str,     # the object's dotted name
-) -> tuple:        # (summary, body, [names under See Also])
+    doc: str,  # a numpydoc docstring
+    name: str,  # the object's dotted name
+) -> tuple:  # (summary, body, [names under See Also])
     "What a docstring says, without the object's own name in the body; three empty values if numpydoc cannot read it."
     from numpydoc.docscrape import NumpyDocString
+
     try:
-        with warnings.catch_warnings(): warnings.simplefilter('ignore'); d = NumpyDocString(doc)
-    except Exception: return '', '', []  # numpydoc raises ValueError and its own ParseError on malformed sections
-    items = [' '.join(p.desc) for s in ('Parameters', 'Returns', 'Yields') for p in d[s]]  # sentences; names and types are code
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            d = NumpyDocString(doc)
+    except Exception:
+        return '', '', []  # numpydoc raises ValueError and its own ParseError on malformed sections
+    items = [
+        ' '.join(p.desc) for s in ('Parameters', 'Returns', 'Yields') for p in d[s]
+    ]  # sentences; names and types are code
     body = ' '.join([*d['Extended Summary'], *items, *d['Notes']])
     own = re.escape(name.rsplit('.', 1)[-1])
     body = _clean(re.sub(rf'(?<!\w)(?:\w+\.)*{own}(?!\w)', ' ', body))
@@ -74,22 +123,26 @@ def parse_docstring(
 
 # %% ../nbs/20_docs.ipynb #e79b717d
 def resolve(
-    name: str,     # as written under See Also
-    where: str,    # dotted name of the object that says so
-    docid: dict,   # {any dotted name: docid}
+    name: str,  # as written under See Also
+    where: str,  # dotted name of the object that says so
+    docid: dict,  # {any dotted name: docid}
 ):
     "The docid that `name` means at `where`, or None."
     parts = where.split('.')
-    tries = ['.'.join(parts[:i] + [name]) for i in range(len(parts) - 1, -1, -1)] + [f'{p}.{name}' for p in PACKAGES]
+    tries = ['.'.join(parts[:i] + [name]) for i in range(len(parts) - 1, -1, -1)] + [
+        f'{p}.{name}' for p in PACKAGES
+    ]
     return next((docid[t] for t in tries if t in docid), None)
 
 # %% ../nbs/20_docs.ipynb #79f41fa6
-def _words(text: str) -> list: return re.findall(r'[a-z0-9]+', text.lower())
+def _words(text: str) -> list:
+    return re.findall(r'[a-z0-9]+', text.lower())
+
 
 def passages_and_topics(
-    words: int,    # words kept of each passage
+    words: int,  # words kept of each passage
     packages=PACKAGES,
-) -> tuple:        # ({docid: passage}, {topic: text}, {topic: {docid: grade}})
+) -> tuple:  # ({docid: passage}, {topic: text}, {topic: {docid: grade}})
     "The collection before it is split. The docid is the object's dotted name; a topic is called after its first answer."
     names, passage, said, sees = {}, {}, {}, {}
     first = {}  # passage text -> docid
@@ -97,67 +150,98 @@ def passages_and_topics(
     for aliases, doc in sorted(objects):
         summary, body, see = parse_docstring(doc, aliases[0])
         text = ' '.join(body.split()[:words])
-        if len(_words(text)) < 12: continue
+        if len(_words(text)) < 12:
+            continue
         d = first.setdefault(' '.join(_words(text)), aliases[0])
         passage.setdefault(d, text)
         names |= {a: d for a in aliases if a not in names}
-        if 4 <= len(_words(summary)) <= 30: said.setdefault(d, summary)
+        if 4 <= len(_words(summary)) <= 30:
+            said.setdefault(d, summary)
         sees.setdefault(d, set()).update((s, aliases[0]) for s in see)
     also = {d: {resolve(s, w, names) for s, w in pairs} - {None, d} for d, pairs in sees.items()}
     same = defaultdict(list)
-    for d, s in sorted(said.items()): same[' '.join(_words(s))].append(d)
+    for d, s in sorted(said.items()):
+        same[' '.join(_words(s))].append(d)
     topics, qrels = {}, {}
     for answers in same.values():
-        if len(answers) > 3: continue
-        q = answers[0]; topics[q] = said[q]; grades = {}
+        if len(answers) > 3:
+            continue
+        q = answers[0]
+        topics[q] = said[q]
+        grades = {}
         for d in answers:
-            for o in also.get(d, ()): grades[o] = max(grades.get(o, 0), 2 if d in also.get(o, ()) else 1)
+            for o in also.get(d, ()):
+                grades[o] = max(grades.get(o, 0), 2 if d in also.get(o, ()) else 1)
         qrels[q] = grades | dict.fromkeys(answers, 3)
     return passage, topics, qrels
 
 # %% ../nbs/20_docs.ipynb #a58aadf7
 def split_topics(
-    passage: dict, topics: dict, qrels: dict,
-    test: int,     # topics of the test split, each with a See-Also grade
-    dev: int,      # topics of the dev split
-) -> dict:         # {split: {topic: text}}
+    passage: dict,
+    topics: dict,
+    qrels: dict,
+    test: int,  # topics of the test split, each with a See-Also grade
+    dev: int,  # topics of the dev split
+) -> dict:  # {split: {topic: text}}
     "Train, dev and test topics that share no answer and no near-duplicate wording."
     order = sorted(topics, key=lambda q: sha256(q.encode()))
     rich = [q for q in order if len(qrels[q]) > sum(g == 3 for g in qrels[q].values())]
-    if len(rich) < test or len(order) < 2*(test + dev): raise KitError(f"{len(order)} topics, {len(rich)} of them with a See-Also grade, cannot give {test} test and {dev} dev topics; lower test_topics or dev_topics")
+    if len(rich) < test or len(order) < 2 * (test + dev):
+        raise KitError(
+            f"{len(order)} topics, {len(rich)} of them with a See-Also grade, cannot give {test} test and {dev} dev topics; lower test_topics or dev_topics"
+        )
     out = {'test': rich[:test]}
+
     def clean(candidates, held):
         taken = {d for q in held for d, g in qrels[q].items() if g == 3}
         bags = [set(_words(topics[q])) for q in held]
         lines = [' ' + ' '.join(_words(topics[q])) + ' ' for q in held]
         for q in candidates:
-            own = [d for d, g in qrels[q].items() if g == 3]; bag = set(_words(topics[q]))
-            if q in held or taken & set(own): continue
-            if any(len(bag & b) >= 0.8 * len(bag | b) for b in bags): continue
+            own = [d for d, g in qrels[q].items() if g == 3]
+            bag = set(_words(topics[q]))
+            if q in held or taken & set(own):
+                continue
+            if any(len(bag & b) >= 0.8 * len(bag | b) for b in bags):
+                continue
             text = f" {' '.join(_words(topics[q]))} | {' | '.join(' '.join(_words(passage[d])) for d in own)} "
-            if any(l in text for l in lines): continue
+            if any(l in text for l in lines):
+                continue
             yield q
+
     out['dev'] = [q for q in clean(order, out['test'])][:dev]
     out['train'] = list(clean(order, out['test'] + out['dev']))
     return {s: {q: topics[q] for q in sorted(out[s])} for s in ('train', 'dev', 'test')}
 
 # %% ../nbs/20_docs.ipynb #5946001f
 def build_docs(
-    words: int = 32,        # words kept of each passage
-    test: int = 150,        # test topics
-    dev: int = 100,         # dev topics
+    words: int = 32,  # words kept of each passage
+    test: int = 150,  # test topics
+    dev: int = 100,  # dev topics
 ) -> Collection:
     "The documentation collection, from `cache/` when it was built before."
     dist = {'sklearn': 'scikit-learn'}
-    key = sha256([{p: version(dist.get(p, p)) for p in PACKAGES}, version('numpydoc'), sha256(Path(find_spec('reproduce_kit.docs').origin)), words, test, dev])[:16]
-    folder = place('cache')/'docs'/key
-    if not (folder/'done.json').exists():
+    key = sha256(
+        [
+            {p: version(dist.get(p, p)) for p in PACKAGES},
+            version('numpydoc'),
+            sha256(Path(find_spec('reproduce_kit.docs').origin)),
+            words,
+            test,
+            dev,
+        ]
+    )[:16]
+    folder = place('cache') / 'docs' / key
+    if not (folder / 'done.json').exists():
         passage, topics, qrels = passages_and_topics(words)
         splits = split_topics(passage, topics, qrels, test, dev)
-        c = Collection('docs', passage, splits, {s: {q: qrels[q] for q in splits[s]} for s in splits})
+        c = Collection(
+            'docs', passage, splits, {s: {q: qrels[q] for q in splits[s]} for s in splits}
+        )
         write_collection(c, folder)
-        write_json(folder/'done.json', {'fingerprint': c.fingerprint})
+        write_json(folder / 'done.json', {'fingerprint': c.fingerprint})
     c = read_collection(folder)
-    if c.fingerprint != (was := read_json(folder/'done.json')['fingerprint']):
-        raise KitError(f"{folder} was changed after it was built ({c.fingerprint[:8]} instead of {was[:8]}); delete it and run again")
+    if c.fingerprint != (was := read_json(folder / 'done.json')['fingerprint']):
+        raise KitError(
+            f"{folder} was changed after it was built ({c.fingerprint[:8]} instead of {was[:8]}); delete it and run again"
+        )
     return Collection('docs', c.corpus, c.topics, c.qrels)

@@ -18,20 +18,34 @@ from .tite import TiteConfig, arrangement
 # %% ../nbs/34_efficiency.ipynb #c606c4c0
 def flops(
     c: TiteConfig,
-    n: int,          # tokens of the input
-) -> float:          # of one forward pass
+    n: int,  # tokens of the input
+) -> float:  # of one forward pass
     "Operations in the matrix products of an encoder."
-    lengths = schedule(n, c.kernel_size, c.stride); total = 2. * n * c.hidden_sizes[-1] * c.hidden_sizes[0] if c.hidden_sizes[-1] != c.hidden_sizes[0] else 0.  # the projection of a wider table
+    lengths = schedule(n, c.kernel_size, c.stride)
+    total = (
+        2.0 * n * c.hidden_sizes[-1] * c.hidden_sizes[0]
+        if c.hidden_sizes[-1] != c.hidden_sizes[0]
+        else 0.0
+    )  # the projection of a wider table
     for i, (a, b) in enumerate(zip(lengths, lengths[1:])):
-        d, before = c.hidden_sizes[i], c.hidden_sizes[max(i - 1, 0)]; where = c.pooling_location[i]
+        d, before = c.hidden_sizes[i], c.hidden_sizes[max(i - 1, 0)]
+        where = c.pooling_location[i]
         q, k = {'intra': (b, a), 'pre': (b, b), 'post': (a, a)}[where]
-        if k > 1: total += 2 * before * d * (k + q) + 4 * q * k * d  # keys, queries, and what they do; a single key needs none of it
+        if k > 1:
+            total += (
+                2 * before * d * (k + q) + 4 * q * k * d
+            )  # keys, queries, and what they do; a single key needs none of it
         total += 2 * before * d * k + 2 * q * d * d + 4 * b * d * c.intermediate_size[i]
     return total
 
+
 def flat(c: TiteConfig) -> TiteConfig:
     "The same encoder with pooling off."
-    return TiteConfig(**{k: v for k, v in c.to_dict().items() if k in TiteConfig.__annotations__} | dict(kernel_size=None, stride=None))
+    return TiteConfig(
+        **{k: v for k, v in c.to_dict().items() if k in TiteConfig.__annotations__}
+        | dict(kernel_size=None, stride=None)
+    )
+
 
 def limit(c: TiteConfig, lengths) -> float:
     "The most that pooling can speed up inputs of these lengths, against BERT-base shape for an upscaled encoder too."
@@ -39,32 +53,70 @@ def limit(c: TiteConfig, lengths) -> float:
     return sum(flops(flat(other), int(n)) for n in lengths) / sum(flops(c, int(n)) for n in lengths)
 
 # %% ../nbs/34_efficiency.ipynb #78760a0b
-def packed_batches(lengths, tokens: int, vocabulary: int, seed: int = 12, device='cpu', alike: bool = False) -> list:
+def packed_batches(
+    lengths, tokens: int, vocabulary: int, seed: int = 12, device='cpu', alike: bool = False
+) -> list:
     "[(ids, mask)] of random tokens, sequences of like length together (`alike`: of the same length, so that nobody pads), about `tokens` tokens in a batch."
     g, out, now = np.random.default_rng(seed), [], []
+
     def close():
-        w = max(now); mask = torch.arange(w)[None] < torch.tensor(now)[:, None]; ids = torch.from_numpy(g.integers(1, vocabulary, (len(now), w))) * mask; out.append((ids.to(device), mask.long().to(device))); now.clear()
+        w = max(now)
+        mask = torch.arange(w)[None] < torch.tensor(now)[:, None]
+        ids = torch.from_numpy(g.integers(1, vocabulary, (len(now), w))) * mask
+        out.append((ids.to(device), mask.long().to(device)))
+        now.clear()
+
     for n in sorted(map(int, lengths)):
-        if now and (sum(now) + n > tokens or alike and n != now[-1]): close()
+        if now and (sum(now) + n > tokens or alike and n != now[-1]):
+            close()
         now.append(n)
-    close(); return out
+    close()
+    return out
+
 
 def others(name: str, how: str = 'sdpa', small: bool = False):
     "Hugging Face's `bert` or `modernbert` at base size with random weights: what TITE is compared with from outside."
     from transformers import AutoModel, BertConfig, ModernBertConfig
+
     kinds = dict(bert=BertConfig, modernbert=ModernBertConfig)
-    if name not in kinds: raise KitError(f"encoder {name!r}: one of {', '.join(kinds)}")
-    tiny = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, vocab_size=1000, pad_token_id=0, **(dict.fromkeys(('bos_token_id', 'eos_token_id', 'cls_token_id', 'sep_token_id')) if name == 'modernbert' else {})) if small else {}
+    if name not in kinds:
+        raise KitError(f"encoder {name!r}: one of {', '.join(kinds)}")
+    tiny = (
+        dict(
+            hidden_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=128,
+            vocab_size=1000,
+            pad_token_id=0,
+            **(
+                dict.fromkeys(('bos_token_id', 'eos_token_id', 'cls_token_id', 'sep_token_id'))
+                if name == 'modernbert'
+                else {}
+            ),
+        )
+        if small
+        else {}
+    )
     return AutoModel.from_config(kinds[name](**tiny), attn_implementation=how).eval()
 
+
 def side_by_side(
-    models: dict,        # {name: encoder in eval mode}; the first is what the others are compared with
-    batches: list,       # from `packed_batches`
+    models: dict,  # {name: encoder in eval mode}; the first is what the others are compared with
+    batches: list,  # from `packed_batches`
     rounds: int = 5,
-    before=lambda: None, # between two measurements, e.g. torch.cuda.synchronize
-) -> pd.DataFrame:       # a row per model: seconds (median of rounds), fastest, slowest, sequences per second, speed-up (median of the rounds' ratios)
+    before=lambda: None,  # between two measurements, e.g. torch.cuda.synchronize
+) -> pd.DataFrame:  # a row per model: seconds (median of rounds), fastest, slowest, sequences per second, speed-up (median of the rounds' ratios)
     "Encode the same batches with each model in turn."
+
     def encode(m):
-        for ids, mask in batches: m(input_ids=ids, attention_mask=mask)
-    with torch.inference_mode(): t = interleaved({n: partial(encode, m) for n, m in models.items()}, rounds, before)
-    return t.rename(columns={'ratio': 'speed-up'}).rename_axis('model').assign(**{'per second': sum(len(i) for i, _ in batches) / t['seconds']})
+        for ids, mask in batches:
+            m(input_ids=ids, attention_mask=mask)
+
+    with torch.inference_mode():
+        t = interleaved({n: partial(encode, m) for n, m in models.items()}, rounds, before)
+    return (
+        t.rename(columns={'ratio': 'speed-up'})
+        .rename_axis('model')
+        .assign(**{'per second': sum(len(i) for i, _ in batches) / t['seconds']})
+    )

@@ -15,6 +15,7 @@ from .core import KitError, did_you_mean, place, root, sha256
 # %% ../nbs/06_encoders.ipynb #457197bb
 class Learning(BaseModel):
     "The keys that both kinds share: one course of AdamW, warm-up and cosine down to a floor."
+
     model_config = ConfigDict(frozen=True, extra='forbid', strict=True, allow_inf_nan=False)
     study: Word = Field(description="the study's folder in params/ and in the run store")
     name: Word = Field(description="the file's own name without .yaml")
@@ -30,53 +31,101 @@ class Learning(BaseModel):
     save_updates: Count = Field(description="updates between two checkpoints")
 
     @property
-    def identity(self) -> str: return sha256(self.model_dump())[:8]
+    def identity(self) -> str:
+        return sha256(self.model_dump())[:8]
+
     @property
-    def folder(self) -> Path: return place('runs')/self.study/KINDS[type(self)]/f'{self.name}-{self.identity}'
+    def folder(self) -> Path:
+        return place('runs') / self.study / KINDS[type(self)] / f'{self.name}-{self.identity}'
 
     def misfits(self):
-        if self.warmup >= self.updates: yield f"warmup: {self.warmup} updates of {self.updates} leave nothing to come down over"
-        if self.save_updates % self.log_updates: yield f"save_updates: {self.save_updates} must be a multiple of log_updates ({self.log_updates}), so that a resumed run logs what an uninterrupted one does"
+        if self.warmup >= self.updates:
+            yield f"warmup: {self.warmup} updates of {self.updates} leave nothing to come down over"
+        if self.save_updates % self.log_updates:
+            yield f"save_updates: {self.save_updates} must be a multiple of log_updates ({self.log_updates}), so that a resumed run logs what an uninterrupted one does"
 
     @model_validator(mode='after')
     def _fits_together(self):
-        for wrong in self.misfits(): raise ValueError(wrong)
+        for wrong in self.misfits():
+            raise ValueError(wrong)
         return self
+
 
 class EncoderSettings(Learning):
     "What an encoder is pre-trained with."
-    text: str = Field(min_length=1, description="`docs`, `fineweb-edu`, or a file: .txt with a text per line, .jsonl with {\"text\": ...}")
-    words: Annotated[int, Field(ge=8, le=400)] | None = Field(description="words kept of a text, null but for docs")
+
+    text: str = Field(
+        min_length=1,
+        description="`docs`, `fineweb-edu`, or a file: .txt with a text per line, .jsonl with {\"text\": ...}",
+    )
+    words: Annotated[int, Field(ge=8, le=400)] | None = Field(
+        description="words kept of a text, null but for docs"
+    )
     texts: Count | None = Field(description="how many are read from the start; null: all")
-    vocabulary: Annotated[int, Field(ge=300, le=30522)] = Field(description="pieces of BERT's vocabulary, the most frequent of the text; 30522: all")
-    arrangement: Annotated[int, Field(ge=0, le=7)] = Field(description="row of TITE's Table 3; 0: no pooling")
-    objectives: Annotated[list[Literal['bow', 'mae', 'mlm']], Field(min_length=1)] = Field(description="of the sum that is trained")
-    layers: Annotated[int, Field(ge=1, le=12)] = Field(description="the last ones of the arrangement are kept")
-    width: Annotated[int, Field(ge=16)] = Field(description="hidden units; heads of 64, or of 16 below 128")
-    max_length: Annotated[int, Field(ge=2)] = Field(description="tokens of a piece of text; longer texts become several")
+    vocabulary: Annotated[int, Field(ge=300, le=30522)] = Field(
+        description="pieces of BERT's vocabulary, the most frequent of the text; 30522: all"
+    )
+    arrangement: Annotated[int, Field(ge=0, le=7)] = Field(
+        description="row of TITE's Table 3; 0: no pooling"
+    )
+    objectives: Annotated[list[Literal['bow', 'mae', 'mlm']], Field(min_length=1)] = Field(
+        description="of the sum that is trained"
+    )
+    layers: Annotated[int, Field(ge=1, le=12)] = Field(
+        description="the last ones of the arrangement are kept"
+    )
+    width: Annotated[int, Field(ge=16)] = Field(
+        description="hidden units; heads of 64, or of 16 below 128"
+    )
+    max_length: Annotated[int, Field(ge=2)] = Field(
+        description="tokens of a piece of text; longer texts become several"
+    )
 
     def misfits(self):
         yield from super().misfits()
-        if (self.words is None) == (self.text == 'docs'): yield f"words: {'needed' if self.text == 'docs' else 'write null'}, since the text is {self.text!r}"
-        if self.width % (head := 64 if self.width >= 128 else 16): yield f"width: {self.width} is no multiple of a head's {head}"
-        if self.arrangement and 'mlm' in self.objectives: yield "objectives: mlm needs a vector for each token; with pooling write bow, mae or both"
-        if len(set(self.objectives)) < len(self.objectives): yield "objectives: one of them stands there twice"
-        if self.text == 'fineweb-edu' and self.texts is None: yield "texts: needed for fineweb-edu; its sample has 9,672,101"
+        if (self.words is None) == (self.text == 'docs'):
+            yield f"words: {'needed' if self.text == 'docs' else 'write null'}, since the text is {self.text!r}"
+        if self.width % (head := 64 if self.width >= 128 else 16):
+            yield f"width: {self.width} is no multiple of a head's {head}"
+        if self.arrangement and 'mlm' in self.objectives:
+            yield "objectives: mlm needs a vector for each token; with pooling write bow, mae or both"
+        if len(set(self.objectives)) < len(self.objectives):
+            yield "objectives: one of them stands there twice"
+        if self.text == 'fineweb-edu' and self.texts is None:
+            yield "texts: needed for fineweb-edu; its sample has 9,672,101"
 
 # %% ../nbs/06_encoders.ipynb #4c0e0374
 class BiEncoderSettings(Learning):
     "What a bi-encoder is taught with, and measured on."
+
     encoder: Word = Field(description="name of a file in the study's encoders/")
-    collection: str = Field(min_length=1, description="`docs`, `msmarco`, or a folder with train and test splits")
-    passage_words: Annotated[int, Field(ge=8, le=400)] | None = Field(description="words kept of a passage, null but for docs")
+    collection: str = Field(
+        min_length=1, description="`docs`, `msmarco`, or a folder with train and test splits"
+    )
+    passage_words: Annotated[int, Field(ge=8, le=400)] | None = Field(
+        description="words kept of a passage, null but for docs"
+    )
     test_topics: Count | None = Field(description="test topics drawn, null but for docs")
-    test_sets: Annotated[list[str], Field(min_length=1)] = Field(description="splits to measure; for msmarco dl19, dl20; or folders of BEIR data sets")
-    teacher: str = Field(min_length=1, description="`bm25`, the parameter file of a finished run, or a TREC run file over the training topics")
-    train_topics: Count | None = Field(description="topics drawn from those the teacher can score; null: all")
-    depth: Count | None = Field(description="BM25's candidates from which a topic's passages are drawn; null for a run file")
+    test_sets: Annotated[list[str], Field(min_length=1)] = Field(
+        description="splits to measure; for msmarco dl19, dl20; or folders of BEIR data sets"
+    )
+    teacher: str = Field(
+        min_length=1,
+        description="`bm25`, the parameter file of a finished run, or a TREC run file over the training topics",
+    )
+    train_topics: Count | None = Field(
+        description="topics drawn from those the teacher can score; null: all"
+    )
+    depth: Count | None = Field(
+        description="BM25's candidates from which a topic's passages are drawn; null for a run file"
+    )
     passages: Annotated[int, Field(ge=2)] = Field(description="of each topic")
-    losses: Annotated[list[Literal['margin', 'kl', 'nce']], Field(min_length=1)] = Field(description="of the sum that is trained")
-    nce_theta: Annotated[float, Field(ge=0)] = Field(description="how far below its favourite the teacher puts a negative of the same topic")
+    losses: Annotated[list[Literal['margin', 'kl', 'nce']], Field(min_length=1)] = Field(
+        description="of the sum that is trained"
+    )
+    nce_theta: Annotated[float, Field(ge=0)] = Field(
+        description="how far below its favourite the teacher puts a negative of the same topic"
+    )
     nce_strict: bool = Field(description="further than that, else as far will do")
     nce_positive: bool = Field(description="whether the positive stands in the denominator too")
     query_tokens: Annotated[int, Field(ge=2)] = Field(description="kept of a topic")
@@ -85,44 +134,72 @@ class BiEncoderSettings(Learning):
     def misfits(self):
         yield from super().misfits()
         for key in ('passage_words', 'test_topics'):
-            if (getattr(self, key) is None) == (self.collection == 'docs'): yield f"{key}: {'needed' if self.collection == 'docs' else 'write null'}, since the collection is {self.collection!r}"
+            if (getattr(self, key) is None) == (self.collection == 'docs'):
+                yield f"{key}: {'needed' if self.collection == 'docs' else 'write null'}, since the collection is {self.collection!r}"
         retrieves = self.teacher == 'bm25' or self.teacher.endswith('.yaml')
-        if (self.depth is None) == retrieves: yield f"depth: {'needed' if retrieves else 'write null'}, since the teacher is {self.teacher!r}"
-        if self.depth and self.depth < self.passages: yield f"passages: {self.passages} do not come out of {self.depth} candidates"
-        if self.collection == 'msmarco' and retrieves: yield "teacher: for msmarco name a TREC run file; BM25 indexes docs and folders only"
+        if (self.depth is None) == retrieves:
+            yield f"depth: {'needed' if retrieves else 'write null'}, since the teacher is {self.teacher!r}"
+        if self.depth and self.depth < self.passages:
+            yield f"passages: {self.passages} do not come out of {self.depth} candidates"
+        if self.collection == 'msmarco' and retrieves:
+            yield "teacher: for msmarco name a TREC run file; BM25 indexes docs and folders only"
+
 
 KINDS = {EncoderSettings: 'encoders', BiEncoderSettings: 'bi-encoders'}  # and where their files lie
 
 # %% ../nbs/06_encoders.ipynb #86930047
 def read_made(
-    kind,          # EncoderSettings or BiEncoderSettings
-    paths,         # YAML files, or folders of params/
-) -> list:         # settings, by name; files of other kinds are passed over
+    kind,  # EncoderSettings or BiEncoderSettings
+    paths,  # YAML files, or folders of params/
+) -> list:  # settings, by name; files of other kinds are passed over
     "The encoders or bi-encoders that `paths` describe; all refusals are collected."
     files, bad, out = [], [], []
-    for p in map(Path, paths): files += sorted(f for f in p.rglob('*.yaml') if f.parent.name == KINDS[kind]) if p.is_dir() else [p] if p.parent.name == KINDS[kind] else []
+    for p in map(Path, paths):
+        files += (
+            sorted(f for f in p.rglob('*.yaml') if f.parent.name == KINDS[kind])
+            if p.is_dir()
+            else [p]
+            if p.parent.name == KINDS[kind]
+            else []
+        )
     for f in dict.fromkeys(files):
-        try: values, text = read_parameters(f); out.append(validated(kind, values, str(f), text))
-        except KitError as e: bad.append(str(e))
-    if bad: raise KitError('\n'.join(bad))
+        try:
+            values, text = read_parameters(f)
+            out.append(validated(kind, values, str(f), text))
+        except KitError as e:
+            bad.append(str(e))
+    if bad:
+        raise KitError('\n'.join(bad))
     return out
 
+
 def read_encoder(
-    name: str,             # as a backbone or `BiEncoderSettings.encoder` says it
+    name: str,  # as a backbone or `BiEncoderSettings.encoder` says it
     folder='params/tite/encoders',
 ) -> EncoderSettings:
     "The settings of one encoder."
-    f = root()/folder/f'{name}.yaml'
-    if not f.exists(): raise KitError(f"encoder {name!r}: {f} does not exist{did_you_mean(name, [p.stem for p in f.parent.glob('*.yaml')])}")
+    f = root() / folder / f'{name}.yaml'
+    if not f.exists():
+        raise KitError(
+            f"encoder {name!r}: {f} does not exist{did_you_mean(name, [p.stem for p in f.parent.glob('*.yaml')])}"
+        )
     return read_made(EncoderSettings, [f])[0]
 
+
 def encoders_of(
-    configs,               # RunConfig and BiEncoderSettings
-) -> list:                 # EncoderSettings, each once
+    configs,  # RunConfig and BiEncoderSettings
+) -> list:  # EncoderSettings, each once
     "The encoders that runs and bi-encoders start from."
-    found = [read_encoder(c.encoder, f'params/{c.study}/encoders') if isinstance(c, BiEncoderSettings) else read_encoder(c.backbone, BACKBONES[c.backbone]['encoder']) for c in configs if isinstance(c, BiEncoderSettings) or 'encoder' in BACKBONES[c.backbone]]
+    found = [
+        read_encoder(c.encoder, f'params/{c.study}/encoders')
+        if isinstance(c, BiEncoderSettings)
+        else read_encoder(c.backbone, BACKBONES[c.backbone]['encoder'])
+        for c in configs
+        if isinstance(c, BiEncoderSettings) or 'encoder' in BACKBONES[c.backbone]
+    ]
     return list({s.identity: s for s in found}.values())
+
 
 def made(s: Learning) -> bool:
     "Whether it is in the run store."
-    return (s.folder/'done.json').exists()
+    return (s.folder / 'done.json').exists()

@@ -10,95 +10,236 @@ import pandas as pd
 from .config import OPTIMIZERS, WHERE
 from .core import canonical, read_json
 from .metrics import named
-from .significance import CORRECTIONS, TESTS, better_than, differences, family, letter_of, named_correction, needed, smallest, topics_and_seeds
+from reproduce_kit.significance import (
+    CORRECTIONS,
+    TESTS,
+    better_than,
+    differences,
+    family,
+    letter_of,
+    named_correction,
+    needed,
+    smallest,
+    topics_and_seeds,
+)
 from .store import find_runs
-from .tables import Table, escape, first_stage, group_epochs, groups, mean_text, rate_text, row_label, run_epochs, table_columns
+from reproduce_kit.tables import (
+    Table,
+    escape,
+    first_stage,
+    group_epochs,
+    groups,
+    mean_text,
+    rate_text,
+    row_label,
+    run_epochs,
+    table_columns,
+)
 
 # %% ../nbs/81_evidence.ipynb #0596a3c6
 def by_config(runs: list, test_set: str, measure: str) -> dict:
     "{(backbone, optimizer, rate): (per-topic Series, mean over seeds, source)} of the last epochs."
-    return {(g[0].cfg.title, g[0].cfg.optimizer, g[0].cfg.learning_rate): ((e := group_epochs(g)[-1][1][test_set])[0][measure], e[1]) for g in groups(runs)}
+    return {
+        (g[0].cfg.title, g[0].cfg.optimizer, g[0].cfg.learning_rate): (
+            (e := group_epochs(g)[-1][1][test_set])[0][measure],
+            e[1],
+        )
+        for g in groups(runs)
+    }
+
 
 def p_text(p: float) -> str:
     "`0.041`, `<0.001`."
-    return '$<$0.001' if p < .001 else f'{p:.3f}'
+    return '$<$0.001' if p < 0.001 else f'{p:.3f}'
+
 
 def gap_table(runs: list, correction: str = 'holm') -> Table:
     "Lion minus AdamW, backbone by backbone, with its evidence."
-    t = Table('significance', '', ('Measure', 'Backbone'), 'c'); leads = {s: m for _, s, m in reversed(table_columns(runs))}; count = 0
+    t = Table('significance', '', ('Measure', 'Backbone'), 'c')
+    leads = {s: m for _, s, m in reversed(table_columns(runs))}
+    count = 0
     for s, m in reversed(leads.items()):
-        values = by_config(runs, s, m); pairs = [(l, a) for l in values for a in values if l[1] == 'lion' and a[1] == 'adamw' and l[0] == a[0]]
-        if not pairs: continue
-        found = family({k: v[0] for k, v in values.items()}, pairs, correction=correction); d = [differences(values[l][0], values[a][0]) for l, a in pairs]; count = max(count, len(pairs))
+        values = by_config(runs, s, m)
+        pairs = [
+            (l, a)
+            for l in values
+            for a in values
+            if l[1] == 'lion' and a[1] == 'adamw' and l[0] == a[0]
+        ]
+        if not pairs:
+            continue
+        found = family({k: v[0] for k, v in values.items()}, pairs, correction=correction)
+        d = [differences(values[l][0], values[a][0]) for l, a in pairs]
+        count = max(count, len(pairs))
         several = len(values) > 2 * len({k[0] for k in values})
         for i, (l, a) in enumerate(pairs):
-            x = found.iloc[i]; row = (escape(f'{m} ({s})'), l[0] + (f', {rate_text(l[2])} / {rate_text(a[2])}' if several else ''))
-            for label, k, mean in (('AdamW', a, x['mean_b']), ('Lion', l, x['mean_a'])): t.add(row, label, f'{mean:.4f}', float(mean), measure=m, **values[k][1])
+            x = found.iloc[i]
+            row = (
+                escape(f'{m} ({s})'),
+                l[0] + (f', {rate_text(l[2])} / {rate_text(a[2])}' if several else ''),
+            )
+            for label, k, mean in (('AdamW', a, x['mean_b']), ('Lion', l, x['mean_a'])):
+                t.add(row, label, f'{mean:.4f}', float(mean), measure=m, **values[k][1])
             both = dict(run=f"{values[a][1]['run']}, {values[l][1]['run']}")
-            t.add(row, '$\\Delta$ [95\\,\\%]', '${:+.3f}$ $[{:+.3f}, {:+.3f}]$'.format(x['difference'], x['low'], x['high']), float(x['difference']), **both)
+            t.add(
+                row,
+                '$\\Delta$ [95\\,\\%]',
+                '${:+.3f}$ $[{:+.3f}, {:+.3f}]$'.format(x['difference'], x['low'], x['high']),
+                float(x['difference']),
+                **both,
+            )
             t.add(row, 'effect', f"${x['effect']:+.2f}$", float(x['effect']), **both)
             for name, test in TESTS.items():
-                p = float(x['p'] if name == 'randomization' else test(d[i])[0]); t.add(row, {'randomization': '$p$ rand.', 't': '$p$ $t$', 'wilcoxon': '$p$ Wilc.'}[name], p_text(p), p, **both)
-            t.add(row, '$p$ corrected', ('\\textbf{%s}' if x['significant'] else '%s') % p_text(x['corrected']), float(x['corrected']), **both)
-    t.caption = (f"Lion minus AdamW after the last epoch on the same topics: difference with its paired bootstrap interval, effect size (mean over standard deviation of the differences), "
-                 f"and $p$ of Fisher's randomization test, Student's paired $t$-test and Wilcoxon's signed-rank test. Corrected: randomization, {CORRECTIONS[correction]} over the {count} rows of a measure; bold at 5\\,\\%. "
-                 "Over topics, for the models that were trained; a mean over seeds where there are several.")
+                p = float(x['p'] if name == 'randomization' else test(d[i])[0])
+                t.add(
+                    row,
+                    {'randomization': '$p$ rand.', 't': '$p$ $t$', 'wilcoxon': '$p$ Wilc.'}[name],
+                    p_text(p),
+                    p,
+                    **both,
+                )
+            t.add(
+                row,
+                '$p$ corrected',
+                ('\\textbf{%s}' if x['significant'] else '%s') % p_text(x['corrected']),
+                float(x['corrected']),
+                **both,
+            )
+    t.caption = (
+        f"Lion minus AdamW after the last epoch on the same topics: difference with its paired bootstrap interval, effect size (mean over standard deviation of the differences), "
+        f"and $p$ of Fisher's randomization test, Student's paired $t$-test and Wilcoxon's signed-rank test. Corrected: randomization, {CORRECTIONS[correction]} over the {count} rows of a measure; bold at 5\\,\\%. "
+        "Over topics, for the models that were trained; a mean over seeds where there are several."
+    )
     return t
 
 # %% ../nbs/81_evidence.ipynb #7cfdd344
 def letters_table(runs: list, test: str = 'randomization', correction: str = 'holm') -> Table:
     "The last epochs' main measures, with the letters of the rows that each is significantly better than."
-    shown = [c for c in table_columns(runs) if c[2] in ('nDCG@10', named('AP', 1), named('AP', 2), named('RR@10', 2)) or c[1] != runs[0].cfg.test_sets[0] or len(table_columns(runs)) < 4]
-    evidence = [(('BM25', ''), first_stage(runs, 'BM25'))] + [(row_label(g[0], runs), group_epochs(g)[-1][1]) for g in groups(runs)]
-    ranked = read_json(runs[0].folder/'first-stage/metrics.json')['ranked_by']; most = 0
+    shown = [
+        c
+        for c in table_columns(runs)
+        if c[2] in ('nDCG@10', named('AP', 1), named('AP', 2), named('RR@10', 2))
+        or c[1] != runs[0].cfg.test_sets[0]
+        or len(table_columns(runs)) < 4
+    ]
+    evidence = [(('BM25', ''), first_stage(runs, 'BM25'))] + [
+        (row_label(g[0], runs), group_epochs(g)[-1][1]) for g in groups(runs)
+    ]
+    ranked = read_json(runs[0].folder / 'first-stage/metrics.json')['ranked_by']
+    most = 0
     t = Table('letters', '', ('', 'Backbone', 'Optimizer'), 'l')
     for column, s, m in shown:
-        values = {label: e[s][0][m] for label, e in evidence if label[0] != 'BM25' or ranked[s] == 'BM25'}; one = family(values, test=test, correction=correction); marks = better_than(one, [label for label, _ in evidence])
-        if len(one) > most: found, most = one, len(one)
+        values = {
+            label: e[s][0][m] for label, e in evidence if label[0] != 'BM25' or ranked[s] == 'BM25'
+        }
+        one = family(values, test=test, correction=correction)
+        marks = better_than(one, [label for label, _ in evidence])
+        if len(one) > most:
+            found, most = one, len(one)
         for i, (label, e) in enumerate(evidence):
-            if label not in values: t.add((letter_of(i), *label), column, '--'); continue  # nobody ranked these candidates
-            t.add((letter_of(i), *label), column, mean_text(e[s][0], m) + (f'$^{{{marks[label]}}}$' if marks[label] else ''), float(values[label].mean()), measure=m, **e[s][1])
+            if label not in values:
+                t.add((letter_of(i), *label), column, '--')
+                continue  # nobody ranked these candidates
+            t.add(
+                (letter_of(i), *label),
+                column,
+                mean_text(e[s][0], m) + (f'$^{{{marks[label]}}}$' if marks[label] else ''),
+                float(values[label].mean()),
+                measure=m,
+                **e[s][1],
+            )
     t.caption = f'After the last epoch, with BM25. {escape(named_correction(found))} Each column is a family of its own.'
     return t
 
 # %% ../nbs/81_evidence.ipynb #8ddad241
 def replicates(runs: list) -> list:
     "`groups` of these runs, with every finished run in the store that has the same settings under another seed."
-    def key(r): return canonical(r.cfg.model_dump(exclude={'study', 'recipe', 'name', 'seed', *WHERE}))
+
+    def key(r):
+        return canonical(r.cfg.model_dump(exclude={'study', 'recipe', 'name', 'seed', *WHERE}))
+
     asked = {key(g[0]): {r.cfg.seed: r for r in g} for g in groups(runs)}
     for r in find_runs():
-        if r.done and key(r) in asked: asked[key(r)].setdefault(r.cfg.seed, r)
+        if r.done and key(r) in asked:
+            asked[key(r)].setdefault(r.cfg.seed, r)
     return [[by[s] for s in sorted(by)] for by in asked.values()]
+
 
 def seed_gaps(runs: list, test_set: str, measure: str) -> dict:
     "{(backbone, Lion's rate, AdamW's rate): {'gap': frame of Lion minus AdamW, a row per topic and a column per seed, 'lion', 'adamw': means by seed, 'runs'}} of the last epochs, for the seeds that both have."
-    out = {}; of = {}
-    for g in replicates(runs): of.setdefault((g[0].cfg.title, g[0].cfg.optimizer), []).append({r.cfg.seed: r for r in g})
+    out = {}
+    of = {}
+    for g in replicates(runs):
+        of.setdefault((g[0].cfg.title, g[0].cfg.optimizer), []).append({r.cfg.seed: r for r in g})
     for (title, o), lions in of.items():
         for lion in lions if o == 'lion' else ():
             for adamw in of.get((title, 'adamw'), ()):
-                if len(both := sorted({*lion} & {*adamw})) < 2: continue
+                if len(both := sorted({*lion} & {*adamw})) < 2:
+                    continue
                 value = lambda r: run_epochs(r)[-1][1][test_set][0][measure]
                 a, b = (pd.DataFrame({x: value(by[x]) for x in both}) for by in (lion, adamw))
-                out[title, lion[both[0]].cfg.learning_rate, adamw[both[0]].cfg.learning_rate] = dict(gap=a - b, lion=a.mean(), adamw=b.mean(), runs=[by[x] for by in (adamw, lion) for x in both])
+                out[title, lion[both[0]].cfg.learning_rate, adamw[both[0]].cfg.learning_rate] = (
+                    dict(
+                        gap=a - b,
+                        lion=a.mean(),
+                        adamw=b.mean(),
+                        runs=[by[x] for by in (adamw, lion) for x in both],
+                    )
+                )
     return out
+
 
 def variance_table(runs: list) -> Table:
     "Lion minus AdamW against the noise of seeds and of topics, where both were run with several seeds; no cells where nothing was."
-    t = Table('variance', '', ('',), 'c'); leads = {s: m for _, s, m in reversed(table_columns(runs))}
+    t = Table('variance', '', ('',), 'c')
+    leads = {s: m for _, s, m in reversed(table_columns(runs))}
     for s, m in reversed(leads.items()):
         gaps = seed_gaps(runs, s, m)
         for (title, rate_l, rate_a), g in gaps.items():
-            x = topics_and_seeds(g['gap']); column = (escape(f'{m} ({s})'), title + (f', {rate_text(rate_l)} / {rate_text(rate_a)}' if len({k[0] for k in gaps}) < len(gaps) else '')); source = dict(run=', '.join(r.folder.name for r in g['runs']))
-            def put(row, text, value): t.add(row, column, text, value, **source)
+            x = topics_and_seeds(g['gap'])
+            column = (
+                escape(f'{m} ({s})'),
+                title
+                + (
+                    f', {rate_text(rate_l)} / {rate_text(rate_a)}'
+                    if len({k[0] for k in gaps}) < len(gaps)
+                    else ''
+                ),
+            )
+            source = dict(run=', '.join(r.folder.name for r in g['runs']))
+
+            def put(row, text, value):
+                t.add(row, column, text, value, **source)
+
             put('seeds', str(x['k']), x['k'])
-            for o in ('adamw', 'lion'): put(OPTIMIZERS[o], f"{g[o].mean():.4f}\\,$\\pm${g[o].std(ddof=1):.3f}", float(g[o].mean()))
-            put('Lion minus AdamW [95\\,\\%]', '${:+.3f}$ $[{:+.3f}, {:+.3f}]$'.format(x['mean'], x['low'], x['high']), x['mean'])
+            for o in ('adamw', 'lion'):
+                put(
+                    OPTIMIZERS[o],
+                    f"{g[o].mean():.4f}\\,$\\pm${g[o].std(ddof=1):.3f}",
+                    float(g[o].mean()),
+                )
+            put(
+                'Lion minus AdamW [95\\,\\%]',
+                '${:+.3f}$ $[{:+.3f}, {:+.3f}]$'.format(x['mean'], x['low'], x['high']),
+                x['mean'],
+            )
             put('seed by seed', ' '.join(f'${v:+.3f}$' for v in g['gap'].mean()), None)
-            for part in ('topics', 'seeds', 'rest'): put(f"standard deviation: {part if part != 'rest' else 'neither'}", f'{x[part] ** .5:.3f}', x[part] ** .5)
+            for part in ('topics', 'seeds', 'rest'):
+                put(
+                    f"standard deviation: {part if part != 'rest' else 'neither'}",
+                    f'{x[part] ** 0.5:.3f}',
+                    x[part] ** 0.5,
+                )
             put('$p$, topics and seeds', p_text(x['p']), x['p'])
-            put('smallest difference seen with 80\\,\\% power', f"{smallest(x):.3f}" if x['rest'] or x['topics'] else '--', None)
-            for of in ('topics', 'seeds'): n = needed(x['mean'], x, of); put(f'{of} needed for the one found', 'no number' if n is None else f'{n:,}', n)
-    if not t.cells: t.add('seeds', ('', 'no backbone was run with both optimizers and several seeds'), '--')
-    t.caption = ("Lion minus AdamW after the last epoch against the noise of seeds and topics (crossed, Hillis 2007); $\\pm$: standard deviation between seeds. With three seeds the test is somewhat liberal.")
+            put(
+                'smallest difference seen with 80\\,\\% power',
+                f"{smallest(x):.3f}" if x['rest'] or x['topics'] else '--',
+                None,
+            )
+            for of in ('topics', 'seeds'):
+                n = needed(x['mean'], x, of)
+                put(f'{of} needed for the one found', 'no number' if n is None else f'{n:,}', n)
+    if not t.cells:
+        t.add('seeds', ('', 'no backbone was run with both optimizers and several seeds'), '--')
+    t.caption = "Lion minus AdamW after the last epoch against the noise of seeds and topics (crossed, Hillis 2007); $\\pm$: standard deviation between seeds. With three seeds the test is somewhat liberal."
     return t

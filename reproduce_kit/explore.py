@@ -23,87 +23,219 @@ UP, DOWN = '#0b3c6f', '#de8f05'
 # %% ../nbs/88_explore.ipynb #d3eb1560
 def read_top(
     run: Run,
-    epoch: int,        # 0 for the first stage
-) -> dict:             # {test set: {topic: {'query', 'top': [{'docid', 'grade', 'text'}]}}}
+    epoch: int,  # 0 for the first stage
+) -> dict:  # {test set: {topic: {'query', 'top': [{'docid', 'grade', 'text'}]}}}
     "The text at the top of a run's rankings, from the run store alone."
-    f = (run.epoch(epoch) if epoch else run.folder/'first-stage')/'top.jsonl'
-    if not f.exists(): raise KitError(f"{run.folder.name} kept no text (no {f.parent.name}/top.jsonl: it was made by an older version of the kit); delete {run.folder} and run the config again to read its rankings")
+    f = (run.epoch(epoch) if epoch else run.folder / 'first-stage') / 'top.jsonl'
+    if not f.exists():
+        raise KitError(
+            f"{run.folder.name} kept no text (no {f.parent.name}/top.jsonl: it was made by an older version of the kit); delete {run.folder} and run the config again to read its rankings"
+        )
     out = {}
     for l in f.read_text('utf-8').splitlines():
-        x = json.loads(l); out.setdefault(x['set'], {})[x['topic']] = dict(query=x['query'], top=x['top'])
+        x = json.loads(l)
+        out.setdefault(x['set'], {})[x['topic']] = dict(query=x['query'], top=x['top'])
     return out
 
+
 def compare(
-    a: tuple,            # (Run, epoch)
-    b: tuple,            # (Run, epoch), of the same topics
+    a: tuple,  # (Run, epoch)
+    b: tuple,  # (Run, epoch), of the same topics
     test_set: str,
     measure: str,
-) -> pd.DataFrame:       # a row per topic, largest difference first: query, a, b, difference
+) -> pd.DataFrame:  # a row per topic, largest difference first: query, a, b, difference
     "What two rankings score, topic by topic."
     va, vb = (dict(run_epochs(r))[n][test_set][0] for r, n in (a, b))
-    if measure not in va or measure not in vb: raise KitError(f'{measure!r} is no measure of both; they have {", ".join(m for m in va if m in vb)}')
-    d = differences(va[measure], vb[measure], f'{a[0].folder.name} and {b[0].folder.name}'); text = read_top(*a).get(test_set, {})
-    df = pd.DataFrame(dict(query=[text.get(q, {}).get('query', q) for q in va.index], a=va[measure], b=vb[measure].reindex(va.index), difference=d), index=va.index)
+    if measure not in va or measure not in vb:
+        raise KitError(
+            f'{measure!r} is no measure of both; they have {", ".join(m for m in va if m in vb)}'
+        )
+    d = differences(va[measure], vb[measure], f'{a[0].folder.name} and {b[0].folder.name}')
+    text = read_top(*a).get(test_set, {})
+    df = pd.DataFrame(
+        dict(
+            query=[text.get(q, {}).get('query', q) for q in va.index],
+            a=va[measure],
+            b=vb[measure].reindex(va.index),
+            difference=d,
+        ),
+        index=va.index,
+    )
     return df.iloc[df['difference'].abs().mul(-1).argsort(kind='stable')]
+
 
 def passages_html(topic: str, names: tuple, tops: tuple) -> str:
     "A topic's top passages of two runs side by side, with grades; a bar marks what only one of them has."
     have = [{x['docid'] for x in t['top']} for t in tops]
+
     def column(name, t, other):
-        rows = ''.join(f"<p{'' if x['docid'] in other else ' class=only'}><span class='g g{'' if x['grade'] is None else min(x['grade'], 3)}' title='{'not judged' if x['grade'] is None else 'grade'}'>{'?' if x['grade'] is None else x['grade']}</span>{html.escape(x['text'])} <span class='id'>{html.escape(x['docid'])}</span></p>" for x in t['top'])
+        rows = ''.join(
+            f"<p{'' if x['docid'] in other else ' class=only'}><span class='g g{'' if x['grade'] is None else min(x['grade'], 3)}' title='{'not judged' if x['grade'] is None else 'grade'}'>{'?' if x['grade'] is None else x['grade']}</span>{html.escape(x['text'])} <span class='id'>{html.escape(x['docid'])}</span></p>"
+            for x in t['top']
+        )
         return f'<td width="50%"><b>{html.escape(name)}</b>{rows}</td>'
+
     return f"{_CSS}<div class='kit'><h4>{html.escape(tops[0]['query'])} <span class='id'>{html.escape(topic)}</span></h4><table class='two'><tr>{column(names[0], tops[0], have[1])}{column(names[1], tops[1], have[0])}</tr></table></div>"
+
 
 def bars_html(df: pd.DataFrame, most: int = 20) -> str:
     "The topics that differ most, as a table that needs no style sheet: pages that are not trusted are shown without one."
-    top = df['difference'].abs().max() or 1; some = df.head(most).sort_values('difference', ascending=False)
-    rows = ''.join(f"<tr><td>{html.escape(r['query'])}</td><td>{r['difference']:+.3f}</td><td>{'&#9608;' * round(20 * abs(r['difference']) / top)}</td></tr>" for _, r in some.iterrows())
-    return f"<table><tr><th>topic</th><th>difference</th><th></th></tr>{rows}</table>" + (f'<p>the {most} topics of {len(df)} that differ most</p>' if len(df) > most else '')
+    top = df['difference'].abs().max() or 1
+    some = df.head(most).sort_values('difference', ascending=False)
+    rows = ''.join(
+        f"<tr><td>{html.escape(r['query'])}</td><td>{r['difference']:+.3f}</td><td>{'&#9608;' * round(20 * abs(r['difference']) / top)}</td></tr>"
+        for _, r in some.iterrows()
+    )
+    return f"<table><tr><th>topic</th><th>difference</th><th></th></tr>{rows}</table>" + (
+        f'<p>the {most} topics of {len(df)} that differ most</p>' if len(df) > most else ''
+    )
 
 # %% ../nbs/88_explore.ipynb #b986f29b
 class Explorer(widgets.VBox):
     "Choose two rankings, see where they differ, click a topic, read."
+
     def __init__(self, runs: list, test_set: str = '', measure: str = ''):
-        self.choices = {f"{', '.join(row_label(r, runs))}, seed {r.cfg.seed}, epoch {n} ({r.cfg.study}/{r.cfg.recipe})": (r, n) for r in runs for n in range(1, r.cfg.epochs + 1)}
-        if len(self.choices) < 2: raise KitError('two finished epochs are needed to compare; `reproduce run params/embedded` makes some')
-        names = list(self.choices); first = next((n for n in names[::-1] if self.choices[n][0].cfg.optimizer == 'lion'), names[-1])
-        other = next((n for n in names[::-1] if self.choices[n][0].cfg.optimizer != 'lion' and self.choices[n][0].cfg.layers == self.choices[first][0].cfg.layers), next(n for n in names if n != first))
+        self.choices = {
+            f"{', '.join(row_label(r, runs))}, seed {r.cfg.seed}, epoch {n} ({r.cfg.study}/{r.cfg.recipe})": (
+                r,
+                n,
+            )
+            for r in runs
+            for n in range(1, r.cfg.epochs + 1)
+        }
+        if len(self.choices) < 2:
+            raise KitError(
+                'two finished epochs are needed to compare; `reproduce run params/embedded` makes some'
+            )
+        names = list(self.choices)
+        first = next(
+            (n for n in names[::-1] if self.choices[n][0].cfg.optimizer == 'lion'), names[-1]
+        )
+        other = next(
+            (
+                n
+                for n in names[::-1]
+                if self.choices[n][0].cfg.optimizer != 'lion'
+                and self.choices[n][0].cfg.layers == self.choices[first][0].cfg.layers
+            ),
+            next(n for n in names if n != first),
+        )
         sets = runs[0].cfg.test_sets
-        if test_set and test_set not in sets: raise KitError(f'test set {test_set!r} was not measured{did_you_mean(test_set, sets)}')
+        if test_set and test_set not in sets:
+            raise KitError(f'test set {test_set!r} was not measured{did_you_mean(test_set, sets)}')
         columns = list(run_epochs(runs[0])[0][1][test_set or sets[0]][0])
-        if measure and measure not in columns: raise KitError(f'measure {measure!r} is unknown{did_you_mean(measure, columns)}')
+        if measure and measure not in columns:
+            raise KitError(f'measure {measure!r} is unknown{did_you_mean(measure, columns)}')
         wide = widgets.Layout(width='46%')
-        self.a, self.b = (widgets.Dropdown(options=names, value=v, description=d, layout=wide) for v, d in ((first, 'run'), (other, 'against')))
-        self.set, self.measure = widgets.Dropdown(options=sets, value=test_set or sets[0], description='topics'), widgets.Dropdown(options=columns, value=measure or columns[0], description='measure')
-        self.summary, self.bars, self.reading = widgets.HTML(), widgets.VBox(layout=widgets.Layout(width='44%', max_height='460px', overflow='hidden auto')), widgets.HTML(layout=widgets.Layout(width='56%'))
-        super().__init__([widgets.HBox([self.a, self.b]), widgets.HBox([self.set, self.measure]), self.summary, widgets.HBox([self.bars, self.reading], layout=widgets.Layout(align_items='flex-start'))])
-        for w in (self.a, self.b, self.set, self.measure): w.observe(lambda _: self.draw(), 'value')
+        self.a, self.b = (
+            widgets.Dropdown(options=names, value=v, description=d, layout=wide)
+            for v, d in ((first, 'run'), (other, 'against'))
+        )
+        self.set, self.measure = (
+            widgets.Dropdown(options=sets, value=test_set or sets[0], description='topics'),
+            widgets.Dropdown(options=columns, value=measure or columns[0], description='measure'),
+        )
+        self.summary, self.bars, self.reading = (
+            widgets.HTML(),
+            widgets.VBox(
+                layout=widgets.Layout(width='44%', max_height='460px', overflow='hidden auto')
+            ),
+            widgets.HTML(layout=widgets.Layout(width='56%')),
+        )
+        super().__init__(
+            [
+                widgets.HBox([self.a, self.b]),
+                widgets.HBox([self.set, self.measure]),
+                self.summary,
+                widgets.HBox(
+                    [self.bars, self.reading], layout=widgets.Layout(align_items='flex-start')
+                ),
+            ]
+        )
+        for w in (self.a, self.b, self.set, self.measure):
+            w.observe(lambda _: self.draw(), 'value')
         self.draw()
 
     def draw(self):
         "Compare what is chosen, and show the topic that differs most."
-        try: self.found = compare(self.choices[self.a.value], self.choices[self.b.value], self.set.value, self.measure.value)
-        except KitError as e: self.found, self.bars.children, self.reading.value, self.summary.value = None, (), '', f"<span style='color:#b42318'>{html.escape(str(e))}</span>"; return
-        d = self.found['difference']; self.summary.value = f"<b>{d.mean():+.4f}</b> {html.escape(self.measure.value)} on {len(d)} topics: {(d > 0).sum()} higher, {(d < 0).sum()} lower, {(d == 0).sum()} equal"
+        try:
+            self.found = compare(
+                self.choices[self.a.value],
+                self.choices[self.b.value],
+                self.set.value,
+                self.measure.value,
+            )
+        except KitError as e:
+            self.found, self.bars.children, self.reading.value, self.summary.value = (
+                None,
+                (),
+                '',
+                f"<span style='color:#b42318'>{html.escape(str(e))}</span>",
+            )
+            return
+        d = self.found['difference']
+        self.summary.value = f"<b>{d.mean():+.4f}</b> {html.escape(self.measure.value)} on {len(d)} topics: {(d > 0).sum()} higher, {(d < 0).sum()} lower, {(d == 0).sum()} equal"
         top = d.abs().max() or 1
+
         def bar(q, r):
-            w = 1 + 28 * abs(r['difference']) / top; left = 31 if r['difference'] >= 0 else 31 - w
-            b = widgets.Button(tooltip=f"{r['query']}: {r['a']:.3f} against {r['b']:.3f}", layout=widgets.Layout(width=f'{w:.1f}%', height='13px', margin=f'3px 0 0 {left:.1f}%', padding='0'), style=dict(button_color=UP if r['difference'] >= 0 else DOWN))
-            b.add_class('kit-topic'); b.on_click(lambda _: self.read(q))
-            return widgets.HBox([widgets.Label(r['query'].replace('$', ''), layout=widgets.Layout(width='38%', height='19px', margin='0'), style=dict(font_size='11px')), b], layout=widgets.Layout(min_height='19px', overflow='hidden'))
-        self.bars.children = [bar(q, r) for q, r in self.found.sort_values('difference', ascending=False).iterrows()]; self.read(self.found.index[0])
+            w = 1 + 28 * abs(r['difference']) / top
+            left = 31 if r['difference'] >= 0 else 31 - w
+            b = widgets.Button(
+                tooltip=f"{r['query']}: {r['a']:.3f} against {r['b']:.3f}",
+                layout=widgets.Layout(
+                    width=f'{w:.1f}%', height='13px', margin=f'3px 0 0 {left:.1f}%', padding='0'
+                ),
+                style=dict(button_color=UP if r['difference'] >= 0 else DOWN),
+            )
+            b.add_class('kit-topic')
+            b.on_click(lambda _: self.read(q))
+            return widgets.HBox(
+                [
+                    widgets.Label(
+                        r['query'].replace('$', ''),
+                        layout=widgets.Layout(width='38%', height='19px', margin='0'),
+                        style=dict(font_size='11px'),
+                    ),
+                    b,
+                ],
+                layout=widgets.Layout(min_height='19px', overflow='hidden'),
+            )
+
+        self.bars.children = [
+            bar(q, r) for q, r in self.found.sort_values('difference', ascending=False).iterrows()
+        ]
+        self.read(self.found.index[0])
 
     def read(self, topic: str):
         "Show what both put at the top for a topic."
-        tops = tuple(read_top(*self.choices[w.value]).get(self.set.value, {}).get(topic) for w in (self.a, self.b))
-        self.reading.value = passages_html(topic, (self.a.value, self.b.value), tops) if None not in tops else f'no text was kept of topic {html.escape(topic)} (only the first 500 of a set)'
+        tops = tuple(
+            read_top(*self.choices[w.value]).get(self.set.value, {}).get(topic)
+            for w in (self.a, self.b)
+        )
+        self.reading.value = (
+            passages_html(topic, (self.a.value, self.b.value), tops)
+            if None not in tops
+            else f'no text was kept of topic {html.escape(topic)} (only the first 500 of a set)'
+        )
 
-    def static(self) -> str: return f"<p>{html.escape(self.a.value)}<br>against {html.escape(self.b.value)}</p>{self.summary.value}{bars_html(self.found) if self.found is not None else ''}{self.reading.value}"
-    def _repr_mimebundle_(self, **kw): return (super()._repr_mimebundle_(**kw) or {}) | {'text/html': self.static()}
+    def static(self) -> str:
+        return f"<p>{html.escape(self.a.value)}<br>against {html.escape(self.b.value)}</p>{self.summary.value}{bars_html(self.found) if self.found is not None else ''}{self.reading.value}"
+
+    def _repr_mimebundle_(self, **kw):
+        return (super()._repr_mimebundle_(**kw) or {}) | {'text/html': self.static()}
+
 
 def explore(study: str = '*', recipe: str = '*', test_set: str = '', measure: str = ''):
     "An Explorer over the finished runs of a study that share a collection; None, said aloud, where there are none."
     runs = [r for r in find_runs(study or '*', recipe or '*') if r.done]
-    runs = [r for r in runs if r.cfg.collection == runs[0].cfg.collection and r.cfg.test_sets == runs[0].cfg.test_sets]
-    if not runs: print(f"no finished runs of study {study!r} in {place('runs').name}/; `reproduce run params/{study}` makes them"); return None
+    runs = [
+        r
+        for r in runs
+        if r.cfg.collection == runs[0].cfg.collection and r.cfg.test_sets == runs[0].cfg.test_sets
+    ]
+    if not runs:
+        print(
+            f"no finished runs of study {study!r} in {place('runs').name}/; `reproduce run params/{study}` makes them"
+        )
+        return None
     return Explorer(runs, test_set, measure)

@@ -24,120 +24,350 @@ from .training import read_history
 COLOURS = {'AdamW': '#0b3c6f', 'Lion': '#de8f05'}
 DASHES = {'AdamW': (1, 0), 'Lion': (3, 1.2)}
 
+
 def look():
     "Sizes and fonts for a two-column paper."
-    sns.set_theme(context='paper', style='ticks', rc={'font.size': 8, 'axes.titlesize': 8, 'axes.labelsize': 8, 'legend.fontsize': 7.5, 'xtick.labelsize': 7, 'ytick.labelsize': 7,
-                                                      'axes.spines.top': False, 'axes.spines.right': False, 'pdf.fonttype': 42, 'svg.hashsalt': 'kit', 'savefig.dpi': 200})
+    sns.set_theme(
+        context='paper',
+        style='ticks',
+        rc={
+            'font.size': 8,
+            'axes.titlesize': 8,
+            'axes.labelsize': 8,
+            'legend.fontsize': 7.5,
+            'xtick.labelsize': 7,
+            'ytick.labelsize': 7,
+            'axes.spines.top': False,
+            'axes.spines.right': False,
+            'pdf.fonttype': 42,
+            'svg.hashsalt': 'kit',
+            'savefig.dpi': 200,
+        },
+    )
+
 
 def save_figure(
     fig,
     name: str,
-    runs: list,         # the runs behind it
-    notebook: str,      # the notebook that draws it
+    runs: list,  # the runs behind it
+    notebook: str,  # the notebook that draws it
     more: dict = None,  # {input: sha256} of what else it was drawn from
 ) -> Path:
     "`figures/NAME.pdf`, `.png` and `.json` (what it was drawn from); without time stamps."
     for ext, meta in dict(pdf=dict(CreationDate=None), png=dict(Software=None)).items():
-        with writing(place('figures')/f'{name}.{ext}', 'wb') as f: fig.savefig(f, format=ext, bbox_inches='tight', metadata=meta)
-    write_json(place('figures')/f'{name}.json', dict(file=f'{name}.pdf', **provenance(notebook, runs, more), cells=[
-        dict(row=r.folder.name, column='history.jsonl', text='', value=None, source=dict(run=r.folder.name, history=sha256(r.folder/'history.jsonl'))) for r in runs]))
-    return place('figures')/f'{name}.png'
+        with writing(place('figures') / f'{name}.{ext}', 'wb') as f:
+            fig.savefig(f, format=ext, bbox_inches='tight', metadata=meta)
+    write_json(
+        place('figures') / f'{name}.json',
+        dict(
+            file=f'{name}.pdf',
+            **provenance(notebook, runs, more),
+            cells=[
+                dict(
+                    row=r.folder.name,
+                    column='history.jsonl',
+                    text='',
+                    value=None,
+                    source=dict(run=r.folder.name, history=sha256(r.folder / 'history.jsonl')),
+                )
+                for r in runs
+            ],
+        ),
+    )
+    return place('figures') / f'{name}.png'
 
 # %% ../nbs/82_figures.ipynb #c0771511
 def figure1():
     "The retrieve-and-rerank pipeline with the cross-encoder opened up."
-    look(); fig, ax = plt.subplots(figsize=(3.5, 3.3)); ax.set(xlim=(0, 10), ylim=(0, 10.2)); ax.axis('off')
+    look()
+    fig, ax = plt.subplots(figsize=(3.5, 3.3))
+    ax.set(xlim=(0, 10), ylim=(0, 10.2))
+    ax.axis('off')
+
     def box(x, y, w, h, text, fill='white', **kw):
-        ax.add_patch(FancyBboxPatch((x, y), w, h, boxstyle='round,pad=0.02,rounding_size=0.18', fc=fill, ec='#333333', lw=0.8))
-        ax.text(x + w/2, y + h/2, text, ha='center', va='center', **{'fontsize': 7.5, **kw})
-    def arrow(a, b): ax.add_patch(FancyArrowPatch(a, b, arrowstyle='-|>', mutation_scale=7, lw=0.8, color='#333333', shrinkA=0, shrinkB=0))
-    box(0.2, 0.3, 2.6, 1.1, 'topic $q$', '#eaf1f8'); box(0.2, 2.3, 2.6, 1.3, 'BM25\nfirst stage', '#f3f3f3'); box(0.2, 4.6, 2.6, 1.3, 'candidates\n$d_1, \\ldots, d_k$', '#fdf1dc')
-    arrow((1.5, 1.4), (1.5, 2.3)); arrow((1.5, 3.6), (1.5, 4.6))
-    tokens = [('[CLS]', 1.05, 'white'), ('$q$', 1.25, '#eaf1f8'), ('[SEP]', 1.05, 'white'), ('$d_i$', 1.75, '#fdf1dc'), ('[SEP]', 1.05, 'white')]; x = 3.7
+        ax.add_patch(
+            FancyBboxPatch(
+                (x, y),
+                w,
+                h,
+                boxstyle='round,pad=0.02,rounding_size=0.18',
+                fc=fill,
+                ec='#333333',
+                lw=0.8,
+            )
+        )
+        ax.text(x + w / 2, y + h / 2, text, ha='center', va='center', **{'fontsize': 7.5, **kw})
+
+    def arrow(a, b):
+        ax.add_patch(
+            FancyArrowPatch(
+                a,
+                b,
+                arrowstyle='-|>',
+                mutation_scale=7,
+                lw=0.8,
+                color='#333333',
+                shrinkA=0,
+                shrinkB=0,
+            )
+        )
+
+    box(0.2, 0.3, 2.6, 1.1, 'topic $q$', '#eaf1f8')
+    box(0.2, 2.3, 2.6, 1.3, 'BM25\nfirst stage', '#f3f3f3')
+    box(0.2, 4.6, 2.6, 1.3, 'candidates\n$d_1, \\ldots, d_k$', '#fdf1dc')
+    arrow((1.5, 1.4), (1.5, 2.3))
+    arrow((1.5, 3.6), (1.5, 4.6))
+    tokens = [
+        ('[CLS]', 1.05, 'white'),
+        ('$q$', 1.25, '#eaf1f8'),
+        ('[SEP]', 1.05, 'white'),
+        ('$d_i$', 1.75, '#fdf1dc'),
+        ('[SEP]', 1.05, 'white'),
+    ]
+    x = 3.7
     for text, w, fill in tokens:
-        box(x, 2.3, w - 0.08, 1.0, text, fill, fontsize=6.5); arrow((x + w/2 - 0.04, 3.3), (x + w/2 - 0.04, 4.3)); x += w
-    arrow((2.8, 0.85), (5.33, 0.85)); arrow((5.33, 0.85), (5.33, 2.3)); ax.plot([2.8, 3.25, 3.25, 7.83], [5.25, 5.25, 1.5, 1.5], lw=0.8, color='#333333'); arrow((7.83, 1.5), (7.83, 2.3))
-    box(3.7, 4.3, 6.07, 1.9, 'transformer encoder\nevery token of $q$ attends\nto every token of $d_i$', '#f3f3f3', fontsize=6.5)
-    box(3.7, 7.0, 2.2, 1.0, 'linear + $\\sigma$', fontsize=7); arrow((4.18, 6.2), (4.18, 7.0)); ax.text(4.35, 6.6, '[CLS] vector', fontsize=6.5, va='center')
-    box(6.7, 7.0, 3.07, 1.0, '$s(q, d_i) \\in [0, 1]$', fontsize=7); arrow((5.9, 7.5), (6.7, 7.5))
-    box(6.7, 8.9, 3.07, 1.0, 'reranked list', '#fdf1dc'); arrow((8.24, 8.0), (8.24, 8.9)); ax.text(8.05, 8.45, 'sort', fontsize=6.5, ha='right', va='center')
+        box(x, 2.3, w - 0.08, 1.0, text, fill, fontsize=6.5)
+        arrow((x + w / 2 - 0.04, 3.3), (x + w / 2 - 0.04, 4.3))
+        x += w
+    arrow((2.8, 0.85), (5.33, 0.85))
+    arrow((5.33, 0.85), (5.33, 2.3))
+    ax.plot([2.8, 3.25, 3.25, 7.83], [5.25, 5.25, 1.5, 1.5], lw=0.8, color='#333333')
+    arrow((7.83, 1.5), (7.83, 2.3))
+    box(
+        3.7,
+        4.3,
+        6.07,
+        1.9,
+        'transformer encoder\nevery token of $q$ attends\nto every token of $d_i$',
+        '#f3f3f3',
+        fontsize=6.5,
+    )
+    box(3.7, 7.0, 2.2, 1.0, 'linear + $\\sigma$', fontsize=7)
+    arrow((4.18, 6.2), (4.18, 7.0))
+    ax.text(4.35, 6.6, '[CLS] vector', fontsize=6.5, va='center')
+    box(6.7, 7.0, 3.07, 1.0, '$s(q, d_i) \\in [0, 1]$', fontsize=7)
+    arrow((5.9, 7.5), (6.7, 7.5))
+    box(6.7, 8.9, 3.07, 1.0, 'reranked list', '#fdf1dc')
+    arrow((8.24, 8.0), (8.24, 8.9))
+    ax.text(8.05, 8.45, 'sort', fontsize=6.5, ha='right', va='center')
     return fig
 
 # %% ../nbs/82_figures.ipynb #5bfb46c0
 def history_frame(runs: list) -> pd.DataFrame:
     "The histories of several runs, one row per line, with the optimizer and the backbone beside it."
-    return pd.concat([pd.DataFrame(read_history(r.folder)).assign(optimizer=OPTIMIZERS[r.cfg.optimizer], backbone=r.cfg.title, run=r.folder.name) for r in runs], ignore_index=True)
+    return pd.concat(
+        [
+            pd.DataFrame(read_history(r.folder)).assign(
+                optimizer=OPTIMIZERS[r.cfg.optimizer], backbone=r.cfg.title, run=r.folder.name
+            )
+            for r in runs
+        ],
+        ignore_index=True,
+    )
+
 
 def figure2(
     history: pd.DataFrame,  # from `history_frame`, of one backbone
-    window: int = 9,        # logged updates in the rolling mean
+    window: int = 9,  # logged updates in the rolling mean
 ):
     "Training loss, evaluation loss, learning rate and gradient norm of Lion against AdamW."
-    look(); fig, axes = plt.subplots(2, 2, figsize=(7.1, 4.0), constrained_layout=True)
-    kw = dict(x='step', hue='optimizer', style='optimizer', palette=COLOURS, dashes=DASHES, hue_order=list(COLOURS), style_order=list(COLOURS), legend=False, lw=1.4, errorbar='sd')  # over seeds, where there are several; seaborn's default is a bootstrap without a seed
+    look()
+    fig, axes = plt.subplots(2, 2, figsize=(7.1, 4.0), constrained_layout=True)
+    kw = dict(
+        x='step',
+        hue='optimizer',
+        style='optimizer',
+        palette=COLOURS,
+        dashes=DASHES,
+        hue_order=list(COLOURS),
+        style_order=list(COLOURS),
+        legend=False,
+        lw=1.4,
+        errorbar='sd',
+    )  # over seeds, where there are several; seaborn's default is a bootstrap without a seed
     train, dev = (history.dropna(subset=[c]) for c in ('loss', 'eval_loss'))
-    smooth = lambda c: train.assign(**{c: train.groupby('run')[c].transform(lambda s: s.rolling(window, center=True, min_periods=1).mean())})
-    for ax, col, title in ((axes[0, 0], 'loss', 'training loss (binary cross-entropy)'), (axes[1, 1], 'grad_norm', 'gradient norm before clipping')):
-        for o, g in train.groupby('optimizer'): ax.plot(g['step'], g[col], color=COLOURS[o], alpha=0.22, lw=0.6)
-        sns.lineplot(smooth(col), y=col, ax=ax, **kw); ax.set(title=title, ylabel='')
-    sns.lineplot(dev, y='eval_loss', ax=axes[0, 1], markers={'AdamW': 'o', 'Lion': 's'}, ms=5, **kw); axes[0, 1].set(title='evaluation loss, after each epoch', ylabel='')
-    sns.lineplot(train, y='learning_rate', ax=axes[1, 0], **kw); axes[1, 0].set(title='learning rate of each update', ylabel='', ylim=(0, None)); axes[1, 0].ticklabel_format(axis='y', scilimits=(0, 0))
-    for ax in axes.flat: ax.set_xlabel('update'); ax.set_xlim(0, None)
-    handles = [plt.Line2D([], [], color=COLOURS[o], dashes=DASHES[o] if DASHES[o] != (1, 0) else (None, None), lw=1.4, marker=m, ms=4, label=o) for o, m in (('AdamW', 'o'), ('Lion', 's'))]
+    smooth = lambda c: train.assign(
+        **{
+            c: train.groupby('run')[c].transform(
+                lambda s: s.rolling(window, center=True, min_periods=1).mean()
+            )
+        }
+    )
+    for ax, col, title in (
+        (axes[0, 0], 'loss', 'training loss (binary cross-entropy)'),
+        (axes[1, 1], 'grad_norm', 'gradient norm before clipping'),
+    ):
+        for o, g in train.groupby('optimizer'):
+            ax.plot(g['step'], g[col], color=COLOURS[o], alpha=0.22, lw=0.6)
+        sns.lineplot(smooth(col), y=col, ax=ax, **kw)
+        ax.set(title=title, ylabel='')
+    sns.lineplot(dev, y='eval_loss', ax=axes[0, 1], markers={'AdamW': 'o', 'Lion': 's'}, ms=5, **kw)
+    axes[0, 1].set(title='evaluation loss, after each epoch', ylabel='')
+    sns.lineplot(train, y='learning_rate', ax=axes[1, 0], **kw)
+    axes[1, 0].set(title='learning rate of each update', ylabel='', ylim=(0, None))
+    axes[1, 0].ticklabel_format(axis='y', scilimits=(0, 0))
+    for ax in axes.flat:
+        ax.set_xlabel('update')
+        ax.set_xlim(0, None)
+    handles = [
+        plt.Line2D(
+            [],
+            [],
+            color=COLOURS[o],
+            dashes=DASHES[o] if DASHES[o] != (1, 0) else (None, None),
+            lw=1.4,
+            marker=m,
+            ms=4,
+            label=o,
+        )
+        for o, m in (('AdamW', 'o'), ('Lion', 's'))
+    ]
     fig.legend(handles=handles, loc='outside upper center', ncols=2, frameon=False)
     return fig
 
 # %% ../nbs/82_figures.ipynb #de734963
 def gap_frame(
     runs: list,
-    test_set: str = '',    # '' for the first
-    measure: str = '',     # '' for the leading one
-) -> pd.DataFrame:         # a row per backbone and epoch: parameters, gap, low, high
+    test_set: str = '',  # '' for the first
+    measure: str = '',  # '' for the leading one
+) -> pd.DataFrame:  # a row per backbone and epoch: parameters, gap, low, high
     "Lion minus AdamW on the same topics, seeds and rates averaged per topic."
-    s = test_set or runs[0].cfg.test_sets[0]; out = []
+    s = test_set or runs[0].cfg.test_sets[0]
+    out = []
     for title in dict.fromkeys(r.cfg.title for r in runs):
-        some = [r for r in runs if r.cfg.title == title and s in r.cfg.test_sets]; per = {o: [r for r in some if r.cfg.optimizer == o] for o in OPTIMIZERS}
-        if not all(per.values()): continue
+        some = [r for r in runs if r.cfg.title == title and s in r.cfg.test_sets]
+        per = {o: [r for r in some if r.cfg.optimizer == o] for o in OPTIMIZERS}
+        if not all(per.values()):
+            continue
         for n in range(1, min(r.cfg.epochs for r in some) + 1):
             topic = {}
             for o, rs in per.items():
-                frames = [dict(run_epochs(r))[n][s][0] for r in rs]; m = measure or frames[0].columns[0]; topic[o] = sum(f[m] for f in frames) / len(frames)
+                frames = [dict(run_epochs(r))[n][s][0] for r in rs]
+                m = measure or frames[0].columns[0]
+                topic[o] = sum(f[m] for f in frames) / len(frames)
             gap, low, high = paired_interval(topic['lion'], topic['adamw'])
-            out.append(dict(backbone=title, encoder=some[0].manifest['memory']['parameters']['encoder'], epoch=n, test_set=s, measure=m, adamw=topic['adamw'].mean(), lion=topic['lion'].mean(), gap=gap, low=low, high=high, runs=len(some)))
+            out.append(
+                dict(
+                    backbone=title,
+                    encoder=some[0].manifest['memory']['parameters']['encoder'],
+                    epoch=n,
+                    test_set=s,
+                    measure=m,
+                    adamw=topic['adamw'].mean(),
+                    lion=topic['lion'].mean(),
+                    gap=gap,
+                    low=low,
+                    high=high,
+                    runs=len(some),
+                )
+            )
     return pd.DataFrame(out)
+
 
 def scaling_figure(gaps: pd.DataFrame):
     "Gap with interval against non-embedding parameters, last epoch strong, earlier ones faint."
-    look(); fig, ax = plt.subplots(figsize=(3.5, 2.5), constrained_layout=True)
-    if not len(gaps): ax.text(.5, .5, 'no backbone was run with both optimizers', ha='center', va='center'); ax.axis('off'); return fig
+    look()
+    fig, ax = plt.subplots(figsize=(3.5, 2.5), constrained_layout=True)
+    if not len(gaps):
+        ax.text(0.5, 0.5, 'no backbone was run with both optimizers', ha='center', va='center')
+        ax.axis('off')
+        return fig
     last = gaps['epoch'].max()
     for n, g in gaps.sort_values('encoder').groupby('epoch'):
-        x, strong = g['encoder'] / 1e6 * (1 + .035*(n - last)), n == last
-        ax.errorbar(x, g['gap'], yerr=[g['gap'] - g['low'], g['high'] - g['gap']], fmt='s-' if strong else 'o^vDP*'[(n - 1) % 6] + ':', ms=4 if strong else 3, lw=1.2 if strong else .7, capsize=2, color='#333333', alpha=1 if strong else .4, label=f'epoch {n}')
-    for _, g in gaps[gaps['epoch'] == last].iterrows(): ax.annotate(g['backbone'], (g['encoder']/1e6, g['high']), textcoords='offset points', xytext=(0, 4), ha='center', fontsize=6.5, bbox=dict(fc='white', ec='none', pad=.6, alpha=.85))
-    ax.axhline(0, color='#999999', lw=.8); ax.set_xscale('log'); ax.margins(x=.15, y=.15)
-    ticks = sorted({round(e/1e6, 1) for e in gaps['encoder']}); ax.set_xticks(ticks, [f'{t:g}' for t in ticks]); ax.minorticks_off()
-    ax.set(xlabel='non-embedding parameters [millions]', ylabel=f"Lion minus AdamW, {gaps['measure'].iloc[0]}"); ax.legend(frameon=False, loc='best')
+        x, strong = g['encoder'] / 1e6 * (1 + 0.035 * (n - last)), n == last
+        ax.errorbar(
+            x,
+            g['gap'],
+            yerr=[g['gap'] - g['low'], g['high'] - g['gap']],
+            fmt='s-' if strong else 'o^vDP*'[(n - 1) % 6] + ':',
+            ms=4 if strong else 3,
+            lw=1.2 if strong else 0.7,
+            capsize=2,
+            color='#333333',
+            alpha=1 if strong else 0.4,
+            label=f'epoch {n}',
+        )
+    for _, g in gaps[gaps['epoch'] == last].iterrows():
+        ax.annotate(
+            g['backbone'],
+            (g['encoder'] / 1e6, g['high']),
+            textcoords='offset points',
+            xytext=(0, 4),
+            ha='center',
+            fontsize=6.5,
+            bbox=dict(fc='white', ec='none', pad=0.6, alpha=0.85),
+        )
+    ax.axhline(0, color='#999999', lw=0.8)
+    ax.set_xscale('log')
+    ax.margins(x=0.15, y=0.15)
+    ticks = sorted({round(e / 1e6, 1) for e in gaps['encoder']})
+    ax.set_xticks(ticks, [f'{t:g}' for t in ticks])
+    ax.minorticks_off()
+    ax.set(
+        xlabel='non-embedding parameters [millions]',
+        ylabel=f"Lion minus AdamW, {gaps['measure'].iloc[0]}",
+    )
+    ax.legend(frameon=False, loc='best')
     return fig
 
 # %% ../nbs/82_figures.ipynb #87486149
 def variance_figure(gaps: dict, measure: str):
     "Gaps of `evidence.seed_gaps` by seed, and their power curves."
-    look(); fig, axes = plt.subplots(1, 3, figsize=(7.1, 2.2), constrained_layout=True, width_ratios=(1.2, 1, 1))
+    look()
+    fig, axes = plt.subplots(
+        1, 3, figsize=(7.1, 2.2), constrained_layout=True, width_ratios=(1.2, 1, 1)
+    )
     if not gaps:
-        for ax in axes: ax.axis('off')
-        axes[1].text(.5, .5, 'no backbone was run with both optimizers and several seeds', ha='center', va='center'); return fig
-    names = [k[0] for k in gaps]; seeds, topics = np.unique(np.geomspace(2, 50, 30).astype(int)), np.unique(np.geomspace(10, 1000, 40).astype(int))
+        for ax in axes:
+            ax.axis('off')
+        axes[1].text(
+            0.5,
+            0.5,
+            'no backbone was run with both optimizers and several seeds',
+            ha='center',
+            va='center',
+        )
+        return fig
+    names = [k[0] for k in gaps]
+    seeds, topics = (
+        np.unique(np.geomspace(2, 50, 30).astype(int)),
+        np.unique(np.geomspace(10, 1000, 40).astype(int)),
+    )
     for i, g in enumerate(gaps.values()):
-        x = topics_and_seeds(g['gap']); colour, p = sns.color_palette('colorblind')[i % 10], (x['topics'], x['seeds'], x['rest'])
-        axes[0].errorbar([i], [x['mean']], yerr=[[x['mean'] - x['low']], [x['high'] - x['mean']]], fmt='s', ms=4, capsize=3, color=colour)
-        axes[0].plot(i + .12 + .1 * np.arange(x['k']), g['gap'].mean(), 'o', ms=3, mfc='none', color=colour); axes[0].text(i + .12, x['high'], f"$p = {x['p']:.3f}$", fontsize=6.5, va='bottom')
-        axes[1].plot(seeds, [power(x['mean'], *p, x['n'], k) for k in seeds], color=colour, label=names[i]); axes[2].plot(topics, [power(x['mean'], *p, n, x['k']) for n in topics], color=colour)
-        axes[1].plot([x['k']], [power(x['mean'], *p, x['n'], x['k'])], 's', ms=4, color=colour); axes[2].plot([x['n']], [power(x['mean'], *p, x['n'], x['k'])], 's', ms=4, color=colour)
-    axes[0].axhline(0, color='#999999', lw=.8); axes[0].set_xticks(range(len(names)), names); axes[0].set(ylabel=f'Lion minus AdamW, {measure}', xlim=(-.5, len(names) - .2)); axes[0].margins(y=.2)
-    axes[1].set(xlabel=f"seeds, {x['n']} topics", ylabel='power', xscale='log'); axes[2].set(xlabel=f"topics, {x['k']} seeds", xscale='log'); axes[1].legend(frameon=False, loc='lower right')
-    for ax in axes[1:]: ax.set(ylim=(0, 1.02)); ax.axhline(.8, color='#999999', lw=.8, ls=':')
-    for ax, at in ((axes[1], (2, 5, 10, 20, 50)), (axes[2], (10, 50, 200, 1000))): ax.set_xticks(at, map(str, at)); ax.minorticks_off()
+        x = topics_and_seeds(g['gap'])
+        colour, p = sns.color_palette('colorblind')[i % 10], (x['topics'], x['seeds'], x['rest'])
+        axes[0].errorbar(
+            [i],
+            [x['mean']],
+            yerr=[[x['mean'] - x['low']], [x['high'] - x['mean']]],
+            fmt='s',
+            ms=4,
+            capsize=3,
+            color=colour,
+        )
+        axes[0].plot(
+            i + 0.12 + 0.1 * np.arange(x['k']), g['gap'].mean(), 'o', ms=3, mfc='none', color=colour
+        )
+        axes[0].text(i + 0.12, x['high'], f"$p = {x['p']:.3f}$", fontsize=6.5, va='bottom')
+        axes[1].plot(
+            seeds, [power(x['mean'], *p, x['n'], k) for k in seeds], color=colour, label=names[i]
+        )
+        axes[2].plot(topics, [power(x['mean'], *p, n, x['k']) for n in topics], color=colour)
+        axes[1].plot([x['k']], [power(x['mean'], *p, x['n'], x['k'])], 's', ms=4, color=colour)
+        axes[2].plot([x['n']], [power(x['mean'], *p, x['n'], x['k'])], 's', ms=4, color=colour)
+    axes[0].axhline(0, color='#999999', lw=0.8)
+    axes[0].set_xticks(range(len(names)), names)
+    axes[0].set(ylabel=f'Lion minus AdamW, {measure}', xlim=(-0.5, len(names) - 0.2))
+    axes[0].margins(y=0.2)
+    axes[1].set(xlabel=f"seeds, {x['n']} topics", ylabel='power', xscale='log')
+    axes[2].set(xlabel=f"topics, {x['k']} seeds", xscale='log')
+    axes[1].legend(frameon=False, loc='lower right')
+    for ax in axes[1:]:
+        ax.set(ylim=(0, 1.02))
+        ax.axhline(0.8, color='#999999', lw=0.8, ls=':')
+    for ax, at in ((axes[1], (2, 5, 10, 20, 50)), (axes[2], (10, 50, 200, 1000))):
+        ax.set_xticks(at, map(str, at))
+        ax.minorticks_off()
     return fig
 
 # %% ../nbs/82_figures.ipynb #7eedfa2a
@@ -145,8 +375,12 @@ def write_curves(runs: list, notebook: str) -> list:
     "`figures/curves-BACKBONE.pdf` for each backbone and `paper/curves.tex` that shows them; returns the figures' names."
     made, body = provenance(notebook, runs), ''
     for title in dict.fromkeys(r.cfg.title for r in runs):
-        some = [r for r in runs if r.cfg.title == title]; name = 'curves-' + title.lower().replace(' ', '-')
+        some = [r for r in runs if r.cfg.title == title]
+        name = 'curves-' + title.lower().replace(' ', '-')
         save_figure(figure2(history_frame(some)), name, some, notebook)
         body += f"\\begin{{figure*}}[p]\\centering\\includegraphics[width=0.86\\textwidth]{{{name}}}\\caption{{{title}: training loss, evaluation loss, learning rate of each update, and gradient norm before clipping.}}\\label{{fig:{name}}}\\end{{figure*}}\n"
-    with writing(place('paper')/'curves.tex') as f: f.write(header(made) + body)
-    return ['curves-' + t.lower().replace(' ', '-') for t in dict.fromkeys(r.cfg.title for r in runs)]
+    with writing(place('paper') / 'curves.tex') as f:
+        f.write(header(made) + body)
+    return [
+        'curves-' + t.lower().replace(' ', '-') for t in dict.fromkeys(r.cfg.title for r in runs)
+    ]

@@ -13,90 +13,177 @@ from .core import KitError, did_you_mean, sha256
 
 # %% ../nbs/07_hub.ipynb #da0c7364
 DATASETS = {
-    'msmarco': dict(repo='sentence-transformers/msmarco', revision='9e329ed', ref='main'),                                    # corpus, queries, triplets
-    'qa': dict(repo='microsoft/ms_marco', revision='a47ee7aae8d7d466ba15f9f0bfac3b3681087b3a', ref='main'),                   # v1.1 validation
-    'nanobeir': dict(repo='sentence-transformers/NanoBEIR-en', revision='beb106fbcfaa599c508c667041bf8c85fd78736b', ref='main'),
-    'fineweb-edu': dict(repo='HuggingFaceFW/fineweb-edu', revision='87f09149ef4734204d70ed1d046ddc9ca3f2b8f9', ref='main'),   # sample/10BT: 9,672,101 texts in 14 files
+    'msmarco': dict(
+        repo='sentence-transformers/msmarco', revision='9e329ed', ref='main'
+    ),  # corpus, queries, triplets
+    'qa': dict(
+        repo='microsoft/ms_marco', revision='a47ee7aae8d7d466ba15f9f0bfac3b3681087b3a', ref='main'
+    ),  # v1.1 validation
+    'nanobeir': dict(
+        repo='sentence-transformers/NanoBEIR-en',
+        revision='beb106fbcfaa599c508c667041bf8c85fd78736b',
+        ref='main',
+    ),
+    'fineweb-edu': dict(
+        repo='HuggingFaceFW/fineweb-edu',
+        revision='87f09149ef4734204d70ed1d046ddc9ca3f2b8f9',
+        ref='main',
+    ),  # sample/10BT: 9,672,101 texts in 14 files
 }
 
 # %% ../nbs/07_hub.ipynb #0051e0b1
 def _cache(repo: str, kind: str) -> Path:
     "The repository's folder in the hub's cache."
     from huggingface_hub.constants import HF_HUB_CACHE
-    return Path(os.environ.get('HF_HUB_CACHE', HF_HUB_CACHE))/f"{kind}s--{repo.replace('/', '--')}"
+
+    return (
+        Path(os.environ.get('HF_HUB_CACHE', HF_HUB_CACHE)) / f"{kind}s--{repo.replace('/', '--')}"
+    )
+
 
 def full_revision(
     repo: str,
-    revision: str,       # 40 digits of a commit, or its first ones (7 at least)
-    kind: str = 'model', # or 'dataset'
-    ref: str = 'main',   # branch in whose history the commit is looked up
-) -> str:                # 40 digits
+    revision: str,  # 40 digits of a commit, or its first ones (7 at least)
+    kind: str = 'model',  # or 'dataset'
+    ref: str = 'main',  # branch in whose history the commit is looked up
+) -> str:  # 40 digits
     "The whole name of a commit."
-    if len(revision) == 40: return revision
-    if len(revision) < 7: raise KitError(f"{repo}: revision {revision!r} is too short to mean one commit; give 7 digits or more")
-    here = [p.name for p in (_cache(repo, kind)/'snapshots').glob(f'{revision}*')]
-    if len(here) == 1: return here[0]
+    if len(revision) == 40:
+        return revision
+    if len(revision) < 7:
+        raise KitError(
+            f"{repo}: revision {revision!r} is too short to mean one commit; give 7 digits or more"
+        )
+    here = [p.name for p in (_cache(repo, kind) / 'snapshots').glob(f'{revision}*')]
+    if len(here) == 1:
+        return here[0]
     from huggingface_hub import HfApi
-    with _network(repo, revision, kind): commits = [c.commit_id for c in HfApi().list_repo_commits(repo, repo_type=kind, revision=ref)]
+
+    with _network(repo, revision, kind):
+        commits = [
+            c.commit_id for c in HfApi().list_repo_commits(repo, repo_type=kind, revision=ref)
+        ]
     found = [c for c in commits if c.startswith(revision)]
-    if len(found) != 1: raise KitError(f"{repo}: commit {revision} is {'not unique' if found else 'not'} in the history of {ref}; the repository was rewritten, so what it holds is not what was pinned")
+    if len(found) != 1:
+        raise KitError(
+            f"{repo}: commit {revision} is {'not unique' if found else 'not'} in the history of {ref}; the repository was rewritten, so what it holds is not what was pinned"
+        )
     return found[0]
 
 # %% ../nbs/07_hub.ipynb #9a96c426
 class _network:
     "Turns the hub's many ways of being away into one message."
-    def __init__(self, repo, revision, kind): self.what = f"{kind} {repo} at {revision}"; self.cache = _cache(repo, kind)
-    def __enter__(self): return self
+
+    def __init__(self, repo, revision, kind):
+        self.what = f"{kind} {repo} at {revision}"
+        self.cache = _cache(repo, kind)
+
+    def __enter__(self):
+        return self
+
     def __exit__(self, kind, e, _):
-        if e is None or isinstance(e, KitError): return
-        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-        if isinstance(e, GatedRepoError): raise KitError(f"{self.what} asks for a login; accept its terms on the hub, then `hf auth login`") from None
-        if isinstance(e, HfHubHTTPError): raise KitError(f"{self.what}: the hub refused ({str(e).splitlines()[0]})") from None
-        if isinstance(e, (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError)) or type(e).__module__.split('.')[0] in ('httpx', 'httpx2', 'httpcore', 'requests', 'urllib3'):
-            why = 'HF_HUB_OFFLINE is set' if os.environ.get('HF_HUB_OFFLINE') in ('1', 'true', 'on') else 'the hub cannot be reached from here'
-            raise KitError(f"{self.what} is not in the cache ({self.cache}) and {why}; run once with a network, or copy that folder from a machine that has it") from None
+        if e is None or isinstance(e, KitError):
+            return
+        from huggingface_hub.errors import (
+            GatedRepoError,
+            HfHubHTTPError,
+            LocalEntryNotFoundError,
+            OfflineModeIsEnabled,
+        )
+
+        if isinstance(e, GatedRepoError):
+            raise KitError(
+                f"{self.what} asks for a login; accept its terms on the hub, then `hf auth login`"
+            ) from None
+        if isinstance(e, HfHubHTTPError):
+            raise KitError(f"{self.what}: the hub refused ({str(e).splitlines()[0]})") from None
+        if isinstance(e, (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError)) or type(
+            e
+        ).__module__.split('.')[0] in ('httpx', 'httpx2', 'httpcore', 'requests', 'urllib3'):
+            why = (
+                'HF_HUB_OFFLINE is set'
+                if os.environ.get('HF_HUB_OFFLINE') in ('1', 'true', 'on')
+                else 'the hub cannot be reached from here'
+            )
+            raise KitError(
+                f"{self.what} is not in the cache ({self.cache}) and {why}; run once with a network, or copy that folder from a machine that has it"
+            ) from None
 
 # %% ../nbs/07_hub.ipynb #aa5fefa5
 def _sound(path: Path) -> bool:
     "Whether a cached file is what its blob's name says; a file that is no link into the cache carries no hash and is taken as it is."
     blob = path.resolve()
-    if not path.is_symlink() or blob.parent.name != 'blobs': return True
-    if len(blob.name) == 64: return sha256(blob) == blob.name
+    if not path.is_symlink() or blob.parent.name != 'blobs':
+        return True
+    if len(blob.name) == 64:
+        return sha256(blob) == blob.name
     data = blob.read_bytes()
     return hashlib.sha1(b'blob %d\0' % len(data) + data).hexdigest() == blob.name
 
+
 def fetch(
-    repo: str,            # 'organisation/name'
-    revision: str,        # a commit
-    patterns: list,       # files wanted, as globs; each must match
+    repo: str,  # 'organisation/name'
+    revision: str,  # a commit
+    patterns: list,  # files wanted, as globs; each must match
     kind: str = 'model',  # or 'dataset'
-    ref: str = 'main',    # branch in whose history a shortened commit is looked up
-) -> Path:                # the snapshot's folder
+    ref: str = 'main',  # branch in whose history a shortened commit is looked up
+) -> Path:  # the snapshot's folder
     "Files of a repository at a pinned commit, from the cache or the hub, checked by hash."
     from huggingface_hub import snapshot_download
+
     revision = full_revision(repo, revision, kind, ref)
-    with _network(repo, revision, kind): folder = Path(snapshot_download(repo, repo_type=kind, revision=revision, allow_patterns=patterns, cache_dir=_cache(repo, kind).parent))
-    files = [p for p in sorted(folder.rglob('*')) if p.is_file() and any(fnmatch(p.relative_to(folder).as_posix(), g) for g in patterns)]
+    with _network(repo, revision, kind):
+        folder = Path(
+            snapshot_download(
+                repo,
+                repo_type=kind,
+                revision=revision,
+                allow_patterns=patterns,
+                cache_dir=_cache(repo, kind).parent,
+            )
+        )
+    files = [
+        p
+        for p in sorted(folder.rglob('*'))
+        if p.is_file() and any(fnmatch(p.relative_to(folder).as_posix(), g) for g in patterns)
+    ]
     for g in patterns:
         if not any(fnmatch(p.relative_to(folder).as_posix(), g) for p in files):
-            raise KitError(f"{kind} {repo} at {revision[:7]} has no file {g!r} in the cache ({folder}){did_you_mean(g, [p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file()] or ['nothing'])}")
-    if bad := [p for p in files if not _sound(p)]: raise KitError(f"{bad[0]} is not what the hub published (its content does not match its hash); delete {bad[0].resolve()} and run this again")
+            raise KitError(
+                f"{kind} {repo} at {revision[:7]} has no file {g!r} in the cache ({folder}){did_you_mean(g, [p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file()] or ['nothing'])}"
+            )
+    if bad := [p for p in files if not _sound(p)]:
+        raise KitError(
+            f"{bad[0]} is not what the hub published (its content does not match its hash); delete {bad[0].resolve()} and run this again"
+        )
     return folder
 
 # %% ../nbs/07_hub.ipynb #eb571876
 def put(
     repo: str,
-    revision: str,     # any 40 hexadecimal digits
-    source,            # folder whose files make up the repository
+    revision: str,  # any 40 hexadecimal digits
+    source,  # folder whose files make up the repository
     kind: str = 'model',
-) -> Path:             # the snapshot's folder
+) -> Path:  # the snapshot's folder
     "A local folder as a repository in the hub's cache."
-    base = _cache(repo, kind); snapshot = base/'snapshots'/revision
+    base = _cache(repo, kind)
+    snapshot = base / 'snapshots' / revision
     for f in sorted(p for p in Path(source).rglob('*') if p.is_file()):
-        data = f.read_bytes(); large = f.suffix in ('.safetensors', '.parquet')
-        blob = base/'blobs'/(hashlib.sha256(data) if large else hashlib.sha1(b'blob %d\0' % len(data) + data)).hexdigest()
-        blob.parent.mkdir(parents=True, exist_ok=True); blob.write_bytes(data)
-        link = snapshot/f.relative_to(source); link.parent.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True); link.symlink_to(os.path.relpath(blob, link.parent))
-    (base/'refs').mkdir(exist_ok=True); (base/'refs/main').write_text(revision)
+        data = f.read_bytes()
+        large = f.suffix in ('.safetensors', '.parquet')
+        blob = (
+            base
+            / 'blobs'
+            / (
+                hashlib.sha256(data) if large else hashlib.sha1(b'blob %d\0' % len(data) + data)
+            ).hexdigest()
+        )
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        blob.write_bytes(data)
+        link = snapshot / f.relative_to(source)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    (base / 'refs').mkdir(exist_ok=True)
+    (base / 'refs/main').write_text(revision)
     return snapshot

@@ -13,68 +13,117 @@ from pathlib import Path
 # %% ../nbs/65_lease.ipynb #f291d3c4
 class Folder:
     "A board in a folder, for processes of one machine."
-    def __init__(self, path): self.path = Path(path)
-    def _file(self, key): return self.path/f"{key.replace('/', '~')}.json"
+
+    def __init__(self, path):
+        self.path = Path(path)
+
+    def _file(self, key):
+        return self.path / f"{key.replace('/', '~')}.json"
+
     def get(self, key):
         "The value, or None."
-        try: return json.loads(self._file(key).read_text())
-        except (FileNotFoundError, ValueError): return None
+        try:
+            return json.loads(self._file(key).read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+
     def put(self, key, value, new: bool = False) -> bool:
         "Whether it was put; with `new`, only when the key was not there."
         self.path.mkdir(parents=True, exist_ok=True)
-        tmp = self.path/f'.{os.getpid()}-{time.monotonic_ns()}.part'; tmp.write_text(json.dumps(value))
+        tmp = self.path / f'.{os.getpid()}-{time.monotonic_ns()}.part'
+        tmp.write_text(json.dumps(value))
         try:
-            if new: os.link(tmp, self._file(key)); tmp.unlink()
-            else: tmp.replace(self._file(key))
+            if new:
+                os.link(tmp, self._file(key))
+                tmp.unlink()
+            else:
+                tmp.replace(self._file(key))
             return True
-        except FileExistsError: tmp.unlink(); return False
+        except FileExistsError:
+            tmp.unlink()
+            return False
 
 # %% ../nbs/65_lease.ipynb #bfab593f
 BEAT = float(os.environ.get('REPRODUCE_BEAT', 10))  # seconds between two beats
-STALE = 6                                           # beats missed until a holder counts as gone
+STALE = 6  # beats missed until a holder counts as gone
+
 
 def here() -> dict:
     "This process, as a holder."
     import psutil
+
     return dict(host=socket.gethostname(), pid=os.getpid(), born=psutil.Process().create_time())
+
 
 def _dead(holder: dict) -> bool:
     "Whether the holder was a process of this machine that has ended."
     import psutil
-    if 'pid' not in holder or holder['host'] != socket.gethostname(): return False
-    try: return psutil.Process(holder['pid']).create_time() != holder['born']
-    except psutil.NoSuchProcess: return True
+
+    if 'pid' not in holder or holder['host'] != socket.gethostname():
+        return False
+    try:
+        return psutil.Process(holder['pid']).create_time() != holder['born']
+    except psutil.NoSuchProcess:
+        return True
+
 
 def free(entry) -> bool:
     "Whether the number after this entry may be put."
-    return not entry or entry['given_back'] or time.time() - entry['beat'] > STALE * BEAT or _dead(entry['holder'])
+    return (
+        not entry
+        or entry['given_back']
+        or time.time() - entry['beat'] > STALE * BEAT
+        or _dead(entry['holder'])
+    )
 
 # %% ../nbs/65_lease.ipynb #57589a4c
-class Lost(Exception): "Another holder took the lease over."
+class Lost(Exception):
+    "Another holder took the lease over."
+
 
 class Lease:
     "Attempt `number` at `name`, held."
+
     def __init__(self, board, name: str, number: int, holder: dict):
-        self.board, self.name, self.number, self.holder, self.since = board, name, number, holder, time.time()
-    def _entry(self, **more): return dict(holder=self.holder, since=self.since, beat=time.time(), given_back=False) | more
+        self.board, self.name, self.number, self.holder, self.since = (
+            board,
+            name,
+            number,
+            holder,
+            time.time(),
+        )
+
+    def _entry(self, **more):
+        return dict(holder=self.holder, since=self.since, beat=time.time(), given_back=False) | more
+
     def beat(self):
         "Say that the holder lives; raises `Lost` when it was taken for dead."
-        if self.board.get(f'{self.name}/{self.number + 1}'): raise Lost(self.name)
-        self.board.put(self.name, self.number); self.board.put(f'{self.name}/{self.number}', self._entry())
-    def give_back(self): self.board.put(f'{self.name}/{self.number}', self._entry(given_back=True))
+        if self.board.get(f'{self.name}/{self.number + 1}'):
+            raise Lost(self.name)
+        self.board.put(self.name, self.number)
+        self.board.put(f'{self.name}/{self.number}', self._entry())
+
+    def give_back(self):
+        self.board.put(f'{self.name}/{self.number}', self._entry(given_back=True))
+
 
 def take(
     board,
-    name: str,       # what is leased
-    holder: dict,    # who asks
-):                   # (Lease, None), or (None, the entry of who holds it)
+    name: str,  # what is leased
+    holder: dict,  # who asks
+):  # (Lease, None), or (None, the entry of who holds it)
     "The lease, if it is free."
-    n = board.get(name) or 0  # where to look first: a Modal table forgets what nobody touched for a week
-    while board.get(f'{name}/{n + 1}'): n += 1
+    n = (
+        board.get(name) or 0
+    )  # where to look first: a Modal table forgets what nobody touched for a week
+    while board.get(f'{name}/{n + 1}'):
+        n += 1
     last = board.get(f'{name}/{n}') if n else None
-    if not free(last): return None, last
+    if not free(last):
+        return None, last
     lease = Lease(board, name, n + 1, holder)
-    if board.put(f'{name}/{n + 1}', lease._entry(), new=True): return lease, None
+    if board.put(f'{name}/{n + 1}', lease._entry(), new=True):
+        return lease, None
     return None, board.get(f'{name}/{n + 1}')
 
 # %% ../nbs/65_lease.ipynb #7cc6f61b
@@ -82,11 +131,21 @@ def take(
 def kept(lease: Lease):
     "Keep a lease while the block runs, and give it back."
     over = threading.Event()
+
     def beats():
         while not over.wait(BEAT):
-            try: lease.beat()
-            except Lost: return
-            except Exception: pass  # the board is away for a moment
-    t = threading.Thread(target=beats, daemon=True); t.start()
-    try: yield lease
-    finally: over.set(); t.join(); lease.give_back()
+            try:
+                lease.beat()
+            except Lost:
+                return
+            except Exception:
+                pass  # the board is away for a moment
+
+    t = threading.Thread(target=beats, daemon=True)
+    t.start()
+    try:
+        yield lease
+    finally:
+        over.set()
+        t.join()
+        lease.give_back()

@@ -36,84 +36,206 @@ void lion(int64_t n, float **p, float **m, float **g, const int64_t *size, int64
 '''
 FLAGS = ['-O3', '-march=native', '-ffp-contract=off', '-fno-math-errno', '-shared', '-fPIC']
 
+
 def _machine() -> str:
     "What code compiled for this processor depends on."
-    try: return next(l for l in open('/proc/cpuinfo') if l.startswith(('flags', 'Features')))
-    except (OSError, StopIteration): return f'{platform.machine()} {platform.processor()}'
+    try:
+        return next(l for l in open('/proc/cpuinfo') if l.startswith(('flags', 'Features')))
+    except (OSError, StopIteration):
+        return f'{platform.machine()} {platform.processor()}'
+
 
 @cache
 def compiled():
     "The C function, compiled where it was not before; None, said once, where there is no compiler."
-    so = place('cache')/'lion'/f"{sha256([SOURCE, FLAGS, _machine()])[:16]}.so"
+    so = place('cache') / 'lion' / f"{sha256([SOURCE, FLAGS, _machine()])[:16]}.so"
     if not so.exists():
-        cc = shlex.split(os.environ.get('CC', '')) or [c for c in ('cc', 'gcc', 'clang') if shutil.which(c)][:1]
+        cc = (
+            shlex.split(os.environ.get('CC', ''))
+            or [c for c in ('cc', 'gcc', 'clang') if shutil.which(c)][:1]
+        )
         with tempfile.TemporaryDirectory() as tmp:
             Path(tmp, 'lion.c').write_text(SOURCE)
-            done = subprocess.run([*cc, *FLAGS, '-o', f'{tmp}/lion.so', f'{tmp}/lion.c', '-lm'], capture_output=True, text=True) if cc and shutil.which(cc[0]) else None
+            done = (
+                subprocess.run(
+                    [*cc, *FLAGS, '-o', f'{tmp}/lion.so', f'{tmp}/lion.c', '-lm'],
+                    capture_output=True,
+                    text=True,
+                )
+                if cc and shutil.which(cc[0])
+                else None
+            )
             if done is None or done.returncode:
-                print(f"Lion: {'no C compiler (cc, gcc or clang)' if done is None else f'{cc[0]} failed ({done.stderr.strip()[-200:]})'}; lion-pytorch's own step is taken, which computes the same in several times the time", file=sys.stderr); return None
-            so.parent.mkdir(parents=True, exist_ok=True); part = so.with_suffix(f'.{os.getpid()}.part'); shutil.copyfile(f'{tmp}/lion.so', part); part.replace(so)
-    try: f = ctypes.CDLL(str(so)).lion
-    except OSError as e: print(f"Lion: {so} cannot be loaded ({e}); lion-pytorch's own step is taken", file=sys.stderr); return None
+                print(
+                    f"Lion: {'no C compiler (cc, gcc or clang)' if done is None else f'{cc[0]} failed ({done.stderr.strip()[-200:]})'}; lion-pytorch's own step is taken, which computes the same in several times the time",
+                    file=sys.stderr,
+                )
+                return None
+            so.parent.mkdir(parents=True, exist_ok=True)
+            part = so.with_suffix(f'.{os.getpid()}.part')
+            shutil.copyfile(f'{tmp}/lion.so', part)
+            part.replace(so)
+    try:
+        f = ctypes.CDLL(str(so)).lion
+    except OSError as e:
+        print(
+            f"Lion: {so} cannot be loaded ({e}); lion-pytorch's own step is taken", file=sys.stderr
+        )
+        return None
     f.restype = None
-    f.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 2, *[ctypes.c_float] * 6]; return f
+    f.argtypes = [
+        ctypes.c_int64,
+        *[ctypes.c_void_p] * 4,
+        *[ctypes.c_int64] * 2,
+        *[ctypes.c_float] * 6,
+    ]
+    return f
+
 
 @cache
-def _workers(n: int): return ThreadPoolExecutor(n)
+def _workers(n: int):
+    return ThreadPoolExecutor(n)
+
 
 def cpu_step(ps: list, gs: list, ms: list, lr: float, wd: float, beta1: float, beta2: float):
     "One step over fp32 tensors in this machine's memory, on as many threads as torch takes."
-    f = compiled(); pointers = [np.array([t.data_ptr() for t in x], np.uint64) for x in (ps, ms, gs)]; size = np.array([p.numel() for p in ps], np.int64); total = int(size.sum()); n = min(torch.get_num_threads(), total // 65536 + 1)
-    cut = [total * i // n // 16 * 16 for i in range(n)] + [total]; args = [len(ps), *(a.ctypes.data for a in pointers), size.ctypes.data]; more = [1. - lr * wd, -lr, beta1, 1. - beta1, beta2, 1. - beta2]
-    if n == 1: f(*args, 0, total, *more)
-    else: list(_workers(n).map(lambda i: f(*args, cut[i], cut[i + 1], *more), range(n)))  # ctypes lets go of Python's lock
+    f = compiled()
+    pointers = [np.array([t.data_ptr() for t in x], np.uint64) for x in (ps, ms, gs)]
+    size = np.array([p.numel() for p in ps], np.int64)
+    total = int(size.sum())
+    n = min(torch.get_num_threads(), total // 65536 + 1)
+    cut = [total * i // n // 16 * 16 for i in range(n)] + [total]
+    args = [len(ps), *(a.ctypes.data for a in pointers), size.ctypes.data]
+    more = [1.0 - lr * wd, -lr, beta1, 1.0 - beta1, beta2, 1.0 - beta2]
+    if n == 1:
+        f(*args, 0, total, *more)
+    else:
+        list(
+            _workers(n).map(lambda i: f(*args, cut[i], cut[i + 1], *more), range(n))
+        )  # ctypes lets go of Python's lock
 
 # %% ../nbs/48_lion.ipynb #e0335ec6
 BLOCK = 4096
+
 
 @cache
 def _kernel():
     "The Triton kernel; None where Triton is absent."
     try:
         import triton, triton.language as tl
-    except ImportError: return None
+    except ImportError:
+        return None
     from reproduce_kit.liontriton import lion_kernel
+
     return lion_kernel
 
-def gpu_step(ps: list, gs: list, ms: list, lr: float, wd: float, beta1: float, beta2: float, table: dict = None):
+
+def gpu_step(
+    ps: list,
+    gs: list,
+    ms: list,
+    lr: float,
+    wd: float,
+    beta1: float,
+    beta2: float,
+    table: dict = None,
+):
     "One step over fp32 tensors on one GPU: all of them in one launch, or by torch's multi-tensor operations where Triton is absent."
     kernel = _kernel()
     if kernel is None:
-        torch._foreach_mul_(ps, 1. - lr * wd); u = torch._foreach_mul(ms, beta1); torch._foreach_add_(u, gs, alpha=1. - beta1); torch._foreach_sign_(u)
-        torch._foreach_add_(ps, u, alpha=-lr); torch._foreach_mul_(ms, beta2); torch._foreach_add_(ms, gs, alpha=1. - beta2); return
-    device, table = ps[0].device, {} if table is None else table; key = tuple(t.data_ptr() for x in (ps, ms) for t in x)  # an epoch may begin with fresh averages
-    if table.get('key') != key:  # which tensor, and from where in it, each block is: the same from step to step
-        sizes = [p.numel() for p in ps]; which = np.repeat(np.arange(len(ps)), [-(-s // BLOCK) for s in sizes]); start = np.concatenate([np.arange(0, s, BLOCK) for s in sizes])
+        torch._foreach_mul_(ps, 1.0 - lr * wd)
+        u = torch._foreach_mul(ms, beta1)
+        torch._foreach_add_(u, gs, alpha=1.0 - beta1)
+        torch._foreach_sign_(u)
+        torch._foreach_add_(ps, u, alpha=-lr)
+        torch._foreach_mul_(ms, beta2)
+        torch._foreach_add_(ms, gs, alpha=1.0 - beta2)
+        return
+    device, table = ps[0].device, {} if table is None else table
+    key = tuple(t.data_ptr() for x in (ps, ms) for t in x)  # an epoch may begin with fresh averages
+    if (
+        table.get('key') != key
+    ):  # which tensor, and from where in it, each block is: the same from step to step
+        sizes = [p.numel() for p in ps]
+        which = np.repeat(np.arange(len(ps)), [-(-s // BLOCK) for s in sizes])
+        start = np.concatenate([np.arange(0, s, BLOCK) for s in sizes])
         put = lambda x: torch.from_numpy(np.ascontiguousarray(x)).to(device, non_blocking=True)
-        table |= dict(key=key, which=put(which.astype(np.int32)), start=put(start.astype(np.int64)), size=put(np.array(sizes, np.int64)), p=put(np.array(key[:len(ps)], np.int64)), m=put(np.array(key[len(ps):], np.int64)))
+        table |= dict(
+            key=key,
+            which=put(which.astype(np.int32)),
+            start=put(start.astype(np.int64)),
+            size=put(np.array(sizes, np.int64)),
+            p=put(np.array(key[: len(ps)], np.int64)),
+            m=put(np.array(key[len(ps) :], np.int64)),
+        )
     g = torch.tensor([g.data_ptr() for g in gs], dtype=torch.int64).to(device, non_blocking=True)
-    kernel[(len(table['which']),)](table['p'], table['m'], g, table['which'], table['start'], table['size'], 1. - lr * wd, -lr, beta1, 1. - beta1, beta2, 1. - beta2, BLOCK=BLOCK)
+    kernel[(len(table['which']),)](
+        table['p'],
+        table['m'],
+        g,
+        table['which'],
+        table['start'],
+        table['size'],
+        1.0 - lr * wd,
+        -lr,
+        beta1,
+        1.0 - beta1,
+        beta2,
+        1.0 - beta2,
+        BLOCK=BLOCK,
+    )
 
 # %% ../nbs/48_lion.ipynb #e10bb509
 class Lion(lion_pytorch.Lion):
     "`lion_pytorch.Lion`, its step in one pass over memory; what that pass does not take (other types, gaps in memory) goes the parent's way."
+
     @torch.no_grad()
     def step(self, closure=None):
         loss = None
         if closure is not None:
-            with torch.enable_grad(): loss = closure()
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
-            lr, wd, (beta1, beta2) = group['lr'], group['weight_decay'] / (self._init_lr if self.decoupled_wd else 1), group['betas']; fast = {}
+            lr, wd, (beta1, beta2) = (
+                group['lr'],
+                group['weight_decay'] / (self._init_lr if self.decoupled_wd else 1),
+                group['betas'],
+            )
+            fast = {}
             for p in group['params']:
-                if p.grad is None: continue
+                if p.grad is None:
+                    continue
                 state = self.state[p]
-                if not state: state['exp_avg'] = torch.zeros_like(p)
-                m = state['exp_avg']; same = all(t.dtype == torch.float32 and t.is_contiguous() and t.device == p.device and t.layout == torch.strided for t in (p, p.grad, m))
-                if same and (p.is_cuda or p.device.type == 'cpu' and compiled()): fast.setdefault(p.device, []).append((p, p.grad, m))
-                else: self.update_fn(p, p.grad, m, lr, wd, beta1, beta2)
+                if not state:
+                    state['exp_avg'] = torch.zeros_like(p)
+                m = state['exp_avg']
+                same = all(
+                    t.dtype == torch.float32
+                    and t.is_contiguous()
+                    and t.device == p.device
+                    and t.layout == torch.strided
+                    for t in (p, p.grad, m)
+                )
+                if same and (p.is_cuda or p.device.type == 'cpu' and compiled()):
+                    fast.setdefault(p.device, []).append((p, p.grad, m))
+                else:
+                    self.update_fn(p, p.grad, m, lr, wd, beta1, beta2)
             for device, rows in fast.items():
                 ps, gs, ms = map(list, zip(*rows))
-                if device.type == 'cpu': cpu_step(ps, gs, ms, lr, wd, beta1, beta2)
+                if device.type == 'cpu':
+                    cpu_step(ps, gs, ms, lr, wd, beta1, beta2)
                 else:
-                    with torch.cuda.device(device): gpu_step(ps, gs, ms, lr, wd, beta1, beta2, self.__dict__.setdefault('_tables', {}).setdefault((id(group), device), {}))
+                    with torch.cuda.device(device):
+                        gpu_step(
+                            ps,
+                            gs,
+                            ms,
+                            lr,
+                            wd,
+                            beta1,
+                            beta2,
+                            self.__dict__.setdefault('_tables', {}).setdefault(
+                                (id(group), device), {}
+                            ),
+                        )
         return loss

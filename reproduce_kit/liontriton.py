@@ -14,8 +14,15 @@ import triton.language as tl
 #| eval: false
 @triton.jit
 def lion_kernel(ps, ms, gs, which, start, size, keep, step, b1, c1, b2, c2, BLOCK: tl.constexpr):
-    i = tl.program_id(0); t = tl.load(which + i); at = tl.load(start + i) + tl.arange(0, BLOCK); here = at < tl.load(size + t)
-    p = tl.load(ps + t).to(tl.pointer_type(tl.float32)) + at; m = tl.load(ms + t).to(tl.pointer_type(tl.float32)) + at; g = tl.load(tl.load(gs + t).to(tl.pointer_type(tl.float32)) + at, mask=here, other=0.)
-    w, a = tl.load(p, mask=here, other=0.), tl.load(m, mask=here, other=0.)
-    u = tl.fma(g, tl.zeros_like(g) + c1, a * b1); s = tl.where(u > 0, 1., tl.where(u < 0, -1., 0.))
-    tl.store(p, tl.fma(s, tl.zeros_like(s) + step, w * keep), mask=here); tl.store(m, tl.fma(g, tl.zeros_like(g) + c2, a * b2), mask=here)
+    i = tl.program_id(0)
+    t = tl.load(which + i)
+    at = tl.load(start + i) + tl.arange(0, BLOCK)
+    here = at < tl.load(size + t)
+    p = tl.load(ps + t).to(tl.pointer_type(tl.float32)) + at
+    m = tl.load(ms + t).to(tl.pointer_type(tl.float32)) + at
+    g = tl.load(tl.load(gs + t).to(tl.pointer_type(tl.float32)) + at, mask=here, other=0.0)
+    w, a = tl.load(p, mask=here, other=0.0), tl.load(m, mask=here, other=0.0)
+    u = tl.fma(g, tl.zeros_like(g) + c1, a * b1)
+    s = tl.where(u > 0, 1.0, tl.where(u < 0, -1.0, 0.0))
+    tl.store(p, tl.fma(s, tl.zeros_like(s) + step, w * keep), mask=here)
+    tl.store(m, tl.fma(g, tl.zeros_like(g) + c2, a * b2), mask=here)

@@ -17,40 +17,77 @@ from .core import KitError, writing
 
 # %% ../nbs/12_metrics.ipynb #92da2c7d
 LEVELS = (1, 2)
-CODES = {'AP': 'map', 'RR@10': 'recip_rank', 'R@10': 'recall_10', 'Rprec': 'Rprec', 'P@10': 'P_10'}  # ours -> trec_eval's
+CODES = {
+    'AP': 'map',
+    'RR@10': 'recip_rank',
+    'R@10': 'recall_10',
+    'Rprec': 'Rprec',
+    'P@10': 'P_10',
+}  # ours -> trec_eval's
 AT_ONCE = 2**18  # candidates
+
 
 def named(
     measure: str,  # `AP`, `RR@10`, `R@10`, `Rprec`, `P@10` or `nDCG@10`
-    level: int,    # lowest grade that counts as relevant
+    level: int,  # lowest grade that counts as relevant
 ) -> str:
     "The measure's full name: `named('R@10', 2)` is `R(rel=2)@10`."
-    if measure == 'nDCG@10': return measure
+    if measure == 'nDCG@10':
+        return measure
     base, at, cut = measure.partition('@')
     return f'{base}(rel={level}){at}{cut}'
 
-MEASURES = ['nDCG@10', *(named(m, l) for l in LEVELS for m in ('AP', 'RR@10', 'R@10', 'Rprec', 'P@10'))]
+
+MEASURES = [
+    'nDCG@10',
+    *(named(m, l) for l in LEVELS for m in ('AP', 'RR@10', 'R@10', 'Rprec', 'P@10')),
+]
 
 # %% ../nbs/12_metrics.ipynb #ac0b037e
 def evaluate(
-    run: dict,    # {topic: {docid: score}}
+    run: dict,  # {topic: {docid: score}}
     qrels: dict,  # {topic: {docid: grade}}
     shown: dict = None,  # {column: name in `MEASURES`}; None: all of them under their own names
-) -> pd.DataFrame: # one row per judged topic, one column per measure
+) -> pd.DataFrame:  # one row per judged topic, one column per measure
     "All measures of a run, topic by topic; a judged topic that is missing from the run scores zero (trec_eval -c)."
-    if not qrels: raise KitError("no judgments: the qrels hold no topic")
-    if not set(run) & set(qrels): raise KitError(
-        f"run and qrels share no topic (run: {', '.join(list(run)[:3])}, ...; qrels: {', '.join(list(qrels)[:3])}, ...); do they belong to the same collection?")
-    shown = shown or {m: m for m in MEASURES}; topics = sorted(qrels); got = {m: np.zeros(len(topics)) for m in MEASURES}
-    levels = {l: names for l in LEVELS if set(names := {named(m, l): c for m, c in CODES.items()} | ({'nDCG@10': 'ndcg_cut_10'} if l == 1 else {})) & set(shown.values())}
-    judges = {l: pytrec_eval.RelevanceEvaluator(qrels, {c.replace('_10', '.10') for c in names.values()}, relevance_level=l) for l, names in levels.items()}
+    if not qrels:
+        raise KitError("no judgments: the qrels hold no topic")
+    if not set(run) & set(qrels):
+        raise KitError(
+            f"run and qrels share no topic (run: {', '.join(list(run)[:3])}, ...; qrels: {', '.join(list(qrels)[:3])}, ...); do they belong to the same collection?"
+        )
+    shown = shown or {m: m for m in MEASURES}
+    topics = sorted(qrels)
+    got = {m: np.zeros(len(topics)) for m in MEASURES}
+    levels = {
+        l: names
+        for l in LEVELS
+        if set(
+            names := {named(m, l): c for m, c in CODES.items()}
+            | ({'nDCG@10': 'ndcg_cut_10'} if l == 1 else {})
+        )
+        & set(shown.values())
+    }
+    judges = {
+        l: pytrec_eval.RelevanceEvaluator(
+            qrels, {c.replace('_10', '.10') for c in names.values()}, relevance_level=l
+        )
+        for l, names in levels.items()
+    }
     groups = np.cumsum([len(run.get(q, ())) for q in topics]) // AT_ONCE
     for start, end in pairwise([0, *np.flatnonzero(np.diff(groups)) + 1, len(topics)]):
-        some = {q: {d: float(s) for d, s in run[q].items()} for q in topics[start:end] if run.get(q)}
+        some = {
+            q: {d: float(s) for d, s in run[q].items()} for q in topics[start:end] if run.get(q)
+        }
         for l, names in levels.items():
             rows = judges[l].evaluate(some)
-            for name, code in names.items(): got[name][start:end] = [rows[q][code] if q in rows else 0. for q in topics[start:end]]
-    for l in LEVELS: rr = got[named('RR@10', l)]; rr[rr < .1] = 0.  # trec_eval's 1/10 is this one
+            for name, code in names.items():
+                got[name][start:end] = [
+                    rows[q][code] if q in rows else 0.0 for q in topics[start:end]
+                ]
+    for l in LEVELS:
+        rr = got[named('RR@10', l)]
+        rr[rr < 0.1] = 0.0  # trec_eval's 1/10 is this one
     return pd.DataFrame({k: got[m] for k, m in shown.items()}, index=pd.Index(topics, name='qid'))
 
 # %% ../nbs/12_metrics.ipynb #b0c792c2
@@ -58,46 +95,100 @@ def means(perquery: pd.DataFrame) -> dict:
     "{measure: mean over judged topics}."
     return {m: float(perquery[m].mean()) for m in perquery}
 
+
 def ceiling(
     candidates: dict,  # {topic: {docid: score}}: what a reranker may reorder
-    qrels: dict,       # {topic: {docid: grade}}
-    shown: dict = None, # as for `evaluate`
-) -> pd.DataFrame:     # as `evaluate`
+    qrels: dict,  # {topic: {docid: grade}}
+    shown: dict = None,  # as for `evaluate`
+) -> pd.DataFrame:  # as `evaluate`
     "What a perfect reranker of these candidates would score."
-    return evaluate({q: {d: qrels[q].get(d, 0) for d in s} for q, s in candidates.items() if q in qrels}, qrels, shown)
+    return evaluate(
+        {q: {d: qrels[q].get(d, 0) for d in s} for q, s in candidates.items() if q in qrels},
+        qrels,
+        shown,
+    )
+
 
 def write_perquery(
-    path,                # the CSV to write
-    perquery: dict,      # {name of the run: frame from `evaluate`}
+    path,  # the CSV to write
+    perquery: dict,  # {name of the run: frame from `evaluate`}
 ):
     "Per-topic values, one line each, with all their digits."
-    long = pd.concat([df.reset_index().melt('qid', var_name='measure').assign(name=n) for n, df in perquery.items()])
-    with writing(path) as f: long[['name', 'qid', 'measure', 'value']].to_csv(f, index=False, float_format='%.17g', lineterminator='\n')
+    long = pd.concat(
+        [
+            df.reset_index().melt('qid', var_name='measure').assign(name=n)
+            for n, df in perquery.items()
+        ]
+    )
+    with writing(path) as f:
+        long[['name', 'qid', 'measure', 'value']].to_csv(
+            f, index=False, float_format='%.17g', lineterminator='\n'
+        )
+
 
 @lru_cache(4096)
 def _read(path, changed: tuple) -> dict:
     from pyarrow import csv, string
-    t = csv.read_csv(path, csv.ReadOptions(use_threads=False), convert_options=csv.ConvertOptions(column_types={k: string() for k in ('name', 'qid', 'measure')}))
-    (names, n), (measures, m), (qids, q) = ((c.dictionary.to_pylist(), c.indices.to_numpy()) for c in (t[k].combine_chunks().dictionary_encode() for k in ('name', 'measure', 'qid')))
-    values = np.full((len(names), len(measures), len(qids)), np.nan); there = np.zeros(values.shape, bool); values[n, m, q] = t['value'].to_numpy(); there[n, m, q] = True
-    if there.sum() != len(t): raise KitError(f'{path}: {len(t) - there.sum()} of {len(t)} lines say again what another line says (name, topic and measure are the same); make it again')
-    def frame(i): rows = sorted(np.flatnonzero(there[i].any(0)), key=qids.__getitem__); cols = pd.unique(m[n == i]); return pd.DataFrame(values[i][np.ix_(cols, rows)].T, index=pd.Index([qids[r] for r in rows], name='qid'), columns=[measures[c] for c in cols])
+
+    t = csv.read_csv(
+        path,
+        csv.ReadOptions(use_threads=False),
+        convert_options=csv.ConvertOptions(
+            column_types={k: string() for k in ('name', 'qid', 'measure')}
+        ),
+    )
+    (names, n), (measures, m), (qids, q) = (
+        (c.dictionary.to_pylist(), c.indices.to_numpy())
+        for c in (t[k].combine_chunks().dictionary_encode() for k in ('name', 'measure', 'qid'))
+    )
+    values = np.full((len(names), len(measures), len(qids)), np.nan)
+    there = np.zeros(values.shape, bool)
+    values[n, m, q] = t['value'].to_numpy()
+    there[n, m, q] = True
+    if there.sum() != len(t):
+        raise KitError(
+            f'{path}: {len(t) - there.sum()} of {len(t)} lines say again what another line says (name, topic and measure are the same); make it again'
+        )
+
+    def frame(i):
+        rows = sorted(np.flatnonzero(there[i].any(0)), key=qids.__getitem__)
+        cols = pd.unique(m[n == i])
+        return pd.DataFrame(
+            values[i][np.ix_(cols, rows)].T,
+            index=pd.Index([qids[r] for r in rows], name='qid'),
+            columns=[measures[c] for c in cols],
+        )
+
     return {names[i]: frame(i) for i in sorted(range(len(names)), key=names.__getitem__)}
+
 
 def read_perquery(path) -> dict:
     "{name: frame} as `write_perquery` was given. What was read is kept in memory while the file stays the same: a page asks for most files twice."
-    at = os.stat(path); return {n: df.copy(deep=False) for n, df in _read(str(path), (at.st_size, at.st_mtime_ns)).items()}
+    at = os.stat(path)
+    return {
+        n: df.copy(deep=False) for n, df in _read(str(path), (at.st_size, at.st_mtime_ns)).items()
+    }
 
 # %% ../nbs/12_metrics.ipynb #ed396197
 def paired_interval(
-    a,                      # per-topic values of one run, in topic order
-    b,                      # per-topic values of another, in the same order
+    a,  # per-topic values of one run, in topic order
+    b,  # per-topic values of another, in the same order
     confidence: float = 0.95,
     seed: int = 12,
-) -> tuple:                 # (mean difference a - b, low, high)
+) -> tuple:  # (mean difference a - b, low, high)
     "Mean difference over topics with its paired bootstrap interval."
     from scipy.stats import bootstrap
+
     d = np.asarray(a, float) - np.asarray(b, float)
-    if len(d) < 2 or np.ptp(d) == 0: return float(d.mean()), float(d.mean()), float(d.mean())
-    ci = bootstrap((d,), np.mean, n_resamples=10_000, confidence_level=confidence, method='BCa', rng=np.random.default_rng(seed), batch=1000).confidence_interval
+    if len(d) < 2 or np.ptp(d) == 0:
+        return float(d.mean()), float(d.mean()), float(d.mean())
+    ci = bootstrap(
+        (d,),
+        np.mean,
+        n_resamples=10_000,
+        confidence_level=confidence,
+        method='BCa',
+        rng=np.random.default_rng(seed),
+        batch=1000,
+    ).confidence_interval
     return float(d.mean()), float(ci.low), float(ci.high)

@@ -14,76 +14,138 @@ from torch.nn.functional import binary_cross_entropy_with_logits as bce
 # %% ../nbs/49_microbatch.ipynb #a93e5a81
 class Joiner:
     "Tokens of texts, once each, and of pairs of them, as a model's own tokenizer has them."
+
     def __init__(self, model):
         from tokenizers import Tokenizer
-        tok = model.tokenizer; self.names, self.pad, self.left = tok.model_input_names, tok.pad_token_id, tok.padding_side == 'left'
-        self.most = min(model.max_seq_length or tok.model_max_length, tok.model_max_length); self.types = getattr(tok, 'pad_token_type_id', 0)
-        self.alone = Tokenizer.from_str(tok.backend_tokenizer.to_str()); self.alone.no_padding(); self.alone.no_truncation()
-        self.pair = Tokenizer.from_str(self.alone.to_str()); self.pair.enable_truncation(self.most, strategy='longest_first', direction=tok.truncation_side)
+
+        tok = model.tokenizer
+        self.names, self.pad, self.left = (
+            tok.model_input_names,
+            tok.pad_token_id,
+            tok.padding_side == 'left',
+        )
+        self.most = min(model.max_seq_length or tok.model_max_length, tok.model_max_length)
+        self.types = getattr(tok, 'pad_token_type_id', 0)
+        self.alone = Tokenizer.from_str(tok.backend_tokenizer.to_str())
+        self.alone.no_padding()
+        self.alone.no_truncation()
+        self.pair = Tokenizer.from_str(self.alone.to_str())
+        self.pair.enable_truncation(
+            self.most, strategy='longest_first', direction=tok.truncation_side
+        )
         self.extra = self.alone.num_special_tokens_to_add(is_pair=True)
 
-    def texts(self, some) -> list: return self.alone.encode_batch_fast(list(some), add_special_tokens=False)
+    def texts(self, some) -> list:
+        return self.alone.encode_batch_fast(list(some), add_special_tokens=False)
 
-    def batch(self, pairs, device) -> dict:   # pairs of encodings
-        rows = [self.pair.post_process(a, b) for a, b in pairs]; w = max(len(r) for r in rows); even = all(len(r) == w for r in rows); out = {}
+    def batch(self, pairs, device) -> dict:  # pairs of encodings
+        rows = [self.pair.post_process(a, b) for a, b in pairs]
+        w = max(len(r) for r in rows)
+        even = all(len(r) == w for r in rows)
+        out = {}
+
         def table(get, fill):
-            if even: return torch.tensor([get(r) for r in rows], device=device)
+            if even:
+                return torch.tensor([get(r) for r in rows], device=device)
             x = np.full((len(rows), w), fill)
-            for i, r in enumerate(rows): x[i, slice(w - len(r), w) if self.left else slice(len(r))] = get(r)
+            for i, r in enumerate(rows):
+                x[i, slice(w - len(r), w) if self.left else slice(len(r))] = get(r)
             return torch.from_numpy(x).to(device)
+
         out['input_ids'] = table(lambda r: r.ids, self.pad)
-        if 'token_type_ids' in self.names: out['token_type_ids'] = table(lambda r: r.type_ids, self.types)
-        if not even: out['attention_mask'] = table(lambda r: r.attention_mask, 0)
+        if 'token_type_ids' in self.names:
+            out['token_type_ids'] = table(lambda r: r.type_ids, self.types)
+        if not even:
+            out['attention_mask'] = table(lambda r: r.attention_mask, 0)
         return out
 
 # %% ../nbs/49_microbatch.ipynb #d3a59758
-PIECE = dict(cpu=48, cuda=2048)  # positions whose time a pass costs besides its own; on a GPU, which waits for its orders, many more (a guess; not measured on a GPU)
+PIECE = dict(
+    cpu=48, cuda=2048
+)  # positions whose time a pass costs besides its own; on a GPU, which waits for its orders, many more (a guess; not measured on a GPU)
+
 
 def cuts(
-    lengths,         # tokens of each pair
-    most: int,       # pairs in a piece at most
-    piece: int,      # positions that a piece costs besides its own
-) -> list:           # index arrays, longest pairs first
+    lengths,  # tokens of each pair
+    most: int,  # pairs in a piece at most
+    piece: int,  # positions that a piece costs besides its own
+) -> list:  # index arrays, longest pairs first
     "The cheapest division of a batch, where a piece costs its positions, padding counted, and `piece` more."
-    order = np.argsort(lengths, kind='stable'); sorted_ = np.asarray(lengths)[order]; cost, start, out = np.zeros(len(order) + 1), np.zeros(len(order) + 1, int), []
+    order = np.argsort(lengths, kind='stable')
+    sorted_ = np.asarray(lengths)[order]
+    cost, start, out = np.zeros(len(order) + 1), np.zeros(len(order) + 1, int), []
     for end in range(1, len(order) + 1):
-        first = np.arange(max(0, end - most), end); sums = cost[first] + (end - first) * sorted_[end - 1] + piece; start[end] = first[sums.argmin()]; cost[end] = sums.min()
-    while end: out.append(order[start[end]:end]); end = start[end]
+        first = np.arange(max(0, end - most), end)
+        sums = cost[first] + (end - first) * sorted_[end - 1] + piece
+        start[end] = first[sums.argmin()]
+        cost[end] = sums.min()
+    while end:
+        out.append(order[start[end] : end])
+        end = start[end]
     return out
 
 # %% ../nbs/49_microbatch.ipynb #360534c7
 class Microbatches:
     "Collator: rows of query, passage, label to {'labels': of all, 'parts': [features and labels of a piece]}."
+
     valid_label_columns = ['label']
-    def __init__(self, model, most: int, device: str): self.join, self.most, self.piece = Joiner(model), most, PIECE.get(device, PIECE['cpu'])
+
+    def __init__(self, model, most: int, device: str):
+        self.join, self.most, self.piece = Joiner(model), most, PIECE.get(device, PIECE['cpu'])
+
     def __call__(self, rows: list) -> dict:
-        a, b = (self.join.texts(r[k] for r in rows) for k in ('query', 'passage')); labels = torch.tensor([float(r['label']) for r in rows])
-        lengths = np.minimum([len(x) + len(y) + self.join.extra for x, y in zip(a, b)], self.join.most)
-        return dict(labels=labels, parts=[self.join.batch([(a[i], b[i]) for i in p], 'cpu') | dict(labels=labels[p]) for p in cuts(lengths, self.most, self.piece)])
+        a, b = (self.join.texts(r[k] for r in rows) for k in ('query', 'passage'))
+        labels = torch.tensor([float(r['label']) for r in rows])
+        lengths = np.minimum(
+            [len(x) + len(y) + self.join.extra for x, y in zip(a, b)], self.join.most
+        )
+        return dict(
+            labels=labels,
+            parts=[
+                self.join.batch([(a[i], b[i]) for i in p], 'cpu') | dict(labels=labels[p])
+                for p in cuts(lengths, self.most, self.piece)
+            ],
+        )
+
 
 def piece_loss(model, part: dict, pairs: int):
     "A piece's share of a batch's mean binary cross-entropy: its sum over the batch's number of pairs."
-    part = dict(part); labels = part.pop('labels'); return bce(model(part)['scores'].view(-1).float(), labels, reduction='sum') / pairs
+    part = dict(part)
+    labels = part.pop('labels')
+    return bce(model(part)['scores'].view(-1).float(), labels, reduction='sum') / pairs
 
 # %% ../nbs/49_microbatch.ipynb #170c9088
 def microbatch_trainer(
-    model,               # sentence_transformers.CrossEncoder, one logit
-    args,                # CrossEncoderTrainingArguments; the batch per device is a device's whole share of an update
-    train, dev,          # datasets.Dataset of query, passage, label
-    most: int,           # pairs on the device at once
-    **kw,                # optimizers, callbacks
+    model,  # sentence_transformers.CrossEncoder, one logit
+    args,  # CrossEncoderTrainingArguments; the batch per device is a device's whole share of an update
+    train,
+    dev,  # datasets.Dataset of query, passage, label
+    most: int,  # pairs on the device at once
+    **kw,  # optimizers, callbacks
 ):
     "A CrossEncoderTrainer with binary cross-entropy whose updates are computed in pieces of like length."
     from sentence_transformers.cross_encoder import CrossEncoderTrainer
 
     class Trainer(CrossEncoderTrainer):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            loss = sum(piece_loss(model, p, len(inputs['labels'])) for p in inputs['parts']); return (loss, {}) if return_outputs else loss
+            loss = sum(piece_loss(model, p, len(inputs['labels'])) for p in inputs['parts'])
+            return (loss, {}) if return_outputs else loss
+
         def training_step(self, model, inputs, num_items_in_batch=None):
-            model.train(); inputs = self._prepare_inputs(inputs); *parts, last = inputs['parts']; total = 0.
+            model.train()
+            inputs = self._prepare_inputs(inputs)
+            *parts, last = inputs['parts']
+            total = 0.0
             for p in (*parts, last):
                 with nullcontext() if p is last else self.accelerator.no_sync(model):
-                    with self.compute_loss_context_manager(): loss = piece_loss(model, p, len(inputs['labels']))
-                    self.accelerator.backward(loss); total = total + loss.detach()
+                    with self.compute_loss_context_manager():
+                        loss = piece_loss(model, p, len(inputs['labels']))
+                    self.accelerator.backward(loss)
+                    total = total + loss.detach()
             return total
-    t = Trainer(model, args, train, dev, data_collator=Microbatches(model, most, args.device.type), **kw); t.model_accepts_loss_kwargs = False; return t  # a piece knows its share: no counting of items over the processes
+
+    t = Trainer(
+        model, args, train, dev, data_collator=Microbatches(model, most, args.device.type), **kw
+    )
+    t.model_accepts_loss_kwargs = False
+    return t  # a piece knows its share: no counting of items over the processes

@@ -17,72 +17,216 @@ from .hub import DATASETS, put
 # %% ../nbs/09_miniature.ipynb #a10ef0a2
 PAIRS = [a + b for a, b in product(ascii_lowercase, repeat=2)]
 
+
 def _wordpiece(folder: Path, size: int):
-    vocab = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *ascii_lowercase, *digits, *punctuation, *PAIRS, *('##' + x for x in (*ascii_lowercase, *digits, *PAIRS))]
+    vocab = [
+        '[PAD]',
+        '[UNK]',
+        '[CLS]',
+        '[SEP]',
+        '[MASK]',
+        *ascii_lowercase,
+        *digits,
+        *punctuation,
+        *PAIRS,
+        *('##' + x for x in (*ascii_lowercase, *digits, *PAIRS)),
+    ]
     vocab += [f'[unused{i}]' for i in range(size - len(vocab))]
-    (folder/'vocab.txt').write_text('\n'.join(vocab) + '\n')
-    (folder/'tokenizer_config.json').write_text('{\n}')  # as in Microsoft's repository
-    (folder/'special_tokens_map.json').write_text(json.dumps(dict(unk_token='[UNK]', sep_token='[SEP]', pad_token='[PAD]', cls_token='[CLS]', mask_token='[MASK]')))
+    (folder / 'vocab.txt').write_text('\n'.join(vocab) + '\n')
+    (folder / 'tokenizer_config.json').write_text('{\n}')  # as in Microsoft's repository
+    (folder / 'special_tokens_map.json').write_text(
+        json.dumps(
+            dict(
+                unk_token='[UNK]',
+                sep_token='[SEP]',
+                pad_token='[PAD]',
+                cls_token='[CLS]',
+                mask_token='[MASK]',
+            )
+        )
+    )
+
 
 def _unigram(folder: Path, size: int):
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
     special = ['<s>', '<pad>', '</s>', '<unk>']
     singles = [*ascii_letters, *digits, *punctuation]
-    pieces = [(t, 0.) for t in special] + [('\u2581' + p, -8.) for p in PAIRS] + [(p, -9.) for p in PAIRS] + [('\u2581' + p, -11.) for p in singles] + [(p, -12.) for p in singles] + [('\u2581', -13.)]
-    pieces += [(f'<unused{i}>', -99.) for i in range(size - 1 - len(pieces))] + [('<mask>', 0.)]
+    pieces = (
+        [(t, 0.0) for t in special]
+        + [('\u2581' + p, -8.0) for p in PAIRS]
+        + [(p, -9.0) for p in PAIRS]
+        + [('\u2581' + p, -11.0) for p in singles]
+        + [(p, -12.0) for p in singles]
+        + [('\u2581', -13.0)]
+    )
+    pieces += [(f'<unused{i}>', -99.0) for i in range(size - 1 - len(pieces))] + [('<mask>', 0.0)]
     t = Tokenizer(models.Unigram(pieces, unk_id=3, byte_fallback=False))
-    t.normalizer = normalizers.NFKC(); t.pre_tokenizer = pre_tokenizers.Metaspace(); t.decoder = decoders.Metaspace()
+    t.normalizer = normalizers.NFKC()
+    t.pre_tokenizer = pre_tokenizers.Metaspace()
+    t.decoder = decoders.Metaspace()
     t.add_special_tokens([*special, '<mask>'])
-    t.post_processor = processors.TemplateProcessing(single='<s> $A </s>', pair='<s> $A </s> </s> $B </s>', special_tokens=[('<s>', 0), ('</s>', 2)])
-    t.save(str(folder/'tokenizer.json'))
-    (folder/'tokenizer_config.json').write_text(json.dumps(dict(tokenizer_class='XLMRobertaTokenizerFast', bos_token='<s>', cls_token='<s>', eos_token='</s>', sep_token='</s>',
-        unk_token='<unk>', pad_token='<pad>', mask_token='<mask>', model_max_length=32768, clean_up_tokenization_spaces=True)))
+    t.post_processor = processors.TemplateProcessing(
+        single='<s> $A </s>',
+        pair='<s> $A </s> </s> $B </s>',
+        special_tokens=[('<s>', 0), ('</s>', 2)],
+    )
+    t.save(str(folder / 'tokenizer.json'))
+    (folder / 'tokenizer_config.json').write_text(
+        json.dumps(
+            dict(
+                tokenizer_class='XLMRobertaTokenizerFast',
+                bos_token='<s>',
+                cls_token='<s>',
+                eos_token='</s>',
+                sep_token='</s>',
+                unk_token='<unk>',
+                pad_token='<pad>',
+                mask_token='<mask>',
+                model_max_length=32768,
+                clean_up_tokenization_spaces=True,
+            )
+        )
+    )
+
 
 def _bytes(folder: Path, size: int):
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet()); space = '\u0120'
-    merges = [(space, a) for a in ascii_lowercase] + [(a, b) for a, b in product(ascii_lowercase, repeat=2)]
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    space = '\u0120'
+    merges = [(space, a) for a in ascii_lowercase] + [
+        (a, b) for a, b in product(ascii_lowercase, repeat=2)
+    ]
     vocab = {t: i for i, t in enumerate([*alphabet, *(a + b for a, b in merges)])}
-    t = Tokenizer(models.BPE(vocab=vocab, merges=merges)); t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False); t.decoder = decoders.ByteLevel()
-    t.add_special_tokens([AddedToken(x, special=True, normalized=False) for x in ('[UNK]', '[CLS]', '[SEP]', '[PAD]', '[MASK]')])
-    t.post_processor = processors.TemplateProcessing(single='[CLS] $A [SEP]', pair='[CLS] $A [SEP] $B [SEP]', special_tokens=[(x, t.token_to_id(x)) for x in ('[CLS]', '[SEP]')])
-    t.save(str(folder/'tokenizer.json'))
-    (folder/'tokenizer_config.json').write_text(json.dumps(dict(tokenizer_class='PreTrainedTokenizerFast', unk_token='[UNK]', cls_token='[CLS]', sep_token='[SEP]', pad_token='[PAD]',
-        mask_token='[MASK]', model_input_names=['input_ids', 'attention_mask'], model_max_length=8192, clean_up_tokenization_spaces=True)))
+    t = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    t.decoder = decoders.ByteLevel()
+    t.add_special_tokens(
+        [
+            AddedToken(x, special=True, normalized=False)
+            for x in ('[UNK]', '[CLS]', '[SEP]', '[PAD]', '[MASK]')
+        ]
+    )
+    t.post_processor = processors.TemplateProcessing(
+        single='[CLS] $A [SEP]',
+        pair='[CLS] $A [SEP] $B [SEP]',
+        special_tokens=[(x, t.token_to_id(x)) for x in ('[CLS]', '[SEP]')],
+    )
+    t.save(str(folder / 'tokenizer.json'))
+    (folder / 'tokenizer_config.json').write_text(
+        json.dumps(
+            dict(
+                tokenizer_class='PreTrainedTokenizerFast',
+                unk_token='[UNK]',
+                cls_token='[CLS]',
+                sep_token='[SEP]',
+                pad_token='[PAD]',
+                mask_token='[MASK]',
+                model_input_names=['input_ids', 'attention_mask'],
+                model_max_length=8192,
+                clean_up_tokenization_spaces=True,
+            )
+        )
+    )
 
 # %% ../nbs/09_miniature.ipynb #dc0ef667
 def _gte(folder: Path, e: dict):
     import torch
     from safetensors.torch import load_file, save_file
     from transformers import GteConfig, GteForTokenClassification
-    m = GteForTokenClassification(GteConfig(**{k: v for k, v in e.items() if k != 'model_type'}, max_position_embeddings=8192, num_labels=1,
-                                            rope_parameters=dict(rope_type='linear', rope_theta=160_000., factor=8 ** (2 / (e['hidden_size'] // e['num_attention_heads'])))))
+
+    m = GteForTokenClassification(
+        GteConfig(
+            **{k: v for k, v in e.items() if k != 'model_type'},
+            max_position_embeddings=8192,
+            num_labels=1,
+            rope_parameters=dict(
+                rope_type='linear',
+                rope_theta=160_000.0,
+                factor=8 ** (2 / (e['hidden_size'] // e['num_attention_heads'])),
+            ),
+        )
+    )
     m.save_pretrained(str(folder), save_original_format=True)
-    weights = {k.replace('gte.', 'new.', 1) if k.startswith('gte.') else k: v.to(torch.float16) for k, v in load_file(folder/'model.safetensors').items()}
-    save_file(weights, folder/'model.safetensors', metadata=dict(format='pt'))
-    (folder/'config.json').write_text(json.dumps(dict(
-        architectures=['NewForTokenClassification'], **e, attention_probs_dropout_prob=0.0, classifier_dropout=0.0, hidden_act='gelu', hidden_dropout_prob=0.1, id2label={'0': 'LABEL_0'},
-        initializer_range=0.02, layer_norm_eps=1e-12, layer_norm_type='layer_norm', logn_attention_clip1=False, logn_attention_scale=False, max_position_embeddings=8192, pack_qkv=True,
-        pad_token_id=1, position_embedding_type='rope', rope_scaling=dict(factor=8.0, type='ntk'), rope_theta=20000, torch_dtype='float16', type_vocab_size=1, unpad_inputs=False,
-        use_memory_efficient_attention=False, auto_map=dict(AutoConfig='Alibaba-NLP/new-impl--configuration.NewConfig', AutoModel='Alibaba-NLP/new-impl--modeling.NewModel'))))
+    weights = {
+        k.replace('gte.', 'new.', 1) if k.startswith('gte.') else k: v.to(torch.float16)
+        for k, v in load_file(folder / 'model.safetensors').items()
+    }
+    save_file(weights, folder / 'model.safetensors', metadata=dict(format='pt'))
+    (folder / 'config.json').write_text(
+        json.dumps(
+            dict(
+                architectures=['NewForTokenClassification'],
+                **e,
+                attention_probs_dropout_prob=0.0,
+                classifier_dropout=0.0,
+                hidden_act='gelu',
+                hidden_dropout_prob=0.1,
+                id2label={'0': 'LABEL_0'},
+                initializer_range=0.02,
+                layer_norm_eps=1e-12,
+                layer_norm_type='layer_norm',
+                logn_attention_clip1=False,
+                logn_attention_scale=False,
+                max_position_embeddings=8192,
+                pack_qkv=True,
+                pad_token_id=1,
+                position_embedding_type='rope',
+                rope_scaling=dict(factor=8.0, type='ntk'),
+                rope_theta=20000,
+                torch_dtype='float16',
+                type_vocab_size=1,
+                unpad_inputs=False,
+                use_memory_efficient_attention=False,
+                auto_map=dict(
+                    AutoConfig='Alibaba-NLP/new-impl--configuration.NewConfig',
+                    AutoModel='Alibaba-NLP/new-impl--modeling.NewModel',
+                ),
+            )
+        )
+    )
+
 
 def tiny_model(
-    backbone: str,   # one of `tiny-bert`, `tiny-gte`, `tiny-modernbert`
+    backbone: str,  # one of `tiny-bert`, `tiny-gte`, `tiny-modernbert`
     seed: int = 12,
-) -> Path:           # the snapshot's folder in the hub's cache
+) -> Path:  # the snapshot's folder in the hub's cache
     "A randomly initialised model of the true architecture, in the hub's cache as its repository would be."
     import torch
     from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertForMaskedLM
-    spec = BACKBONES[backbone]; e = spec['expect']; sizes = {k: v for k, v in e.items() if k != 'model_type'}
+
+    spec = BACKBONES[backbone]
+    e = spec['expect']
+    sizes = {k: v for k, v in e.items() if k != 'model_type'}
     from reproduce_kit.backbone import quiet
+
     with tempfile.TemporaryDirectory() as tmp, torch.random.fork_rng(), quiet():
-        folder = Path(tmp); torch.manual_seed(seed)
-        if e['model_type'] == 'bert': BertModel(BertConfig(**sizes)).save_pretrained(tmp); _wordpiece(folder, e['vocab_size'])
-        elif e['model_type'] == 'new': _gte(folder, e); _unigram(folder, e['vocab_size'])
+        folder = Path(tmp)
+        torch.manual_seed(seed)
+        if e['model_type'] == 'bert':
+            BertModel(BertConfig(**sizes)).save_pretrained(tmp)
+            _wordpiece(folder, e['vocab_size'])
+        elif e['model_type'] == 'new':
+            _gte(folder, e)
+            _unigram(folder, e['vocab_size'])
         else:
-            _bytes(folder, e['vocab_size']); ids = {t['content']: t['id'] for t in json.loads((folder/'tokenizer.json').read_text())['added_tokens']}
-            ModernBertForMaskedLM(ModernBertConfig(**sizes, max_position_embeddings=8192, pad_token_id=ids['[PAD]'], cls_token_id=ids['[CLS]'], sep_token_id=ids['[SEP]'],
-                                                   bos_token_id=ids['[CLS]'], eos_token_id=ids['[SEP]'])).save_pretrained(tmp)
+            _bytes(folder, e['vocab_size'])
+            ids = {
+                t['content']: t['id']
+                for t in json.loads((folder / 'tokenizer.json').read_text())['added_tokens']
+            }
+            ModernBertForMaskedLM(
+                ModernBertConfig(
+                    **sizes,
+                    max_position_embeddings=8192,
+                    pad_token_id=ids['[PAD]'],
+                    cls_token_id=ids['[CLS]'],
+                    sep_token_id=ids['[SEP]'],
+                    bos_token_id=ids['[CLS]'],
+                    eos_token_id=ids['[SEP]'],
+                )
+            ).save_pretrained(tmp)
         return put(spec['repo'], spec['revision'], folder)
 
 # %% ../nbs/09_miniature.ipynb #5531f0fe
@@ -90,101 +234,227 @@ def _parquet(path: Path, rows_per_file: int = 0, **columns):
     "Columns as parquet, numbered files of `rows_per_file` rows where given (`path` holds {i} and {n})."
     import pyarrow as pa
     import pyarrow.parquet as pq
-    t = pa.table(columns); size = rows_per_file or len(t); n = -(-len(t) // size)
+
+    t = pa.table(columns)
+    size = rows_per_file or len(t)
+    n = -(-len(t) // size)
     for i in range(n):
-        p = Path(str(path).format(i=f'{i:05d}', n=f'{n:05d}')); p.parent.mkdir(parents=True, exist_ok=True); pq.write_table(t.slice(i*size, size), p)
+        p = Path(str(path).format(i=f'{i:05d}', n=f'{n:05d}'))
+        p.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(t.slice(i * size, size), p)
+
 
 def made_up_words(n: int = 600, seed: int = 12) -> np.ndarray:
     "Pronounceable words."
-    rng = np.random.default_rng(seed); part = np.array([c + v for c in 'bdfgklmnprstvz' for v in 'aeiou'])
-    return np.unique([''.join(rng.choice(part, rng.integers(2, 4))) for _ in range(2*n)])[:n]
+    rng = np.random.default_rng(seed)
+    part = np.array([c + v for c in 'bdfgklmnprstvz' for v in 'aeiou'])
+    return np.unique([''.join(rng.choice(part, rng.integers(2, 4))) for _ in range(2 * n)])[:n]
+
 
 def tiny_msmarco(
     triplets: int = 400,
     passages: int = 300,
     queries: int = 60,
-    words: int = 20,          # of a passage
-    corpus: dict = None,      # {docid: passage} to mix in
-    topics: dict = None,      # {topic: text} to mix in; not used in triplets
-    rows_per_file: int = 150, # rows of a parquet file
+    words: int = 20,  # of a passage
+    corpus: dict = None,  # {docid: passage} to mix in
+    topics: dict = None,  # {topic: text} to mix in; not used in triplets
+    rows_per_file: int = 150,  # rows of a parquet file
     seed: int = 12,
 ) -> Path:
     "`sentence-transformers/msmarco` with made-up text, in the hub's cache."
-    rng = np.random.default_rng(seed); lexicon = made_up_words()
-    text = [' '.join(w) for i in range(0, passages, 10_000) for w in lexicon[rng.integers(0, len(lexicon), (min(10_000, passages - i), words))]]
-    own = rng.integers(0, passages, queries)                   # each query's positive ...
-    asked = [' '.join(text[p].split()[j:j + 4]) for p, j in zip(own, rng.integers(0, words - 4, queries))]  # ... holds its words
-    docids = [str(9_000_000 + i) for i in range(passages)]; qids = [str(8_000_000 + i) for i in range(queries)]
-    q = rng.integers(0, queries, triplets); negative = (own[q] + rng.integers(1, passages, triplets)) % passages
+    rng = np.random.default_rng(seed)
+    lexicon = made_up_words()
+    text = [
+        ' '.join(w)
+        for i in range(0, passages, 10_000)
+        for w in lexicon[rng.integers(0, len(lexicon), (min(10_000, passages - i), words))]
+    ]
+    own = rng.integers(0, passages, queries)  # each query's positive ...
+    asked = [
+        ' '.join(text[p].split()[j : j + 4])
+        for p, j in zip(own, rng.integers(0, words - 4, queries))
+    ]  # ... holds its words
+    docids = [str(9_000_000 + i) for i in range(passages)]
+    qids = [str(8_000_000 + i) for i in range(queries)]
+    q = rng.integers(0, queries, triplets)
+    negative = (own[q] + rng.integers(1, passages, triplets)) % passages
     with tempfile.TemporaryDirectory() as tmp:
-        f = Path(tmp); name = 'train-{i}-of-{n}.parquet'
-        _parquet(f/'corpus'/name, rows_per_file, passage_id=docids + list(corpus or ()), passage=text + list((corpus or {}).values()))
-        _parquet(f/'queries'/name, 0, query_id=qids + list(topics or ()), query=asked + list((topics or {}).values()))
+        f = Path(tmp)
+        name = 'train-{i}-of-{n}.parquet'
+        _parquet(
+            f / 'corpus' / name,
+            rows_per_file,
+            passage_id=docids + list(corpus or ()),
+            passage=text + list((corpus or {}).values()),
+        )
+        _parquet(
+            f / 'queries' / name,
+            0,
+            query_id=qids + list(topics or ()),
+            query=asked + list((topics or {}).values()),
+        )
         ids = np.array(docids)
-        _parquet(f/'triplets'/name, rows_per_file, query_id=np.array(qids)[q].tolist(), positive_id=ids[own[q]].tolist(), negative_id=ids[negative].tolist())
+        _parquet(
+            f / 'triplets' / name,
+            rows_per_file,
+            query_id=np.array(qids)[q].tolist(),
+            positive_id=ids[own[q]].tolist(),
+            negative_id=ids[negative].tolist(),
+        )
         pin = DATASETS['msmarco']
         return put(pin['repo'], pin['revision'].ljust(40, '0'), f, 'dataset')
 
 # %% ../nbs/09_miniature.ipynb #c23ffdda
 def tiny_qa(
-    rows: list = None,   # of `microsoft/ms_marco` v1.1; made up when absent
+    rows: list = None,  # of `microsoft/ms_marco` v1.1; made up when absent
     seed: int = 12,
 ) -> Path:
     "`microsoft/ms_marco` v1.1 validation, in the hub's cache."
-    rng = np.random.default_rng(seed); w = made_up_words()
+    rng = np.random.default_rng(seed)
+    w = made_up_words()
+
     def row(i):
-        n = int(rng.integers(3, 9)); texts = [' '.join(rng.choice(w, 15)) for _ in range(n)]; k = n if i % 5 == 4 else int(rng.integers(0, n))  # k == n: nothing selected
-        return dict(query_id=i, query=' '.join(rng.choice(texts[k % n].split(), 4)), passages=dict(is_selected=[int(j == k) for j in range(n)], passage_text=texts))
+        n = int(rng.integers(3, 9))
+        texts = [' '.join(rng.choice(w, 15)) for _ in range(n)]
+        k = n if i % 5 == 4 else int(rng.integers(0, n))  # k == n: nothing selected
+        return dict(
+            query_id=i,
+            query=' '.join(rng.choice(texts[k % n].split(), 4)),
+            passages=dict(is_selected=[int(j == k) for j in range(n)], passage_text=texts),
+        )
+
     rows = rows or [row(i) for i in range(30)]
     with tempfile.TemporaryDirectory() as tmp:
-        _parquet(Path(tmp)/'v1.1/validation-00000-of-00001.parquet', **{k: [r[k] for r in rows] for k in ('query_id', 'query', 'passages')})
+        _parquet(
+            Path(tmp) / 'v1.1/validation-00000-of-00001.parquet',
+            **{k: [r[k] for r in rows] for k in ('query_id', 'query', 'passages')},
+        )
         return put(DATASETS['qa']['repo'], DATASETS['qa']['revision'], tmp, 'dataset')
+
 
 def tiny_nanobeir(
     sets: tuple = ('NanoMSMARCO', 'NanoNFCorpus', 'NanoNQ'),
     seed: int = 12,
 ) -> Path:
     "`sentence-transformers/NanoBEIR-en` with made-up text, in the hub's cache."
-    rng = np.random.default_rng(seed); w = made_up_words()
+    rng = np.random.default_rng(seed)
+    w = made_up_words()
     with tempfile.TemporaryDirectory() as tmp:
         f = Path(tmp)
         for s in sets:
-            docs = [' '.join(rng.choice(w, 12)) for _ in range(12)]; own = rng.integers(0, 12, 4); ids = [f'd{i}' for i in range(12)]
-            _parquet(f/f'corpus/{s}-00000-of-00001.parquet', _id=ids, text=docs)
-            _parquet(f/f'queries/{s}-00000-of-00001.parquet', _id=[f'q{i}' for i in range(4)], text=[' '.join(rng.choice(docs[d].split(), 3)) for d in own])
-            _parquet(f/f'qrels/{s}-00000-of-00001.parquet', **{'query-id': [f'q{i}' for i in range(4)], 'corpus-id': [ids[d] for d in own]})
-            _parquet(f/f'bm25/{s}-00000-of-00001.parquet', **{'query-id': [f'q{i}' for i in range(4)], 'corpus-ids': [rng.permutation(ids).tolist() for _ in range(4)]})
-        lines = ''.join(f'  - config_name: {c}\n    data_files:\n' + ''.join(f'      - split: {s}\n        path: {c}/{s}-*\n' for s in sets) for c in ('corpus', 'queries', 'qrels', 'bm25'))
-        (f/'README.md').write_text(f'---\nconfigs:\n{lines}---\n')
+            docs = [' '.join(rng.choice(w, 12)) for _ in range(12)]
+            own = rng.integers(0, 12, 4)
+            ids = [f'd{i}' for i in range(12)]
+            _parquet(f / f'corpus/{s}-00000-of-00001.parquet', _id=ids, text=docs)
+            _parquet(
+                f / f'queries/{s}-00000-of-00001.parquet',
+                _id=[f'q{i}' for i in range(4)],
+                text=[' '.join(rng.choice(docs[d].split(), 3)) for d in own],
+            )
+            _parquet(
+                f / f'qrels/{s}-00000-of-00001.parquet',
+                **{'query-id': [f'q{i}' for i in range(4)], 'corpus-id': [ids[d] for d in own]},
+            )
+            _parquet(
+                f / f'bm25/{s}-00000-of-00001.parquet',
+                **{
+                    'query-id': [f'q{i}' for i in range(4)],
+                    'corpus-ids': [rng.permutation(ids).tolist() for _ in range(4)],
+                },
+            )
+        lines = ''.join(
+            f'  - config_name: {c}\n    data_files:\n'
+            + ''.join(f'      - split: {s}\n        path: {c}/{s}-*\n' for s in sets)
+            for c in ('corpus', 'queries', 'qrels', 'bm25')
+        )
+        (f / 'README.md').write_text(f'---\nconfigs:\n{lines}---\n')
         return put(DATASETS['nanobeir']['repo'], DATASETS['nanobeir']['revision'], f, 'dataset')
 
 # %% ../nbs/09_miniature.ipynb #9d89af86
 def made_up_run(
-    cfg,             # RunConfig
-    values: dict,    # {epoch: {test set: frame of per-topic values}}; the first stage is half of the first epoch's
-    texts=None,      # {test set: EvalSet}, when its rankings are to be read
-    seconds=10.,     # of training, and of measuring
+    cfg,  # RunConfig
+    values: dict,  # {epoch: {test set: frame of per-topic values}}; the first stage is half of the first epoch's
+    texts=None,  # {test set: EvalSet}, when its rankings are to be read
+    seconds=10.0,  # of training, and of measuring
 ):
     "A finished run in the store."
     from reproduce_kit.metrics import means
     from reproduce_kit.plan import CLASSES, parameters, planned_rate
     from reproduce_kit.rerank import keep_rankings
     from reproduce_kit.store import finish, open_run
-    run = open_run(cfg); sets = list(cfg.test_sets)
+
+    run = open_run(cfg)
+    sets = list(cfg.test_sets)
 
     def write(folder, rows, **more):
-        ranked = {s: {q: {f'd{i}': 1. / (1 + (i + len(cfg.name)) % 3) for i in range(3)} for q in next(iter(rows.values())).index} for s in sets}
-        keep_rankings(folder, texts or {}, ranked, rows, 'invented', means={n: means(r) for n, r in rows.items()} if more.get('ranked_by') else {s: means(r) for s, r in zip(sets, rows.values())}, **more)
-    write(run.folder/'first-stage', {f'{who}/{s}': values[1][s] * share for who, share in (('BM25', .5), ('ceiling', 1.)) for s in sets}, ranked_by={s: 'BM25' for s in sets})
-    for n in range(1, cfg.epochs + 1): write(run.epoch(n), {f'{cfg.name}/{s}': values[n][s] for s in sets}, epoch=n, selection=None)
-    groups = [dict(betas=[cfg.beta1, cfg.beta2], weight_decay=w, tensors=1) for w in ([cfg.weight_decay] + ([0.] if cfg.decay_on == 'matrices' else []))]
+        ranked = {
+            s: {
+                q: {f'd{i}': 1.0 / (1 + (i + len(cfg.name)) % 3) for i in range(3)}
+                for q in next(iter(rows.values())).index
+            }
+            for s in sets
+        }
+        keep_rankings(
+            folder,
+            texts or {},
+            ranked,
+            rows,
+            'invented',
+            means={n: means(r) for n, r in rows.items()}
+            if more.get('ranked_by')
+            else {s: means(r) for s, r in zip(sets, rows.values())},
+            **more,
+        )
+
+    write(
+        run.folder / 'first-stage',
+        {
+            f'{who}/{s}': values[1][s] * share
+            for who, share in (('BM25', 0.5), ('ceiling', 1.0))
+            for s in sets
+        },
+        ranked_by={s: 'BM25' for s in sets},
+    )
+    for n in range(1, cfg.epochs + 1):
+        write(
+            run.epoch(n), {f'{cfg.name}/{s}': values[n][s] for s in sets}, epoch=n, selection=None
+        )
+    groups = [
+        dict(betas=[cfg.beta1, cfg.beta2], weight_decay=w, tensors=1)
+        for w in ([cfg.weight_decay] + ([0.0] if cfg.decay_on == 'matrices' else []))
+    ]
     size = parameters(cfg.backbone, cfg.layers)
-    run.note(updates=dict(planned=cfg.updates, done=cfg.updates), seconds=dict(train=seconds, evaluate=seconds), data=dict.fromkeys(sets, 'same'), optimizer=dict(kind=CLASSES[cfg.optimizer][0], groups=groups),
-             memory=dict(optimizer_state_bytes=4 * size['total'] * (1 if cfg.optimizer == 'lion' else 2), parameters=size))
-    each = cfg.epoch_updates; steps = sorted({*range(cfg.log_steps, cfg.updates + 1, cfg.log_steps)} | {e * each for e in range(1, cfg.epochs + 1)})
-    lines = [dict(step=s, epoch=s / each, loss=.5, grad_norm=1., learning_rate=planned_rate(cfg, s - 1)) for s in steps]
-    lines += [dict(step=each * e, epoch=float(e), eval_loss=.5) for e in range(1, cfg.epochs + 1)]; lines.sort(key=lambda l: l['step'])
-    (run.folder/'history.jsonl').write_text(''.join(json.dumps(l) + '\n' for l in lines)); (run.folder/'telemetry.jsonl').write_text('')
-    (run.folder/'train.ipynb').write_text('{}')
-    finish(run, {n: json.loads((run.epoch(n)/'metrics.json').read_text()) for n in range(1, cfg.epochs + 1)})
+    run.note(
+        updates=dict(planned=cfg.updates, done=cfg.updates),
+        seconds=dict(train=seconds, evaluate=seconds),
+        data=dict.fromkeys(sets, 'same'),
+        optimizer=dict(kind=CLASSES[cfg.optimizer][0], groups=groups),
+        memory=dict(
+            optimizer_state_bytes=4 * size['total'] * (1 if cfg.optimizer == 'lion' else 2),
+            parameters=size,
+        ),
+    )
+    each = cfg.epoch_updates
+    steps = sorted(
+        {*range(cfg.log_steps, cfg.updates + 1, cfg.log_steps)}
+        | {e * each for e in range(1, cfg.epochs + 1)}
+    )
+    lines = [
+        dict(
+            step=s, epoch=s / each, loss=0.5, grad_norm=1.0, learning_rate=planned_rate(cfg, s - 1)
+        )
+        for s in steps
+    ]
+    lines += [dict(step=each * e, epoch=float(e), eval_loss=0.5) for e in range(1, cfg.epochs + 1)]
+    lines.sort(key=lambda l: l['step'])
+    (run.folder / 'history.jsonl').write_text(''.join(json.dumps(l) + '\n' for l in lines))
+    (run.folder / 'telemetry.jsonl').write_text('')
+    (run.folder / 'train.ipynb').write_text('{}')
+    finish(
+        run,
+        {
+            n: json.loads((run.epoch(n) / 'metrics.json').read_text())
+            for n in range(1, cfg.epochs + 1)
+        },
+    )
     return run

@@ -17,49 +17,88 @@ from .core import KitError, SEAL, broken, did_you_mean, place, seal, sha256
 from .hub import DATASETS, fetch
 from .metrics import evaluate
 from .retrieval import lucene
-from .trec import read_qrels, read_run, read_topics, write_qrels, write_run, write_topics
+from reproduce_kit.trec import (
+    read_qrels,
+    read_run,
+    read_topics,
+    write_qrels,
+    write_run,
+    write_topics,
+)
 
 # %% ../nbs/28_msmarco.ipynb #be94b6d4
 def _table(config: str):
     "A config of `sentence-transformers/msmarco` as a memory-mapped `datasets.Dataset`."
     from datasets import Dataset
     from datasets.utils.logging import disable_progress_bar
-    pin = DATASETS['msmarco']; disable_progress_bar()
+
+    pin = DATASETS['msmarco']
+    disable_progress_bar()
     folder = fetch(pin['repo'], pin['revision'], [f'{config}/*.parquet'], 'dataset', pin['ref'])
-    return Dataset.from_parquet([str(p) for p in sorted(folder.glob(f'{config}/*.parquet'))], cache_dir=str(place('cache')/'datasets'/folder.name))
+    return Dataset.from_parquet(
+        [str(p) for p in sorted(folder.glob(f'{config}/*.parquet'))],
+        cache_dir=str(place('cache') / 'datasets' / folder.name),
+    )
+
 
 def _ids(column) -> np.ndarray:
     "Ids as integers, which MS MARCO's are, or else as text."
     import pyarrow as pa
     import pyarrow.compute as pc
-    try: return pc.cast(column, 'int64').to_numpy()
-    except pa.ArrowInvalid: return np.asarray(column.to_pylist())
+
+    try:
+        return pc.cast(column, 'int64').to_numpy()
+    except pa.ArrowInvalid:
+        return np.asarray(column.to_pylist())
+
 
 class Texts(Mapping):
     "{id: text} over a memory-mapped table."
+
     def __init__(self, table, id_column: str, text_column: str):
-        self.made_of = (table, id_column, text_column); self.keys_ = _ids(table.data.column(id_column))
-        self.order = np.argsort(self.keys_, kind='stable'); self.sorted_ = self.keys_[self.order]; self.text = table.data.column(text_column)
+        self.made_of = (table, id_column, text_column)
+        self.keys_ = _ids(table.data.column(id_column))
+        self.order = np.argsort(self.keys_, kind='stable')
+        self.sorted_ = self.keys_[self.order]
+        self.text = table.data.column(text_column)
+
     def _row(self, i):
         k = int(i) if self.sorted_.dtype.kind == 'i' else i
         n = np.searchsorted(self.sorted_, k)
-        if n == len(self.sorted_) or self.sorted_[n] != k: raise KeyError(i)
+        if n == len(self.sorted_) or self.sorted_[n] != k:
+            raise KeyError(i)
         return int(self.order[n])
-    def __getitem__(self, i): return self.text[self._row(i)].as_py()
+
+    def __getitem__(self, i):
+        return self.text[self._row(i)].as_py()
+
     def __contains__(self, i):
-        try: self._row(i); return True
-        except (KeyError, ValueError): return False
+        try:
+            self._row(i)
+            return True
+        except (KeyError, ValueError):
+            return False
+
     def absent(self, column) -> list:
         "The ids of an Arrow column that have no text."
-        ids = _ids(column); at = np.minimum(np.searchsorted(self.sorted_, ids), len(self.sorted_) - 1)
+        ids = _ids(column)
+        at = np.minimum(np.searchsorted(self.sorted_, ids), len(self.sorted_) - 1)
         return ids[self.sorted_[at] != ids].tolist()
-    def __len__(self): return len(self.keys_)
-    def __iter__(self): return map(str, self.keys_)
-    def __reduce__(self): return Texts, self.made_of  # a worker maps the file again instead of being sent its content
+
+    def __len__(self):
+        return len(self.keys_)
+
+    def __iter__(self):
+        return map(str, self.keys_)
+
+    def __reduce__(self):
+        return Texts, self.made_of  # a worker maps the file again instead of being sent its content
+
 
 def passages() -> Texts:
     "The corpus."
     return Texts(_table('corpus'), 'passage_id', 'passage')
+
 
 def questions() -> Texts:
     "The queries."
@@ -67,100 +106,209 @@ def questions() -> Texts:
 
 # %% ../nbs/28_msmarco.ipynb #f3a1a36e
 def first_triplets(
-    n: int,          # how many
-):                   # pyarrow.Table: query_id, positive_id, negative_id
+    n: int,  # how many
+):  # pyarrow.Table: query_id, positive_id, negative_id
     "The first `n` triplets; only the files that hold them are fetched."
     import pyarrow as pa
     import pyarrow.parquet as pq
-    pin = DATASETS['msmarco']; parts, have = [], 0
+
+    pin = DATASETS['msmarco']
+    parts, have = [], 0
     while have < n:
-        try: folder = fetch(pin['repo'], pin['revision'], [f'triplets/train-{len(parts):05d}-of-*.parquet'], 'dataset', pin['ref'])
+        try:
+            folder = fetch(
+                pin['repo'],
+                pin['revision'],
+                [f'triplets/train-{len(parts):05d}-of-*.parquet'],
+                'dataset',
+                pin['ref'],
+            )
         except KitError as e:
-            if not parts or 'has no file' not in str(e) or len(parts) < int(file.stem.rsplit('-', 1)[1]): raise
+            if (
+                not parts
+                or 'has no file' not in str(e)
+                or len(parts) < int(file.stem.rsplit('-', 1)[1])
+            ):
+                raise
             raise KitError(f"train_triplets: {n:,} asked for, {pin['repo']} has {have:,}") from None
         (file,) = folder.glob(f'triplets/train-{len(parts):05d}-of-*.parquet')
-        reader = pq.ParquetFile(file); rows = []
+        reader = pq.ParquetFile(file)
+        rows = []
         for batch in reader.iter_batches(columns=['query_id', 'positive_id', 'negative_id']):
-            rows.append(batch); have += len(batch)
-            if have >= n: break
+            rows.append(batch)
+            have += len(batch)
+            if have >= n:
+                break
         parts.append(pa.Table.from_batches(rows))
     return pa.concat_tables(parts).slice(0, n)
 
+
 def labelled_pairs(
-    triplets,         # pyarrow.Table from `first_triplets`
-    train: int, dev: int,   # pairs wanted
-    holdout: str,     # 'pairs' or 'topics'
+    triplets,  # pyarrow.Table from `first_triplets`
+    train: int,
+    dev: int,  # pairs wanted
+    holdout: str,  # 'pairs' or 'topics'
     seed: int,
-) -> tuple:           # (train, dev): pyarrow.Tables of query_id, passage_id, label
+) -> tuple:  # (train, dev): pyarrow.Tables of query_id, passage_id, label
     "Pairs 2i and 2i+1 are triplet i's positive and negative; the held-out ones are drawn from `seed`."
     import pyarrow as pa
     import pyarrow.compute as pc
-    n = len(triplets); both = pa.concat_arrays([*triplets['positive_id'].chunks, *triplets['negative_id'].chunks])
-    row = np.arange(2*n) // 2
-    pairs = pa.table(dict(query_id=triplets['query_id'].combine_chunks().take(pa.array(row)), passage_id=both.take(pa.array(row + n*(np.arange(2*n) % 2))), label=pa.array(np.tile([1., 0.], n))))
-    rng = np.random.default_rng([seed, 2*n])
+
+    n = len(triplets)
+    both = pa.concat_arrays([*triplets['positive_id'].chunks, *triplets['negative_id'].chunks])
+    row = np.arange(2 * n) // 2
+    pairs = pa.table(
+        dict(
+            query_id=triplets['query_id'].combine_chunks().take(pa.array(row)),
+            passage_id=both.take(pa.array(row + n * (np.arange(2 * n) % 2))),
+            label=pa.array(np.tile([1.0, 0.0], n)),
+        )
+    )
+    rng = np.random.default_rng([seed, 2 * n])
     if holdout == 'pairs':
-        order = rng.permutation(2*n); held = np.sort(order[:dev]); kept = np.sort(order[dev:])
+        order = rng.permutation(2 * n)
+        held = np.sort(order[:dev])
+        kept = np.sort(order[dev:])
     else:
         codes = pc.dictionary_encode(pairs['query_id'].combine_chunks()).indices.to_numpy()
-        size = np.bincount(codes); order = rng.permutation(len(size))
-        out = order[:int(np.searchsorted(np.cumsum(size[order]), dev)) + 1]
-        mask = np.isin(codes, out); held, kept = np.flatnonzero(mask)[:dev], np.flatnonzero(~mask)
-    if len(kept) < train or len(held) < dev: raise KitError(f"train_pairs: {train:,} and {dev:,} dev_pairs are asked for; {n:,} triplets leave {len(kept):,} and {len(held):,} when {holdout} are held out")
+        size = np.bincount(codes)
+        order = rng.permutation(len(size))
+        out = order[: int(np.searchsorted(np.cumsum(size[order]), dev)) + 1]
+        mask = np.isin(codes, out)
+        held, kept = np.flatnonzero(mask)[:dev], np.flatnonzero(~mask)
+    if len(kept) < train or len(held) < dev:
+        raise KitError(
+            f"train_pairs: {train:,} and {dev:,} dev_pairs are asked for; {n:,} triplets leave {len(kept):,} and {len(held):,} when {holdout} are held out"
+        )
     return pairs.take(pa.array(kept[:train])), pairs.take(pa.array(held))
+
 
 class WithTexts:
     "Puts the texts in a batch of ids; what `datasets` calls when a batch is read."
-    def __init__(self, questions: Texts, passages: Texts): self.questions, self.passages = questions, passages
-    def __call__(self, batch): return dict(query=[self.questions[q] for q in batch['query_id']], passage=[self.passages[p] for p in batch['passage_id']], label=batch['label'])
+
+    def __init__(self, questions: Texts, passages: Texts):
+        self.questions, self.passages = questions, passages
+
+    def __call__(self, batch):
+        return dict(
+            query=[self.questions[q] for q in batch['query_id']],
+            passage=[self.passages[p] for p in batch['passage_id']],
+            label=batch['label'],
+        )
+
 
 def msmarco_pairs(cfg: RunConfig) -> dict:
     "{'train', 'dev', 'fingerprint'}: memory-mapped `datasets.Dataset`s of query, passage, label."
     from datasets import Dataset
-    parts = labelled_pairs(first_triplets(cfg.train_triplets), cfg.train_pairs, cfg.dev_pairs, cfg.holdout, cfg.seed)
-    def digest(t): return sha256(b''.join(np.ascontiguousarray(_ids(t[c]) if c != 'label' else t[c].to_numpy()).tobytes() for c in t.column_names))
+
+    parts = labelled_pairs(
+        first_triplets(cfg.train_triplets), cfg.train_pairs, cfg.dev_pairs, cfg.holdout, cfg.seed
+    )
+
+    def digest(t):
+        return sha256(
+            b''.join(
+                np.ascontiguousarray(_ids(t[c]) if c != 'label' else t[c].to_numpy()).tobytes()
+                for c in t.column_names
+            )
+        )
+
     lookup = WithTexts(questions(), passages())
     for t in parts:
         for column, texts in (('query_id', lookup.questions), ('passage_id', lookup.passages)):
-            if lost := texts.absent(t[column]): raise KitError(f"{DATASETS['msmarco']['repo']}: {len(lost):,} {column}s of the triplets have no text, {lost[0]} for one; the download is not what was pinned")
+            if lost := texts.absent(t[column]):
+                raise KitError(
+                    f"{DATASETS['msmarco']['repo']}: {len(lost):,} {column}s of the triplets have no text, {lost[0]} for one; the download is not what was pinned"
+                )
     train, dev = (Dataset(t).with_transform(lookup) for t in parts)
-    return dict(train=train, dev=dev, fingerprint=sha256([DATASETS['msmarco']['revision'], *map(digest, parts)]))
+    return dict(
+        train=train,
+        dev=dev,
+        fingerprint=sha256([DATASETS['msmarco']['revision'], *map(digest, parts)]),
+    )
 
 # %% ../nbs/28_msmarco.ipynb #035ef4a0
 SETS = {
-    'dl19': dict(topics='dl19-passage', qrels='dl19-passage', gate={'nDCG@10': '0.5058', 'R(rel=2)@1000': '0.7501'}, known='12e855d0348ff431'),
-    'dl20': dict(topics='dl20', qrels='dl20-passage', gate={'nDCG@10': '0.4796', 'R(rel=2)@1000': '0.7863'}, known='5299d7fda7373768'),
-    'dev': dict(topics='msmarco-passage-dev-subset', qrels='msmarco-passage-dev-subset', gate={'mrr10_passage_dev': '0.184'}),
+    'dl19': dict(
+        topics='dl19-passage',
+        qrels='dl19-passage',
+        gate={'nDCG@10': '0.5058', 'R(rel=2)@1000': '0.7501'},
+        known='12e855d0348ff431',
+    ),
+    'dl20': dict(
+        topics='dl20',
+        qrels='dl20-passage',
+        gate={'nDCG@10': '0.4796', 'R(rel=2)@1000': '0.7863'},
+        known='5299d7fda7373768',
+    ),
+    'dev': dict(
+        topics='msmarco-passage-dev-subset',
+        qrels='msmarco-passage-dev-subset',
+        gate={'mrr10_passage_dev': '0.184'},
+    ),
 }
 SHOWN = {'dev': {'mrr10_passage_dev': 'RR(rel=1)@10'}, 'qa': {'mrr10_qa_v11': 'RR(rel=1)@10'}}
 INDEX = 'msmarco-v1-passage'
 
+
 def set_folder(name: str, cfg: RunConfig) -> Path:
     "Where an evaluation set's topics, judgments and candidates are kept."
-    return place('cache')/'msmarco'/f'{name}-k1={cfg.bm25_k1:g}-b={cfg.bm25_b:g}-depth={cfg.depth}'
+    return (
+        place('cache') / 'msmarco' / f'{name}-k1={cfg.bm25_k1:g}-b={cfg.bm25_b:g}-depth={cfg.depth}'
+    )
+
 
 def keep_set(folder: Path, topics: dict, qrels: dict, candidates: dict):
     "Write and seal an evaluation set; topics without a judgment are left out, as trec_eval leaves them out."
     judged = {q: t for q, t in topics.items() if q in qrels}
-    write_topics(folder/'topics.tsv', judged); write_qrels(folder/'qrels.txt', qrels)
-    write_run(folder/'candidates.run.gz', {q: s for q, s in candidates.items() if q in judged}, tag='BM25'); seal(folder)
+    write_topics(folder / 'topics.tsv', judged)
+    write_qrels(folder / 'qrels.txt', qrels)
+    write_run(
+        folder / 'candidates.run.gz',
+        {q: s for q, s in candidates.items() if q in judged},
+        tag='BM25',
+    )
+    seal(folder)
+
 
 def eval_set(
-    name: str,        # a key of SETS, or of a set that was kept
+    name: str,  # a key of SETS, or of a set that was kept
     cfg: RunConfig,
-    corpus,           # {docid: passage}
+    corpus,  # {docid: passage}
     index: str = INDEX,
 ) -> EvalSet:
     "An evaluation set from `cache/msmarco/`, made there first when it is missing."
     folder, spec = set_folder(name, cfg), SETS.get(name, {})
-    if (folder/SEAL).exists() and (why := broken(folder)): raise KitError(f"{folder}: {why}; delete the folder and make it again where Pyserini is")
-    if not (folder/SEAL).exists():
-        if not spec: raise KitError(f"test_sets: msmarco has no set {name!r}{did_you_mean(name, [*SETS, 'qa'])}; a set of your own would lie in {folder}")
-        made = lucene(None, spec['topics'], cfg.depth, cfg.bm25_k1, cfg.bm25_b, index=index, qrels=spec['qrels'])
+    if (folder / SEAL).exists() and (why := broken(folder)):
+        raise KitError(f"{folder}: {why}; delete the folder and make it again where Pyserini is")
+    if not (folder / SEAL).exists():
+        if not spec:
+            raise KitError(
+                f"test_sets: msmarco has no set {name!r}{did_you_mean(name, [*SETS, 'qa'])}; a set of your own would lie in {folder}"
+            )
+        made = lucene(
+            None,
+            spec['topics'],
+            cfg.depth,
+            cfg.bm25_k1,
+            cfg.bm25_b,
+            index=index,
+            qrels=spec['qrels'],
+        )
         keep_set(folder, made['topics'], made['qrels'], made['run'])
-    topics, qrels, run = read_topics(folder/'topics.tsv'), read_qrels(folder/'qrels.txt'), read_run(folder/'candidates.run.gz')
-    if (known := spec.get('known')) and known != (got := known_by(topics, qrels)): raise KitError(f"{name}: topics and judgments hash to {got}, expected {known}; {folder} is not made from NIST's files")
-    return EvalSet(name, topics, qrels, run, corpus, DATASETS['msmarco']['revision'], SHOWN.get(name))
+    topics, qrels, run = (
+        read_topics(folder / 'topics.tsv'),
+        read_qrels(folder / 'qrels.txt'),
+        read_run(folder / 'candidates.run.gz'),
+    )
+    if (known := spec.get('known')) and known != (got := known_by(topics, qrels)):
+        raise KitError(
+            f"{name}: topics and judgments hash to {got}, expected {known}; {folder} is not made from NIST's files"
+        )
+    return EvalSet(
+        name, topics, qrels, run, corpus, DATASETS['msmarco']['revision'], SHOWN.get(name)
+    )
+
 
 def known_by(topics: dict, qrels: dict) -> str:
     "The fingerprint of judged topics and their judgments."
@@ -169,41 +317,62 @@ def known_by(topics: dict, qrels: dict) -> str:
 # %% ../nbs/28_msmarco.ipynb #614515f8
 def first_stage_gate(
     s: EvalSet,
-    depth: int,       # candidates per topic that were asked for
-) -> dict:            # {measure: (found, expected)}
+    depth: int,  # candidates per topic that were asked for
+) -> dict:  # {measure: (found, expected)}
     "Refuse candidates that do not score what is published for them."
     import pytrec_eval
+
     out = {}
     for m, want in SETS.get(s.name, {}).get('gate', {}).items():
         if m.endswith('@1000'):
-            if depth < 1000: continue
-            rows = pytrec_eval.RelevanceEvaluator(s.qrels, {'recall.1000'}, relevance_level=2).evaluate(s.candidates)
+            if depth < 1000:
+                continue
+            rows = pytrec_eval.RelevanceEvaluator(
+                s.qrels, {'recall.1000'}, relevance_level=2
+            ).evaluate(s.candidates)
             got = sum(r['recall_1000'] for r in rows.values()) / len(s.qrels)
-        elif m not in (s.shown or {'nDCG@10': 0}): continue
-        else: got = float(evaluate(s.candidates, s.qrels, s.shown)[m].mean())
-        digits = len(want.split('.')[1]); out[m] = (got, want)
-        if f'{got:.{digits}f}' != want: raise KitError(f"first stage on {s.name}: {m} is {got:.4f}, published is {want}; another index, another depth, other BM25 constants or other judgments? Nothing was trained. (bm25_k1 0.9, bm25_b 0.4, {INDEX})")
+        elif m not in (s.shown or {'nDCG@10': 0}):
+            continue
+        else:
+            got = float(evaluate(s.candidates, s.qrels, s.shown)[m].mean())
+        digits = len(want.split('.')[1])
+        out[m] = (got, want)
+        if f'{got:.{digits}f}' != want:
+            raise KitError(
+                f"first stage on {s.name}: {m} is {got:.4f}, published is {want}; another index, another depth, other BM25 constants or other judgments? Nothing was trained. (bm25_k1 0.9, bm25_b 0.4, {INDEX})"
+            )
     return out
 
 # %% ../nbs/28_msmarco.ipynb #45d3767d
 def qa_set(
-    rows,             # of the dataset: query_id, query, passages {is_selected, passage_text}
+    rows,  # of the dataset: query_id, query, passages {is_selected, passage_text}
     source: str = '',
 ) -> EvalSet:
     "The v1.1 protocol as an evaluation set; the candidates stand in the order given."
     topics, qrels, run, corpus = {}, {}, {}, {}
     for r in rows:
-        q = str(r['query_id']); topics[q] = r['query']; p = r['passages']
+        q = str(r['query_id'])
+        topics[q] = r['query']
+        p = r['passages']
         ids = [f'{q}-{i}' for i in range(len(p['passage_text']))]
-        corpus |= zip(ids, p['passage_text']); qrels[q] = dict(zip(ids, map(int, p['is_selected']))); run[q] = {d: float(-i) for i, d in enumerate(ids)}
+        corpus |= zip(ids, p['passage_text'])
+        qrels[q] = dict(zip(ids, map(int, p['is_selected'])))
+        run[q] = {d: float(-i) for i, d in enumerate(ids)}
     return EvalSet('qa', topics, qrels, run, corpus, source, SHOWN['qa'], 'order given')
+
 
 def qa_v11() -> EvalSet:
     "All 10,047 questions of the validation split."
     import pyarrow.parquet as pq
-    pin = DATASETS['qa']; file = 'v1.1/validation-00000-of-00001.parquet'
+
+    pin = DATASETS['qa']
+    file = 'v1.1/validation-00000-of-00001.parquet'
     folder = fetch(pin['repo'], pin['revision'], [file], 'dataset', pin['ref'])
-    return qa_set(pq.read_table(folder/file, columns=['query_id', 'query', 'passages']).to_pylist(), pin['revision'])
+    return qa_set(
+        pq.read_table(folder / file, columns=['query_id', 'query', 'passages']).to_pylist(),
+        pin['revision'],
+    )
+
 
 def msmarco_sets(cfg: RunConfig) -> dict:
     "{name: EvalSet} of the run's `test_sets`, each through the gate."
@@ -211,5 +380,8 @@ def msmarco_sets(cfg: RunConfig) -> dict:
     out = {n: qa_v11() if n == 'qa' else eval_set(n, cfg, corpus) for n in cfg.test_sets}
     for s in out.values():
         first_stage_gate(s, cfg.depth)
-        if lost := [d for docs in s.candidates.values() for d in docs if d not in s.corpus]: raise KitError(f"{s.name}: {len(lost):,} candidates have no text in {DATASETS['msmarco']['repo']}, {lost[0]!r} for one")
+        if lost := [d for docs in s.candidates.values() for d in docs if d not in s.corpus]:
+            raise KitError(
+                f"{s.name}: {len(lost):,} candidates have no text in {DATASETS['msmarco']['repo']}, {lost[0]!r} for one"
+            )
     return out

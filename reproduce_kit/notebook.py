@@ -13,54 +13,98 @@ from .core import KitError, did_you_mean, disk_error, root
 
 # %% ../nbs/69_notebook.ipynb #c7ca0aad
 def check_notebook(
-    notebook,       # a papermill target
-    values: dict,   # what will be passed
+    notebook,  # a papermill target
+    values: dict,  # what will be passed
 ):
     "Refuse a notebook without a `parameters` cell, or values that it does not know."
     import papermill
-    if not Path(notebook).exists(): raise KitError(f"{notebook} does not exist")
+
+    if not Path(notebook).exists():
+        raise KitError(f"{notebook} does not exist")
     known = papermill.inspect_notebook(str(notebook))
-    if not known: raise KitError(f"{notebook} has no cell tagged `parameters`, so papermill would run its defaults; add the tag in JupyterLab's property inspector (nbdev_clean keeps it)")
+    if not known:
+        raise KitError(
+            f"{notebook} has no cell tagged `parameters`, so papermill would run its defaults; add the tag in JupyterLab's property inspector (nbdev_clean keeps it)"
+        )
     for k in values:
-        if k not in known: raise KitError(f"{notebook} has no parameter {k!r}{did_you_mean(k, known)}")
+        if k not in known:
+            raise KitError(f"{notebook} has no parameter {k!r}{did_you_mean(k, known)}")
+
 
 def processes(cfg: RunConfig) -> int:
     "Processes that train a run here: one for each GPU that is there, is wanted and divides the global batch (`$REPRODUCE_PROCESSES` says otherwise)."
-    def there(): import torch; return torch.cuda.device_count()
-    most = int(os.environ.get('REPRODUCE_PROCESSES') or (1 if cfg.gpus == 1 else min(cfg.gpus, there())) or 1)
+
+    def there():
+        import torch
+
+        return torch.cuda.device_count()
+
+    most = int(
+        os.environ.get('REPRODUCE_PROCESSES')
+        or (1 if cfg.gpus == 1 else min(cfg.gpus, there()))
+        or 1
+    )
     return 1 if cfg.short_batch else max(n for n in range(1, most + 1) if cfg.global_batch % n == 0)
 
+
 def execute(
-    notebook,             # a papermill target
-    output,               # the executed copy, written when the notebook has ended
-    values: dict,         # its parameters
-    processes: int = 1,   # kernels that execute it together, one for each GPU
+    notebook,  # a papermill target
+    output,  # the executed copy, written when the notebook has ended
+    values: dict,  # its parameters
+    processes: int = 1,  # kernels that execute it together, one for each GPU
 ):
     "Execute a notebook with papermill in this environment's kernel; a failing cell becomes one `KitError`."
     import logging, papermill
     from papermill.exceptions import PapermillExecutionError
+
     check_notebook(notebook, values)
-    if processes > 1: return _execute_together(notebook, output, values, processes)
+    if processes > 1:
+        return _execute_together(notebook, output, values, processes)
     logging.getLogger('papermill').setLevel(logging.ERROR)
-    for quiet in ('asyncio', 'traitlets'): logging.getLogger(quiet).setLevel(logging.CRITICAL)  # after Ctrl-C the client complains that its kernel is gone
-    output = Path(output); part = output.with_suffix('.part.ipynb')
+    for quiet in ('asyncio', 'traitlets'):
+        logging.getLogger(quiet).setLevel(
+            logging.CRITICAL
+        )  # after Ctrl-C the client complains that its kernel is gone
+    output = Path(output)
+    part = output.with_suffix('.part.ipynb')
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
-        papermill.execute_notebook(str(notebook), str(part), values, kernel_name='python3', progress_bar=False, cwd=str(root()),
-                                   extra_arguments=['--Application.log_level=50'])  # the kernel's own greetings and farewells stay out of the terminal
+        papermill.execute_notebook(
+            str(notebook),
+            str(part),
+            values,
+            kernel_name='python3',
+            progress_bar=False,
+            cwd=str(root()),
+            extra_arguments=['--Application.log_level=50'],
+        )  # the kernel's own greetings and farewells stay out of the terminal
     except PapermillExecutionError as e:
         said = re.sub(r'\x1b\[[0-9;]*m', '', str(e.evalue)).strip()
-        full = 'No space left' in said or shutil.disk_usage(part.parent).free < 2**26  # torch does not say why a write failed
+        full = (
+            'No space left' in said or shutil.disk_usage(part.parent).free < 2**26
+        )  # torch does not say why a write failed
         hint = '; the disk is full: free some space' if full else ''
-        why = said if e.ename == 'KitError' else f"{e.ename}: {said or 'no message'}{hint} (cell {e.cell_index}; the whole traceback is in {part})"
-        stopped = KitError(f"{why}\nWhat was finished before is kept; run the same command again to go on.")
-        stopped.cell, stopped.traceback = e.cell_index, re.sub(r'\x1b\[[0-9;]*m', '', '\n'.join(e.traceback))
+        why = (
+            said
+            if e.ename == 'KitError'
+            else f"{e.ename}: {said or 'no message'}{hint} (cell {e.cell_index}; the whole traceback is in {part})"
+        )
+        stopped = KitError(
+            f"{why}\nWhat was finished before is kept; run the same command again to go on."
+        )
+        stopped.cell, stopped.traceback = (
+            e.cell_index,
+            re.sub(r'\x1b\[[0-9;]*m', '', '\n'.join(e.traceback)),
+        )
         raise stopped from None
     except OSError as e:
         raise disk_error(e, part) from None
     except RuntimeError as e:  # nbclient's DeadKernelError
-        if 'kernel' not in f'{type(e).__name__} {e}'.lower(): raise
-        raise KitError("the kernel that executed the notebook was killed, most likely because memory ran out; lower device_batch or free some memory\nWhat was finished before is kept; run the same command again to go on.") from None
+        if 'kernel' not in f'{type(e).__name__} {e}'.lower():
+            raise
+        raise KitError(
+            "the kernel that executed the notebook was killed, most likely because memory ran out; lower device_batch or free some memory\nWhat was finished before is kept; run the same command again to go on."
+        ) from None
     part.replace(output)
 
 # %% ../nbs/69_notebook.ipynb #e54282f6
@@ -70,24 +114,61 @@ def _execute_together(notebook, output, values: dict, processes: int):
         Path(tmp, 'values.json').write_text(json.dumps(values))
         code = 'import sys; from reproduce_kit.notebook import execute_rank; execute_rank(*sys.argv[1:])'
         Path(tmp, 'rank.py').write_text(code)
-        p = subprocess.Popen([sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}', str(Path(tmp, 'rank.py')), str(notebook), str(output), tmp],
-                             stdout=open(Path(tmp, 'log'), 'w'), stderr=subprocess.STDOUT)
-        try: p.wait()
+        p = subprocess.Popen(
+            [
+                sys.executable,
+                '-m',
+                'torch.distributed.run',
+                '--standalone',
+                f'--nproc_per_node={processes}',
+                str(Path(tmp, 'rank.py')),
+                str(notebook),
+                str(output),
+                tmp,
+            ],
+            stdout=open(Path(tmp, 'log'), 'w'),
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            p.wait()
         except BaseException:
             p.terminate()
-            try: p.wait(5)
-            except subprocess.TimeoutExpired: p.kill()
+            try:
+                p.wait(5)
+            except subprocess.TimeoutExpired:
+                p.kill()
             raise
         if p.returncode:
-            said = [json.loads(f.read_text()) for f in sorted(Path(tmp).glob('error-*'), key=lambda f: f.stat().st_mtime_ns)]  # the first to fail is the cause
-            stopped = KitError(said[0]['message'] if said else f"torchrun ended with {p.returncode}: {Path(tmp, 'log').read_text()[-500:]}")
-            if said: stopped.cell, stopped.traceback = said[0]['cell'], said[0]['traceback']
+            said = [
+                json.loads(f.read_text())
+                for f in sorted(Path(tmp).glob('error-*'), key=lambda f: f.stat().st_mtime_ns)
+            ]  # the first to fail is the cause
+            stopped = KitError(
+                said[0]['message']
+                if said
+                else f"torchrun ended with {p.returncode}: {Path(tmp, 'log').read_text()[-500:]}"
+            )
+            if said:
+                stopped.cell, stopped.traceback = said[0]['cell'], said[0]['traceback']
             raise stopped
+
 
 def execute_rank(notebook, output, folder):
     "One process of several: the first writes the notebook, each leaves its error in `folder`."
     n = int(os.environ['RANK'])
-    try: execute(notebook, output if n == 0 else Path(folder)/f'rank-{n}.ipynb', json.loads(Path(folder, 'values.json').read_text()))
+    try:
+        execute(
+            notebook,
+            output if n == 0 else Path(folder) / f'rank-{n}.ipynb',
+            json.loads(Path(folder, 'values.json').read_text()),
+        )
     except Exception as e:
-        said = dict(message=str(e) if isinstance(e, KitError) else f'{type(e).__name__}: {e}', cell=getattr(e, 'cell', None), traceback=getattr(e, 'traceback', ''))
-        part = Path(folder, f'.error-{n}'); part.write_text(json.dumps(said)); part.rename(Path(folder, f'error-{n}')); sys.exit(1)
+        said = dict(
+            message=str(e) if isinstance(e, KitError) else f'{type(e).__name__}: {e}',
+            cell=getattr(e, 'cell', None),
+            traceback=getattr(e, 'traceback', ''),
+        )
+        part = Path(folder, f'.error-{n}')
+        part.write_text(json.dumps(said))
+        part.rename(Path(folder, f'error-{n}'))
+        sys.exit(1)

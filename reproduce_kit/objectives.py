@@ -17,76 +17,180 @@ from .tite import TiteConfig, TiteModel, TitePreTrainedModel, rotate
 # %% ../nbs/33_objectives.ipynb #fbb4de27
 class WordHead(nn.Module):
     "Linear, activation, norm: what stands before the decoder."
+
     def __init__(self, c: TiteConfig):
-        super().__init__(); self.dense, self.norm = nn.Linear(c.hidden_size, c.hidden_size), nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
-    def forward(self, x): return self.norm(F.gelu(self.dense(x), approximate='tanh'))
+        super().__init__()
+        self.dense, self.norm = (
+            nn.Linear(c.hidden_size, c.hidden_size),
+            nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps),
+        )
+
+    def forward(self, x):
+        return self.norm(F.gelu(self.dense(x), approximate='tanh'))
+
 
 def bow_loss(logits, ids, counted):
     "Binary cross-entropy over the vocabulary: is this word in the sequence? (batch, vocabulary), (batch, length), and which tokens count."
-    there = torch.zeros_like(logits).scatter_reduce(1, torch.where(counted, ids, ids.new_full((), logits.shape[1] - 1)), counted.to(logits.dtype), 'amax')
+    there = torch.zeros_like(logits).scatter_reduce(
+        1,
+        torch.where(counted, ids, ids.new_full((), logits.shape[1] - 1)),
+        counted.to(logits.dtype),
+        'amax',
+    )
     return F.binary_cross_entropy_with_logits(logits, there)
+
 
 def unigram_bow(ids, counted, vocabulary: int) -> float:
     "The bag-of-words loss of always predicting each word's share of sequences: what a vector that says nothing would reach."
     there = torch.zeros(len(ids), vocabulary, dtype=torch.float64)
-    for i in range(len(ids)): there[i, ids[i][counted[i]].unique()] = 1
-    p = there.mean(0); return float(-(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)).mean())
+    for i in range(len(ids)):
+        there[i, ids[i][counted[i]].unique()] = 1
+    p = there.mean(0)
+    return float(-(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)).mean())
 
 # %% ../nbs/33_objectives.ipynb #ddd682f7
 class MaskedDecoder(nn.Module):
     "The extra layer of enhanced masked auto-encoding."
+
     def __init__(self, c: TiteConfig, keep: float = 0.5):
-        super().__init__(); d = c.hidden_size; self.heads, self.theta, self.keep = c.num_attention_heads[-1], c.rope_theta, keep
-        self.query, self.key, self.value, self.out = (nn.Linear(d, d) for _ in range(4)); self.norm, self.ffn_norm = (nn.LayerNorm(d, eps=c.layer_norm_eps) for _ in range(2))
-        self.up, self.down, self.dropout = nn.Linear(d, c.intermediate_size[-1]), nn.Linear(c.intermediate_size[-1], d), nn.Dropout(c.hidden_dropout_prob)
+        super().__init__()
+        d = c.hidden_size
+        self.heads, self.theta, self.keep = c.num_attention_heads[-1], c.rope_theta, keep
+        self.query, self.key, self.value, self.out = (nn.Linear(d, d) for _ in range(4))
+        self.norm, self.ffn_norm = (nn.LayerNorm(d, eps=c.layer_norm_eps) for _ in range(2))
+        self.up, self.down, self.dropout = (
+            nn.Linear(d, c.intermediate_size[-1]),
+            nn.Linear(c.intermediate_size[-1], d),
+            nn.Dropout(c.hidden_dropout_prob),
+        )
 
     def visible(self, mask, generator=None):
         "(batch, length, 1 + length): what each query may look at."
-        b, n = mask.shape; drawn = torch.rand(b, n, n, device=mask.device, generator=generator) < self.keep
+        b, n = mask.shape
+        drawn = torch.rand(b, n, n, device=mask.device, generator=generator) < self.keep
         see = drawn & mask.bool()[:, None] & ~torch.eye(n, dtype=torch.bool, device=mask.device)
         return torch.cat([torch.ones(b, n, 1, dtype=torch.bool, device=mask.device), see], 2)
 
     def forward(self, vector, tokens, mask, generator=None):
-        (b, n), d = mask.shape, vector.shape[-1]; keys = torch.cat([vector[:, None], tokens], 1); at = torch.arange(n + 1, device=mask.device)
-        def heads(x, p): return rotate(x.reshape(-1, self.heads, d // self.heads), p.repeat(b), self.theta).view(b, -1, self.heads, d // self.heads).transpose(1, 2)
-        q, k, v = heads(self.query(vector)[:, None].expand(b, n, d), at[1:]), heads(self.key(keys), at), self.value(keys).view(b, n + 1, self.heads, -1).transpose(1, 2)
-        a = F.scaled_dot_product_attention(q, k, v, attn_mask=self.visible(mask, generator)[:, None]).transpose(1, 2).reshape(b, n, d)
-        y = self.norm(vector[:, None] + self.dropout(self.out(a))); return self.ffn_norm(y + self.dropout(self.down(F.gelu(self.up(y), approximate='tanh'))))
+        (b, n), d = mask.shape, vector.shape[-1]
+        keys = torch.cat([vector[:, None], tokens], 1)
+        at = torch.arange(n + 1, device=mask.device)
+
+        def heads(x, p):
+            return (
+                rotate(x.reshape(-1, self.heads, d // self.heads), p.repeat(b), self.theta)
+                .view(b, -1, self.heads, d // self.heads)
+                .transpose(1, 2)
+            )
+
+        q, k, v = (
+            heads(self.query(vector)[:, None].expand(b, n, d), at[1:]),
+            heads(self.key(keys), at),
+            self.value(keys).view(b, n + 1, self.heads, -1).transpose(1, 2),
+        )
+        a = (
+            F.scaled_dot_product_attention(
+                q, k, v, attn_mask=self.visible(mask, generator)[:, None]
+            )
+            .transpose(1, 2)
+            .reshape(b, n, d)
+        )
+        y = self.norm(vector[:, None] + self.dropout(self.out(a)))
+        return self.ffn_norm(y + self.dropout(self.down(F.gelu(self.up(y), approximate='tanh'))))
 
 # %% ../nbs/33_objectives.ipynb #8ee31bba
 OBJECTIVES = ('bow', 'mae', 'mlm')
 
+
 class TiteForPreTraining(TitePreTrainedModel):
     "An encoder with the heads of its objectives."
+
     _tied_weights_keys = {'decoder.weight': 'tite.embeddings.weight'}
 
     def __init__(self, config: TiteConfig):
-        super().__init__(config); names = tuple(getattr(config, 'objectives', ('bow', 'mae'))); self.objectives = names
-        if not names or (bad := [n for n in names if n not in OBJECTIVES]): raise KitError(f"objectives {names}: some of {', '.join(OBJECTIVES)}")
-        if 'mlm' in names and any(k is not None for k in config.kernel_size): raise KitError('mlm needs a vector for each token; this encoder pools them')
-        self.tite = TiteModel(config); self.heads = nn.ModuleDict({n: WordHead(config) for n in names}); self.masked = MaskedDecoder(config) if 'mae' in names else None
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=False); self.biases = nn.ParameterDict({n: nn.Parameter(torch.zeros(config.vocab_size)) for n in names}); self.post_init()
+        super().__init__(config)
+        names = tuple(getattr(config, 'objectives', ('bow', 'mae')))
+        self.objectives = names
+        if not names or (bad := [n for n in names if n not in OBJECTIVES]):
+            raise KitError(f"objectives {names}: some of {', '.join(OBJECTIVES)}")
+        if 'mlm' in names and any(k is not None for k in config.kernel_size):
+            raise KitError('mlm needs a vector for each token; this encoder pools them')
+        self.tite = TiteModel(config)
+        self.heads = nn.ModuleDict({n: WordHead(config) for n in names})
+        self.masked = MaskedDecoder(config) if 'mae' in names else None
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.biases = nn.ParameterDict(
+            {n: nn.Parameter(torch.zeros(config.vocab_size)) for n in names}
+        )
+        self.post_init()
 
-    def get_output_embeddings(self): return self.decoder
-    def set_output_embeddings(self, value): self.decoder = value
-    def words(self, name, x): return self.decoder(self.heads[name](x)) + self.biases[name]
+    def get_output_embeddings(self):
+        return self.decoder
+
+    def set_output_embeddings(self, value):
+        self.decoder = value
+
+    def words(self, name, x):
+        return self.decoder(self.heads[name](x)) + self.biases[name]
 
     def forward(self, input_ids, attention_mask, special=(), labels=None, generator=None):
-        counted = attention_mask.bool() & ~torch.isin(input_ids if labels is None else torch.where(labels < 0, input_ids, labels), torch.tensor(list(special), device=input_ids.device))
-        out = self.tite(input_ids, attention_mask).last_hidden_state; vector, losses = out[:, 0], {}
-        clean = input_ids if labels is None else torch.where(labels < 0, input_ids, labels)  # with masked input the words are still those that stood there
-        if 'bow' in self.objectives: losses['bow'] = bow_loss(self.words('bow', vector), clean, counted)
-        if 'mae' in self.objectives: losses['mae'] = F.cross_entropy(self.words('mae', self.masked(vector, self.tite.embeddings(clean), attention_mask, generator)[counted]), clean[counted])
+        counted = attention_mask.bool() & ~torch.isin(
+            input_ids if labels is None else torch.where(labels < 0, input_ids, labels),
+            torch.tensor(list(special), device=input_ids.device),
+        )
+        out = self.tite(input_ids, attention_mask).last_hidden_state
+        vector, losses = out[:, 0], {}
+        clean = (
+            input_ids if labels is None else torch.where(labels < 0, input_ids, labels)
+        )  # with masked input the words are still those that stood there
+        if 'bow' in self.objectives:
+            losses['bow'] = bow_loss(self.words('bow', vector), clean, counted)
+        if 'mae' in self.objectives:
+            losses['mae'] = F.cross_entropy(
+                self.words(
+                    'mae',
+                    self.masked(vector, self.tite.embeddings(clean), attention_mask, generator)[
+                        counted
+                    ],
+                ),
+                clean[counted],
+            )
         if 'mlm' in self.objectives:
-            if labels is None: raise KitError('mlm needs labels: the words behind the masked tokens, -100 elsewhere')
-            losses['mlm'] = F.cross_entropy(self.words('mlm', out[labels >= 0]), labels[labels >= 0])
-        return ModelOutput(loss=sum(losses.values()), vector=vector, **{f'{n}_loss': l.detach() for n, l in losses.items()})
+            if labels is None:
+                raise KitError(
+                    'mlm needs labels: the words behind the masked tokens, -100 elsewhere'
+                )
+            losses['mlm'] = F.cross_entropy(
+                self.words('mlm', out[labels >= 0]), labels[labels >= 0]
+            )
+        return ModelOutput(
+            loss=sum(losses.values()),
+            vector=vector,
+            **{f'{n}_loss': l.detach() for n, l in losses.items()},
+        )
 
-def mask_words(ids, attention_mask, special, mask_id: int, vocabulary: int, share: float = 0.15, generator=None):
+
+def mask_words(
+    ids, attention_mask, special, mask_id: int, vocabulary: int, share: float = 0.15, generator=None
+):
     "(input, labels) of masked language modelling: of the chosen tokens 80 % are masked, 10 % become another word, 10 % stay."
-    def draw(): return torch.rand(ids.shape, generator=generator, device=ids.device)
-    chosen = (draw() < share) & attention_mask.bool() & ~torch.isin(ids, torch.tensor(list(special), device=ids.device)); how = draw()
-    out = torch.where(chosen & (how < .8), torch.full_like(ids, mask_id), ids); out = torch.where(chosen & (how >= .9), torch.randint(0, vocabulary, ids.shape, generator=generator, device=ids.device), out)
+
+    def draw():
+        return torch.rand(ids.shape, generator=generator, device=ids.device)
+
+    chosen = (
+        (draw() < share)
+        & attention_mask.bool()
+        & ~torch.isin(ids, torch.tensor(list(special), device=ids.device))
+    )
+    how = draw()
+    out = torch.where(chosen & (how < 0.8), torch.full_like(ids, mask_id), ids)
+    out = torch.where(
+        chosen & (how >= 0.9),
+        torch.randint(0, vocabulary, ids.shape, generator=generator, device=ids.device),
+        out,
+    )
     return out, torch.where(chosen, ids, torch.full_like(ids, -100))
+
 
 AutoModelForPreTraining.register(TiteConfig, TiteForPreTraining, exist_ok=True)

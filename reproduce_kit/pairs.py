@@ -19,51 +19,92 @@ from .trec import ranking
 # %% ../nbs/30_pairs.ipynb #60f003bf
 HARD_DEPTH = 50  # BM25 candidates from which hard negatives are drawn
 
+
 def training_pairs(
     c: Collection,
-    split: str,           # whose topics
-    pairs: int,           # how many, half of them positive
-    hard_share: float,    # share of negatives taken from `candidates`
-    candidates: dict,     # {topic: {docid: score}}
-    seed,                 # a number or text
-) -> list:                # [(topic text, passage, 1.0 or 0.0)], shuffled
+    split: str,  # whose topics
+    pairs: int,  # how many, half of them positive
+    hard_share: float,  # share of negatives taken from `candidates`
+    candidates: dict,  # {topic: {docid: score}}
+    seed,  # a number or text
+) -> list:  # [(topic text, passage, 1.0 or 0.0)], shuffled
     "Labelled pairs with one negative per positive, drawn once; the same seed gives the same pairs."
     rng = random.Random(f'pairs-{split}-{seed}')
     topics, qrels = c.topics[split], c.qrels[split]
-    answer = {q: [d for d, g in qrels[q].items() if g == max(qrels[q].values()) and d in c.corpus] for q in sorted(topics) if max(qrels[q].values(), default=0) > 0}
-    pool = sorted({d for ds in answer.values() for d in ds}); allowed = set(pool)
+    answer = {
+        q: [d for d, g in qrels[q].items() if g == max(qrels[q].values()) and d in c.corpus]
+        for q in sorted(topics)
+        if max(qrels[q].values(), default=0) > 0
+    }
+    pool = sorted({d for ds in answer.values() for d in ds})
+    allowed = set(pool)
     if len(answer) < 2 or len(answer) < pairs / 2:
-        raise KitError(f"collection {c.name!r} has {len(answer):,} {split} topics with an answer; {pairs:,} pairs need {pairs // 2:,}; lower train_pairs or dev_pairs")
+        raise KitError(
+            f"collection {c.name!r} has {len(answer):,} {split} topics with an answer; {pairs:,} pairs need {pairs // 2:,}; lower train_pairs or dev_pairs"
+        )
     out = []
     for q in rng.sample(sorted(answer), pairs // 2):
-        out.append((topics[q], c.corpus[rng.choice(answer[q])], 1.))
-        hard = [d for d in ranking(candidates.get(q, {})) if d in allowed and qrels[q].get(d, 0) == 0]
+        out.append((topics[q], c.corpus[rng.choice(answer[q])], 1.0))
+        hard = [
+            d for d in ranking(candidates.get(q, {})) if d in allowed and qrels[q].get(d, 0) == 0
+        ]
         from_ = hard if hard and rng.random() < hard_share else pool
         d = rng.choice(from_)
-        while qrels[q].get(d, 0) > 0: d = rng.choice(pool)
-        out.append((topics[q], c.corpus[d], 0.))
+        while qrels[q].get(d, 0) > 0:
+            d = rng.choice(pool)
+        out.append((topics[q], c.corpus[d], 0.0))
     rng.shuffle(out)
     return out
 
 # %% ../nbs/30_pairs.ipynb #444f7e83
 @lru_cache(maxsize=1)
-def _collection(collection, words, test, dev) -> Collection: return build_docs(words, test, dev) if collection == 'docs' else read_collection(collection)
+def _collection(collection, words, test, dev) -> Collection:
+    return build_docs(words, test, dev) if collection == 'docs' else read_collection(collection)
+
 
 def load_collection(cfg: RunConfig) -> Collection:
     "The collection that a run's settings name."
     return _collection(cfg.collection, cfg.passage_words, cfg.test_topics, cfg.dev_pairs // 2)
 
+
 def load_pairs(cfg: RunConfig) -> dict:
     "{'train', 'dev': `datasets.Dataset`s of query, passage, label; 'fingerprint'} as a run's settings describe them."
-    with exclusive('prepare'): return msmarco_pairs(cfg) if cfg.collection == 'msmarco' else _collection_pairs(cfg)
+    with exclusive('prepare'):
+        return msmarco_pairs(cfg) if cfg.collection == 'msmarco' else _collection_pairs(cfg)
+
 
 def _collection_pairs(cfg: RunConfig) -> dict:
     "Pairs drawn from a collection's own topics."
     from datasets import Dataset
+
     c = load_collection(cfg)
-    for s in ('train', 'dev'): c.only(s)
-    hard = {s: (c.candidates.get(s) or bm25(c.corpus, c.topics[s], HARD_DEPTH, cfg.bm25_k1, cfg.bm25_b)) if cfg.hard_share else {} for s in ('train', 'dev')}
-    train = sum((training_pairs(c, 'train', cfg.train_pairs, cfg.hard_share, hard['train'], f'{cfg.seed}-{e}') for e in range(cfg.epochs)), [])
-    dev = training_pairs(c, 'dev', 2*min(len(c.topics['dev']), cfg.dev_pairs // 2), cfg.hard_share, hard['dev'], str(cfg.seed))
-    def table(rows): return Dataset.from_dict(dict(zip(('query', 'passage', 'label'), map(list, zip(*rows)))))
+    for s in ('train', 'dev'):
+        c.only(s)
+    hard = {
+        s: (c.candidates.get(s) or bm25(c.corpus, c.topics[s], HARD_DEPTH, cfg.bm25_k1, cfg.bm25_b))
+        if cfg.hard_share
+        else {}
+        for s in ('train', 'dev')
+    }
+    train = sum(
+        (
+            training_pairs(
+                c, 'train', cfg.train_pairs, cfg.hard_share, hard['train'], f'{cfg.seed}-{e}'
+            )
+            for e in range(cfg.epochs)
+        ),
+        [],
+    )
+    dev = training_pairs(
+        c,
+        'dev',
+        2 * min(len(c.topics['dev']), cfg.dev_pairs // 2),
+        cfg.hard_share,
+        hard['dev'],
+        str(cfg.seed),
+    )
+
+    def table(rows):
+        return Dataset.from_dict(dict(zip(('query', 'passage', 'label'), map(list, zip(*rows)))))
+
     return dict(train=table(train), dev=table(dev), fingerprint=sha256([train, dev]))

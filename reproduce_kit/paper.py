@@ -17,67 +17,176 @@ from .notebook import execute
 from .tables import need_runs
 
 # %% ../nbs/85_paper.ipynb #6e6ece39
-TABLES = ('table1', 'table2', 'settings', 'memory', 'significance', 'variance', 'audit', 'claims', 'numbers')
+TABLES = (
+    'table1',
+    'table2',
+    'settings',
+    'memory',
+    'significance',
+    'variance',
+    'audit',
+    'claims',
+    'numbers',
+)
 FIGURES = ('figure1', 'figure2', 'scaling', 'curves')
 MORE = {'tite': ('tite',)}  # pages that only one study has
-ELSEWHERE = dict(tite='tables/tite1.tex', curves='curves.tex', numbers='numbers.tex', claims='tables/claims-paper.tex')  # what a page writes first, where it is no table of its name
+ELSEWHERE = dict(
+    tite='tables/tite1.tex',
+    curves='curves.tex',
+    numbers='numbers.tex',
+    claims='tables/claims-paper.tex',
+)  # what a page writes first, where it is no table of its name
+
 
 def _seen(folder: Path) -> list:
     "[path, size, time of change] of the files below a folder; weights, checkpoints and what was made from all this are left out."
-    if folder.is_file(): return [[str(folder), sha256(folder)]]
+    if folder.is_file():
+        return [[str(folder), sha256(folder)]]
     out = []
     for d, dirs, files in os.walk(folder, followlinks=True):
-        dirs[:] = [x for x in dirs if x not in ('model', 'tensorboard', 'analysis', 'build', '__pycache__') and not x.startswith(('.', 'checkpoint-'))]
+        dirs[:] = [
+            x
+            for x in dirs
+            if x not in ('model', 'tensorboard', 'analysis', 'build', '__pycache__')
+            and not x.startswith(('.', 'checkpoint-'))
+        ]
         for f in files:
-            if f.startswith('.') or f.endswith('.html'): continue
-            try: s = os.stat(f'{d}/{f}'); out.append([f'{d}/{f}', s.st_size, s.st_mtime_ns])
-            except FileNotFoundError: pass  # a link to nothing, or gone since
+            if f.startswith('.') or f.endswith('.html'):
+                continue
+            try:
+                s = os.stat(f'{d}/{f}')
+                out.append([f'{d}/{f}', s.st_size, s.st_mtime_ns])
+            except FileNotFoundError:
+                pass  # a link to nothing, or gone since
     return sorted(out)
+
 
 def _keys(pages: dict, study: str, recipe: str) -> dict:
     "{page: one hash over all that it can read}."
     import papermill
-    store = sha256([study, recipe, git_state(), *(str(place(d)) for d in ('paper', 'figures')), {p: version(p) for p in (*PACKAGES, 'matplotlib', 'seaborn')}, *(_seen(f) for f in (root()/'reproduce_kit', root()/'params', place('runs'), place('paper')/'performance'))])
-    def named(page): return [p for v in papermill.inspect_notebook(str(page)).values() if v['default'][:1] in '\'"' and (t := ast.literal_eval(v['default'])) and (p := root()/t).exists()]
-    return {n: sha256([store, sha256(page), *(_seen(f) for f in named(page))]) for n, (page, _) in pages.items()}
+
+    store = sha256(
+        [
+            study,
+            recipe,
+            git_state(),
+            *(str(place(d)) for d in ('paper', 'figures')),
+            {p: version(p) for p in (*PACKAGES, 'matplotlib', 'seaborn')},
+            *(
+                _seen(f)
+                for f in (
+                    root() / 'reproduce_kit',
+                    root() / 'params',
+                    place('runs'),
+                    place('paper') / 'performance',
+                )
+            ),
+        ]
+    )
+
+    def named(page):
+        return [
+            p
+            for v in papermill.inspect_notebook(str(page)).values()
+            if v['default'][:1] in '\'"'
+            and (t := ast.literal_eval(v['default']))
+            and (p := root() / t).exists()
+        ]
+
+    return {
+        n: sha256([store, sha256(page), *(_seen(f) for f in named(page))])
+        for n, (page, _) in pages.items()
+    }
+
 
 def _up_to_date(copy: Path, key: str) -> bool:
-    note = copy.with_suffix('.json'); was = read_json(note) if note.exists() and copy.exists() else dict(read='')
-    return was['read'] == key and all(Path(f).exists() and sha256(Path(f)) == h for f, h in was['wrote'].items())
+    note = copy.with_suffix('.json')
+    was = read_json(note) if note.exists() and copy.exists() else dict(read='')
+    return was['read'] == key and all(
+        Path(f).exists() and sha256(Path(f)) == h for f, h in was['wrote'].items()
+    )
 
 # %% ../nbs/85_paper.ipynb #fe110397
 def _page_of(file: Path) -> str:
     "The page that wrote a file, by the JSON beside it."
-    made = file.with_suffix('.json'); return Path(read_json(made).get('notebook', '')).stem if made.exists() else ''
+    made = file.with_suffix('.json')
+    return Path(read_json(made).get('notebook', '')).stem if made.exists() else ''
+
 
 def _execute(job: tuple):
-    notebook, copy, values = job; execute(notebook, copy, values)
+    notebook, copy, values = job
+    execute(notebook, copy, values)
+
 
 def make_outputs(
-    names,               # of analysis notebooks
+    names,  # of analysis notebooks
     study: str,
-    recipe: str = '',    # needed when the study has finished runs of several
+    recipe: str = '',  # needed when the study has finished runs of several
     say=print,
-) -> list:               # the files that are there now
+) -> list:  # the files that are there now
     "Execute `nbs/analysis/NAME.ipynb` for a study that has finished runs, where that would change anything."
-    need_runs(study, recipe); names = [*names, *([*MORE.get(study, ()), *(['performance'] if any((place('paper')/'performance').glob('*.csv')) else [])] if 'table1' in names else [])]; out = []
-    pages = {n: (root()/f'nbs/analysis/{n}.ipynb', place('runs')/study/f'analysis/{n}.ipynb') for n in names}; keys = _keys(pages, study, recipe)
+    need_runs(study, recipe)
+    names = [
+        *names,
+        *(
+            [
+                *MORE.get(study, ()),
+                *(['performance'] if any((place('paper') / 'performance').glob('*.csv')) else []),
+            ]
+            if 'table1' in names
+            else []
+        ),
+    ]
+    out = []
+    pages = {
+        n: (root() / f'nbs/analysis/{n}.ipynb', place('runs') / study / f'analysis/{n}.ipynb')
+        for n in names
+    }
+    keys = _keys(pages, study, recipe)
     old = {n for n, (_, copy) in pages.items() if _up_to_date(copy, keys[n])}
-    def written(): return {tuple(x) for d in (place('figures'), place('paper')/'tables') for x in _seen(d)} | {tuple(_seen(f)[0]) for n in ('curves', 'numbers') for f in place('paper').glob(f'{n}.*')}
+
+    def written():
+        return {
+            tuple(x) for d in (place('figures'), place('paper') / 'tables') for x in _seen(d)
+        } | {
+            tuple(_seen(f)[0]) for n in ('curves', 'numbers') for f in place('paper').glob(f'{n}.*')
+        }
+
     before = written()
-    todo = [n for n in names if n not in old]; first = {n: place('figures')/f'{n}.pdf' if n in FIGURES and n not in ELSEWHERE else place('paper')/ELSEWHERE.get(n, f'tables/{n}.tex') for n in names}
-    for n in todo: pages[n][1].with_suffix('.json').unlink(missing_ok=True)
+    todo = [n for n in names if n not in old]
+    first = {
+        n: place('figures') / f'{n}.pdf'
+        if n in FIGURES and n not in ELSEWHERE
+        else place('paper') / ELSEWHERE.get(n, f'tables/{n}.tex')
+        for n in names
+    }
+    for n in todo:
+        pages[n][1].with_suffix('.json').unlink(missing_ok=True)
     made = []
     try:
-        with get_context('fork' if sys.platform == 'linux' else 'spawn').Pool(max(1, min(4, os.cpu_count() or 1, len(todo)))) as pool:  # left early, it ends what is under way
-            ends = pool.imap(_execute, [(*pages[n], dict(study=study, recipe=recipe)) for n in todo])
+        with get_context('fork' if sys.platform == 'linux' else 'spawn').Pool(
+            max(1, min(4, os.cpu_count() or 1, len(todo)))
+        ) as pool:  # left early, it ends what is under way
+            ends = pool.imap(
+                _execute, [(*pages[n], dict(study=study, recipe=recipe)) for n in todo]
+            )
             for n in names:
-                if n not in old: next(ends); made.append(n)
-                out.append(first[n]); say(f"{'kept' if n in old else 'wrote'} {shown(first[n])}")
+                if n not in old:
+                    next(ends)
+                    made.append(n)
+                out.append(first[n])
+                say(f"{'kept' if n in old else 'wrote'} {shown(first[n])}")
     finally:
         wrote = {f: (_page_of(Path(f)), sha256(Path(f))) for f, *_ in sorted(written() - before)}
-        for n in made: write_json(pages[n][1].with_suffix('.json'), dict(read=keys[n], wrote={f: h for f, (page, h) in wrote.items() if page in (n, '')}))
+        for n in made:
+            write_json(
+                pages[n][1].with_suffix('.json'),
+                dict(
+                    read=keys[n], wrote={f: h for f, (page, h) in wrote.items() if page in (n, '')}
+                ),
+            )
     return out
+
 
 def shown(path: Path) -> str:
     "A path as a user would type it: relative to the clone where it lies inside."
@@ -90,72 +199,164 @@ NO_LATEX = """no LaTeX: {missing} not found. The tables and figures are written;
   macOS:          brew install --cask mactex-no-gui
 and run `reproduce paper` again."""
 
+
 def typeset() -> Path:
     "`paper/main.tex` to `paper/main.pdf`; LaTeX's own complaint is quoted when it fails."
     folder = place('paper')
-    if missing := [c for c in ('latexmk', 'pdflatex') if not shutil.which(c)]: raise KitError(NO_LATEX.format(missing=' and '.join(missing)))
-    p = subprocess.run(['latexmk', '-pdf', '-interaction=nonstopmode', '-halt-on-error', '-file-line-error', '-outdir=build', 'main.tex'], cwd=folder, capture_output=True, text=True, errors='replace')
+    if missing := [c for c in ('latexmk', 'pdflatex') if not shutil.which(c)]:
+        raise KitError(NO_LATEX.format(missing=' and '.join(missing)))
+    p = subprocess.run(
+        [
+            'latexmk',
+            '-pdf',
+            '-interaction=nonstopmode',
+            '-halt-on-error',
+            '-file-line-error',
+            '-outdir=build',
+            'main.tex',
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        errors='replace',
+    )
     if p.returncode:
-        lines = p.stdout.splitlines(); where = next((i for i, l in enumerate(lines) if re.match(r'^(!|\S+\.\w+:\d+: )', l)), None)
-        raise KitError(f"LaTeX failed: {' '.join(lines[where:where + 2]) if where is not None else (p.stderr or p.stdout)[-300:]}\nThe whole log is {shown(folder/'build/main.log')}")
-    shutil.copyfile(folder/'build/main.pdf', folder/'.main.pdf.part'); (folder/'.main.pdf.part').replace(folder/'main.pdf')
-    return folder/'main.pdf'
+        lines = p.stdout.splitlines()
+        where = next((i for i, l in enumerate(lines) if re.match(r'^(!|\S+\.\w+:\d+: )', l)), None)
+        raise KitError(
+            f"LaTeX failed: {' '.join(lines[where : where + 2]) if where is not None else (p.stderr or p.stdout)[-300:]}\nThe whole log is {shown(folder / 'build/main.log')}"
+        )
+    shutil.copyfile(folder / 'build/main.pdf', folder / '.main.pdf.part')
+    (folder / '.main.pdf.part').replace(folder / 'main.pdf')
+    return folder / 'main.pdf'
 
 # %% ../nbs/85_paper.ipynb #a7c707e7
-def _printed(cell: dict): return (re.search(r'(?<![\d.+-])\d\.\d{4}', cell['text']) or [None])[0] if cell['value'] is not None and 'measure' in cell['source'] else None
-def _mean(src: dict, measure: str) -> float: return read_perquery(place('runs')/src['perquery'])[src['perquery_name']][measure].mean()
+def _printed(cell: dict):
+    return (
+        (re.search(r'(?<![\d.+-])\d\.\d{4}', cell['text']) or [None])[0]
+        if cell['value'] is not None and 'measure' in cell['source']
+        else None
+    )
+
+
+def _mean(src: dict, measure: str) -> float:
+    return read_perquery(place('runs') / src['perquery'])[src['perquery_name']][measure].mean()
+
 
 def _check_seeds(cell: dict) -> str:
     "The worst of what holds for each seed's files, and whether the printed mean is theirs."
     each = [_check(dict(source=s, value=None, text='')) for s in cell['source']['seeds']]
-    if bad := [x for x in each if x != 'source matches']: return bad[0]
-    if not (printed := _printed(cell)): return 'source matches'
-    return 'matches' if f"{sum(_mean(s, cell['source']['measure']) for s in cell['source']['seeds']) / len(each):.4f}" == printed else 'value differs'
+    if bad := [x for x in each if x != 'source matches']:
+        return bad[0]
+    if not (printed := _printed(cell)):
+        return 'source matches'
+    return (
+        'matches'
+        if f"{sum(_mean(s, cell['source']['measure']) for s in cell['source']['seeds']) / len(each):.4f}"
+        == printed
+        else 'value differs'
+    )
+
 
 def _inputs(made: dict) -> str:
     "Whether everything that a file was made from is what it was."
     from importlib.resources import files
+
     for name, was in made['inputs'].items():
-        f = Path(str(files('reproduce_kit').joinpath(name))) if name.startswith('reference/') else root()/name if name.startswith('params/') else place('paper')/name if name.startswith('performance/') else place('runs')/name
-        if not f.exists(): return 'inputs not here'
-        if sha256(f) != was: return 'inputs changed'
+        f = (
+            Path(str(files('reproduce_kit').joinpath(name)))
+            if name.startswith('reference/')
+            else root() / name
+            if name.startswith('params/')
+            else place('paper') / name
+            if name.startswith('performance/')
+            else place('runs') / name
+        )
+        if not f.exists():
+            return 'inputs not here'
+        if sha256(f) != was:
+            return 'inputs changed'
     return 'inputs match'
+
 
 def _check(cell: dict, inputs: str = '') -> str:
     "What the run store says of a cell today."
     src = cell['source']
-    if 'published' in src: return 'quoted'
-    if 'config' in src: return 'setting'
-    if 'recomputed' in src: return 'recomputed'  # from a file that is no part of the project
+    if 'published' in src:
+        return 'quoted'
+    if 'config' in src:
+        return 'setting'
+    if 'recomputed' in src:
+        return 'recomputed'  # from a file that is no part of the project
     if 'history' in src:
-        f = next((r.folder/'history.jsonl' for r in find_runs() if r.folder.name == src['run']), None)
-        return 'run not here' if f is None else 'matches' if sha256(f) == src['history'] else 'history changed'
-    if 'telemetry' in src: return 'matches' if all((f := place('runs')/r/'telemetry.jsonl').exists() and sha256(f) == h for r, h in src['telemetry'].items()) else 'changed or gone'
-    if 'seeds' in src: return _check_seeds(cell)
-    if 'run_file' not in src: return inputs  # computed from everything that the file was made from
-    f = place('runs')/src['run_file']
-    p = place('runs')/src['perquery']
-    if not f.exists() or not p.exists(): return 'run not here'
-    if sha256(f) != src['sha256'] or sha256(p) != src['perquery_sha256']: return 'run file changed'
-    if not (printed := _printed(cell)): return 'source matches'  # a name, a difference
+        f = next(
+            (r.folder / 'history.jsonl' for r in find_runs() if r.folder.name == src['run']), None
+        )
+        return (
+            'run not here'
+            if f is None
+            else 'matches'
+            if sha256(f) == src['history']
+            else 'history changed'
+        )
+    if 'telemetry' in src:
+        return (
+            'matches'
+            if all(
+                (f := place('runs') / r / 'telemetry.jsonl').exists() and sha256(f) == h
+                for r, h in src['telemetry'].items()
+            )
+            else 'changed or gone'
+        )
+    if 'seeds' in src:
+        return _check_seeds(cell)
+    if 'run_file' not in src:
+        return inputs  # computed from everything that the file was made from
+    f = place('runs') / src['run_file']
+    p = place('runs') / src['perquery']
+    if not f.exists() or not p.exists():
+        return 'run not here'
+    if sha256(f) != src['sha256'] or sha256(p) != src['perquery_sha256']:
+        return 'run file changed'
+    if not (printed := _printed(cell)):
+        return 'source matches'  # a name, a difference
     return 'matches' if f"{_mean(src, src['measure']):.4f}" == printed else 'value differs'
 
+
 def why(
-    file,              # a generated file, or its JSON
-    cell: str = '',    # words that all occur in the cell's row, column or text
-) -> dict:             # {'file', 'notebook', 'commit', 'inputs', 'today', 'cells': [... 'check']}
+    file,  # a generated file, or its JSON
+    cell: str = '',  # words that all occur in the cell's row, column or text
+) -> dict:  # {'file', 'notebook', 'commit', 'inputs', 'today', 'cells': [... 'check']}
     "Where the numbers of a generated file come from, and whether that still holds."
     path = Path(file)
-    if not path.exists() and (root()/path).exists(): path = root()/path
+    if not path.exists() and (root() / path).exists():
+        path = root() / path
     made = path.with_suffix('.json')
     if not made.exists():
-        known = [shown(p) for d in ('paper', 'figures') for p in place(d).rglob('*.json') if 'build' not in p.parts]
-        raise KitError(f"{file} is no generated file (no {made.name} beside it){did_you_mean(str(Path(file).with_suffix('.json')), known)}")
+        known = [
+            shown(p)
+            for d in ('paper', 'figures')
+            for p in place(d).rglob('*.json')
+            if 'build' not in p.parts
+        ]
+        raise KitError(
+            f"{file} is no generated file (no {made.name} beside it){did_you_mean(str(Path(file).with_suffix('.json')), known)}"
+        )
     out = read_json(made)
     flat = lambda x: [x] if isinstance(x, str) else list(x)
+
     def hit(c, word):  # a number is an epoch, or the end of a label: it must be a word of its own
         label = ' '.join([*flat(c['row']), *flat(c['column'])]).lower()
         return word in label.split() if word.isdigit() else word in f"{label} {c['text'].lower()}"
-    now = out['today'] = _inputs(out); out['cells'] = [c | dict(check=_check(c, now)) for c in out['cells'] if c['source'] and all(hit(c, w) for w in cell.lower().split())]
-    if cell and not out['cells']: raise KitError(f"no cell of {file} matches {cell!r}; try a backbone, an optimizer, an epoch or a measure, as printed")
+
+    now = out['today'] = _inputs(out)
+    out['cells'] = [
+        c | dict(check=_check(c, now))
+        for c in out['cells']
+        if c['source'] and all(hit(c, w) for w in cell.lower().split())
+    ]
+    if cell and not out['cells']:
+        raise KitError(
+            f"no cell of {file} matches {cell!r}; try a backbone, an optimizer, an epoch or a measure, as printed"
+        )
     return out

@@ -12,52 +12,170 @@ from .core import KitError
 from .tables import Table, escape
 
 # %% ../nbs/87a_performance.ipynb #338a913e
-WHAT = {'lion': 'a step of the optimizer', 'train': 'training', 'rerank': 'scoring pairs', 'metrics': 'measuring', 'kit': 'the kit itself'}
+WHAT = {
+    'lion': 'a step of the optimizer',
+    'train': 'training',
+    'rerank': 'scoring pairs',
+    'metrics': 'measuring',
+    'kit': 'the kit itself',
+}
 LIMITS = ('copy', 'scale in place', 'matrix product')
+
 
 def performance_rows() -> pd.DataFrame:
     "A row for each side of each measurement that is kept."
     out = []
     for name, (t, about) in read_bench().items():
-        if 'ratio' not in t: continue  # how cost grows has a figure of its own
-        what, device = name.rsplit('-', 1); hw = about['hardware']; where = hw['gpus'][0] if device == 'cuda' and hw['gpus'] else f"{hw['threads']} CPU threads"
-        of = ', '.join(map(str, filter(None, [about.get('backbone'), about.get('batch') and f"batches of {about['batch']}", about.get('texts') and f"{about['texts']}, up to {about['max_length']} tokens"])))
-        for _, r in t.iterrows(): out.append(dict(what=what, on=where, of=r.get('backbone', of), side=r['side'], seconds=r['seconds'], fastest=r['fastest'], slowest=r['slowest'], ratio=r['ratio'], limit=r.get('of the limit'), rounds=r.get('rounds', 2), file=f'performance/{name}.csv'))
+        if 'ratio' not in t:
+            continue  # how cost grows has a figure of its own
+        what, device = name.rsplit('-', 1)
+        hw = about['hardware']
+        where = hw['gpus'][0] if device == 'cuda' and hw['gpus'] else f"{hw['threads']} CPU threads"
+        of = ', '.join(
+            map(
+                str,
+                filter(
+                    None,
+                    [
+                        about.get('backbone'),
+                        about.get('batch') and f"batches of {about['batch']}",
+                        about.get('texts')
+                        and f"{about['texts']}, up to {about['max_length']} tokens",
+                    ],
+                ),
+            )
+        )
+        for _, r in t.iterrows():
+            out.append(
+                dict(
+                    what=what,
+                    on=where,
+                    of=r.get('backbone', of),
+                    side=r['side'],
+                    seconds=r['seconds'],
+                    fastest=r['fastest'],
+                    slowest=r['slowest'],
+                    ratio=r['ratio'],
+                    limit=r.get('of the limit'),
+                    rounds=r.get('rounds', 2),
+                    file=f'performance/{name}.csv',
+                )
+            )
     return pd.DataFrame(out)
+
 
 def performance_table() -> Table:
     "Seconds and ratios, as printed in the paper."
     rows = performance_rows()
-    if rows.empty: raise KitError('nothing was measured here; nbs/experiments/bench_*.ipynb do, with keep: true')
-    t = Table('performance', 'Speed: both sides of each comparison in one run, in turn; median seconds with fastest and slowest round (none where it was done once), the ratio to the first side (median of the rounds\' ratios), and how near the fastest round came to a limit: for the optimizer, its bytes at the speed of the faster of two sides that only move memory; for training and scoring, the model\'s own operations, padding not counted, at the speed of a plain matrix product.', ('What', 'On', 'Side'), 'r')
+    if rows.empty:
+        raise KitError(
+            'nothing was measured here; nbs/experiments/bench_*.ipynb do, with keep: true'
+        )
+    t = Table(
+        'performance',
+        'Speed: both sides of each comparison in one run, in turn; median seconds with fastest and slowest round (none where it was done once), the ratio to the first side (median of the rounds\' ratios), and how near the fastest round came to a limit: for the optimizer, its bytes at the speed of the faster of two sides that only move memory; for training and scoring, the model\'s own operations, padding not counted, at the speed of a plain matrix product.',
+        ('What', 'On', 'Side'),
+        'r',
+    )
     for r in rows.to_dict('records'):
-        row = (f"{WHAT.get(r['what'], r['what'])}{', ' + escape(str(r['of'])) if r['of'] else ''}", escape(r['on']), escape(r['side'])); note = dict(computed=r['file'])
-        t.add(row, 'seconds', (lambda n: f"{r['seconds']:.{n}f}" + (f" [{r['fastest']:.{n}f}, {r['slowest']:.{n}f}]" if r['rounds'] > 1 else ''))(4 if r['seconds'] < 1 else 2), r['seconds'], **note)
-        t.add(row, 'ratio', '--' if r['ratio'] != r['ratio'] else f"{r['ratio']:.2f}", None if r['ratio'] != r['ratio'] else r['ratio'], **note); limit = r['limit']; t.add(row, 'of the limit', '--' if limit is None or limit != limit else f'{100 * limit:.0f}\\,\\%', None if limit is None or limit != limit else limit, **(note if limit == limit and limit is not None else {}))
+        row = (
+            f"{WHAT.get(r['what'], r['what'])}{', ' + escape(str(r['of'])) if r['of'] else ''}",
+            escape(r['on']),
+            escape(r['side']),
+        )
+        note = dict(computed=r['file'])
+        t.add(
+            row,
+            'seconds',
+            (
+                lambda n: (
+                    f"{r['seconds']:.{n}f}"
+                    + (f" [{r['fastest']:.{n}f}, {r['slowest']:.{n}f}]" if r['rounds'] > 1 else '')
+                )
+            )(4 if r['seconds'] < 1 else 2),
+            r['seconds'],
+            **note,
+        )
+        t.add(
+            row,
+            'ratio',
+            '--' if r['ratio'] != r['ratio'] else f"{r['ratio']:.2f}",
+            None if r['ratio'] != r['ratio'] else r['ratio'],
+            **note,
+        )
+        limit = r['limit']
+        t.add(
+            row,
+            'of the limit',
+            '--' if limit is None or limit != limit else f'{100 * limit:.0f}\\,\\%',
+            None if limit is None or limit != limit else limit,
+            **(note if limit == limit and limit is not None else {}),
+        )
     return t
+
 
 def performance_figure():
     "The ratios as bars, a group for each measurement."
     from matplotlib import pyplot as plt
-    rows = performance_rows(); rows = rows[rows['ratio'].notna() & ~rows['side'].isin(LIMITS)] if len(rows) else rows
-    if rows.empty: raise KitError('no ratio was measured here; make bench does')
-    groups = list(dict.fromkeys(zip(rows['what'], rows['of'], rows['on']))); fig, axes = plt.subplots(len(groups), 1, figsize=(5, .4 * len(rows) + .5 * len(groups)), squeeze=False, layout='constrained')
+
+    rows = performance_rows()
+    rows = rows[rows['ratio'].notna() & ~rows['side'].isin(LIMITS)] if len(rows) else rows
+    if rows.empty:
+        raise KitError('no ratio was measured here; make bench does')
+    groups = list(dict.fromkeys(zip(rows['what'], rows['of'], rows['on'])))
+    fig, axes = plt.subplots(
+        len(groups),
+        1,
+        figsize=(5, 0.4 * len(rows) + 0.5 * len(groups)),
+        squeeze=False,
+        layout='constrained',
+    )
     for ax, (what, of, on) in zip(axes[:, 0], groups):
-        some = rows[(rows['what'] == what) & (rows['of'] == of) & (rows['on'] == on)][::-1]; ax.barh(some['side'], some['ratio'], color='#0173b2', height=.6); ax.bar_label(ax.containers[0], fmt='%.2f', padding=2, fontsize=8)
-        ax.set_title(', '.join(filter(None, [WHAT.get(what, what), str(of), on])), fontsize=9, loc='left'); ax.axvline(1, color='grey', lw=.6, ls=':'); ax.spines[['top', 'right']].set_visible(False); ax.margins(x=.12)
-    axes[-1, 0].set_xlabel('times as fast as the first side'); return fig
+        some = rows[(rows['what'] == what) & (rows['of'] == of) & (rows['on'] == on)][::-1]
+        ax.barh(some['side'], some['ratio'], color='#0173b2', height=0.6)
+        ax.bar_label(ax.containers[0], fmt='%.2f', padding=2, fontsize=8)
+        ax.set_title(
+            ', '.join(filter(None, [WHAT.get(what, what), str(of), on])), fontsize=9, loc='left'
+        )
+        ax.axvline(1, color='grey', lw=0.6, ls=':')
+        ax.spines[['top', 'right']].set_visible(False)
+        ax.margins(x=0.12)
+    axes[-1, 0].set_xlabel('times as fast as the first side')
+    return fig
+
 
 def growth_figure():
     "Seconds and memory against the size of each kind of work, with the exponent of what is above the smallest size's."
     from matplotlib import pyplot as plt
     from matplotlib.ticker import LogLocator, NullLocator
     from reproduce_kit.bench import exponent
-    if not (found := [(n, v) for n, v in read_bench().items() if n.startswith('growth')]): raise KitError('how cost grows was not measured here; make bench does')
-    name, (t, _) = found[-1]; kinds = list(dict.fromkeys(t['of'])); fig, axes = plt.subplots(2, len(kinds), figsize=(1.8 * len(kinds), 3.4), squeeze=False, layout='constrained')
+
+    if not (found := [(n, v) for n, v in read_bench().items() if n.startswith('growth')]):
+        raise KitError('how cost grows was not measured here; make bench does')
+    name, (t, _) = found[-1]
+    kinds = list(dict.fromkeys(t['of']))
+    fig, axes = plt.subplots(
+        2, len(kinds), figsize=(1.8 * len(kinds), 3.4), squeeze=False, layout='constrained'
+    )
     for i, k in enumerate(kinds):
         g = t[t['of'] == k].sort_values('size')
         for ax, col, label in ((axes[0, i], 'seconds', 'seconds'), (axes[1, i], 'mib', 'MiB')):
-            ax.loglog(g['size'], g[col], 'o-', color='#0173b2', ms=4, lw=1.2); ax.set_ylim(g[col].min() / 2, g[col].max() * 4); ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8)); ax.yaxis.set_minor_locator(NullLocator()); ax.yaxis.set_major_formatter(lambda v, _: f'{v:g}')
-            e = exponent(list(g['size']), list(g[col])); ax.set_title('flat' if e == 0 else f'exponent {e:.2f}' if e == e else '', fontsize=8, loc='left', y=.86, x=.05); ax.tick_params(labelsize=7); ax.spines[['top', 'right']].set_visible(False); ax.set_ylabel(label if not i else '', fontsize=8)
+            ax.loglog(g['size'], g[col], 'o-', color='#0173b2', ms=4, lw=1.2)
+            ax.set_ylim(g[col].min() / 2, g[col].max() * 4)
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+            ax.yaxis.set_minor_locator(NullLocator())
+            ax.yaxis.set_major_formatter(lambda v, _: f'{v:g}')
+            e = exponent(list(g['size']), list(g[col]))
+            ax.set_title(
+                'flat' if e == 0 else f'exponent {e:.2f}' if e == e else '',
+                fontsize=8,
+                loc='left',
+                y=0.86,
+                x=0.05,
+            )
+            ax.tick_params(labelsize=7)
+            ax.spines[['top', 'right']].set_visible(False)
+            ax.set_ylabel(label if not i else '', fontsize=8)
         axes[1, i].set_xlabel(k, fontsize=8)
-    fig.suptitle('' if name.endswith('cpu') else 'on a GPU', fontsize=9); return fig
+    fig.suptitle('' if name.endswith('cpu') else 'on a GPU', fontsize=9)
+    return fig

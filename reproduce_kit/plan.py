@@ -16,152 +16,382 @@ from .store import Run, devices, find_runs, run_folder
 from .training import planned_rate, read_history
 
 # %% ../nbs/68_plan.ipynb #532d92c5
-TOKENS = dict(mean=95, pieces=120, padded=198) # 4,300 pairs of DL19, WordPiece; pieces of batches of 128 to 256 pairs
-PAIRS = dict(dl19=43, dl20=54, dev=6980)      # judged topics; times depth
-QA_PAIRS = 82_360                             # 10,047 questions of microsoft/ms_marco v1.1 validation, 8.2 passages each
+TOKENS = dict(
+    mean=95, pieces=120, padded=198
+)  # 4,300 pairs of DL19, WordPiece; pieces of batches of 128 to 256 pairs
+PAIRS = dict(dl19=43, dl20=54, dev=6980)  # judged topics; times depth
+QA_PAIRS = 82_360  # 10,047 questions of microsoft/ms_marco v1.1 validation, 8.2 passages each
+
 
 def work(cfg: RunConfig) -> dict:
     "Pairs trained and pairs scored in the whole run, and tokens per pair of each."
     marco = cfg.collection == 'msmarco'
-    score = sum(QA_PAIRS if s == 'qa' else PAIRS.get(s, cfg.test_topics or 100) * cfg.depth for s in cfg.test_sets)
-    score += {'none': 0, 'nanobeir': 3*50*100, 'dev': cfg.dev_pairs // 2 * cfg.depth}[cfg.select_on]
-    return dict(train_pairs=cfg.updates * cfg.global_batch - cfg.epochs * (cfg.global_batch - cfg.short_batch if cfg.short_batch else 0), scored_pairs=cfg.epochs * score,
-                train_tokens=min(cfg.max_length, TOKENS['pieces'] if marco else cfg.max_length), score_tokens=min(cfg.max_length, TOKENS['mean'] if marco else cfg.max_length))
+    score = sum(
+        QA_PAIRS if s == 'qa' else PAIRS.get(s, cfg.test_topics or 100) * cfg.depth
+        for s in cfg.test_sets
+    )
+    score += {'none': 0, 'nanobeir': 3 * 50 * 100, 'dev': cfg.dev_pairs // 2 * cfg.depth}[
+        cfg.select_on
+    ]
+    return dict(
+        train_pairs=cfg.updates * cfg.global_batch
+        - cfg.epochs * (cfg.global_batch - cfg.short_batch if cfg.short_batch else 0),
+        scored_pairs=cfg.epochs * score,
+        train_tokens=min(cfg.max_length, TOKENS['pieces'] if marco else cfg.max_length),
+        score_tokens=min(cfg.max_length, TOKENS['mean'] if marco else cfg.max_length),
+    )
 
 # %% ../nbs/68_plan.ipynb #cb78a529
 def parameters(
     backbone: str,
     layers: int,
-) -> dict:            # {total, embedding, encoder}: `encoder` is what the field calls non-embedding parameters, head included
+) -> dict:  # {total, embedding, encoder}: `encoder` is what the field calls non-embedding parameters, head included
     "A backbone's parameters in closed form, head of one logit included; nothing is loaded or built."
-    e = BACKBONES[backbone]['expect']; h, i, v, kind = e['hidden_size'], e['intermediate_size'], e['vocab_size'], e['model_type']
-    pooler, head = h*h + h, h + 1
-    if kind == 'bert': embedding, rest = (v + 512 + 2) * h, 2*h + layers * (4*(h*h + h) + 2*h*i + i + h + 4*h) + pooler + head
-    elif kind == 'tite': embedding, rest = v * h, 2*h + layers * (4*(h*h + h) + 2*h*i + i + h + 4*h) + head  # no positions, no pooler
-    elif kind == 'new': embedding, rest = (v + 1) * h, 2*h + layers * (4*(h*h + h) + 3*h*i + h + 4*h) + pooler + head
-    else: embedding, rest = v * h, h + layers * (4*h*h + 3*h*i + 2*h) - h + h + h*h + h + head  # no biases; the first layer has one norm less
+    e = BACKBONES[backbone]['expect']
+    h, i, v, kind = e['hidden_size'], e['intermediate_size'], e['vocab_size'], e['model_type']
+    pooler, head = h * h + h, h + 1
+    if kind == 'bert':
+        embedding, rest = (
+            (v + 512 + 2) * h,
+            2 * h + layers * (4 * (h * h + h) + 2 * h * i + i + h + 4 * h) + pooler + head,
+        )
+    elif kind == 'tite':
+        embedding, rest = (
+            v * h,
+            2 * h + layers * (4 * (h * h + h) + 2 * h * i + i + h + 4 * h) + head,
+        )  # no positions, no pooler
+    elif kind == 'new':
+        embedding, rest = (
+            (v + 1) * h,
+            2 * h + layers * (4 * (h * h + h) + 3 * h * i + h + 4 * h) + pooler + head,
+        )
+    else:
+        embedding, rest = (
+            v * h,
+            h + layers * (4 * h * h + 3 * h * i + 2 * h) - h + h + h * h + h + head,
+        )  # no biases; the first layer has one norm less
     return dict(total=embedding + rest, embedding=embedding, encoder=rest)
 
 # %% ../nbs/68_plan.ipynb #4ee52742
 GPUS = {  # TFLOP/s in dense bf16 and in fp32, and GiB, from the makers' data sheets
-    'A100-80GB': (312, 19.5, 80), 'L40S': (362, 91.6, 48), 'H100': (989, 67, 80), 'H200': (989, 67, 141),
+    'A100-80GB': (312, 19.5, 80),
+    'L40S': (362, 91.6, 48),
+    'H100': (989, 67, 80),
+    'H200': (989, 67, 141),
 }
-UTILISATION = dict(train=0.25, small=0.12, score=0.5)  # assumed share of that: training in bf16, with fewer than 512 hidden units, scoring in fp32
-HERE = dict(train=0.7, score=0.85)                     # and, on a processor, of the speed of a matrix product: about what `make bench` measures
+UTILISATION = dict(
+    train=0.25, small=0.12, score=0.5
+)  # assumed share of that: training in bf16, with fewer than 512 hidden units, scoring in fp32
+HERE = dict(
+    train=0.7, score=0.85
+)  # and, on a processor, of the speed of a matrix product: about what `make bench` measures
+
 
 @lru_cache
 def product_speed() -> float:
     "TFLOP/s of a plain fp32 matrix product on this machine's processor, measured in a tenth of a second."
     import numpy as np
-    a = np.ones((1024, 1024), np.float32); took = []
-    for _ in range(6): t = time.perf_counter(); a @ a; took.append(time.perf_counter() - t)
+
+    a = np.ones((1024, 1024), np.float32)
+    took = []
+    for _ in range(6):
+        t = time.perf_counter()
+        a @ a
+        took.append(time.perf_counter() - t)
     return 2 * 1024**3 / min(took) / 1e12
+
 
 def assumed_hours(cfg: RunConfig, gpu) -> tuple:
     "(hours on the config's GPUs or, for None, on this machine's processor; the assumption), scoring on one device: 2 operations per parameter and token forwards, three times that with the way back, plus attention."
-    e, w = BACKBONES[cfg.backbone]['expect'], work(cfg); encoder = parameters(cfg.backbone, cfg.layers)['encoder']
-    def pair(tokens): return 2 * encoder * tokens + 4 * cfg.layers * e['hidden_size'] * tokens ** 2
-    if gpu: fast, slow, _ = GPUS[gpu]; share, score = UTILISATION['train' if e['hidden_size'] >= 512 else 'small'], UTILISATION['score']; said = f'{share:.0%} of {fast} bf16 TFLOP/s in training, {score:.0%} of {slow} fp32 TFLOP/s in scoring'
-    else: fast = slow = product_speed(); share, score = HERE.values(); said = f"{share:.0%} of the {fast:.2f} TFLOP/s of a matrix product here in training, {score:.0%} in scoring"
-    return (3 * w['train_pairs'] * pair(w['train_tokens']) / (share * fast) / cfg.gpus + w['scored_pairs'] * pair(w['score_tokens']) / (score * slow)) / 1e12 / 3600, f'assumed: {said}'
+    e, w = BACKBONES[cfg.backbone]['expect'], work(cfg)
+    encoder = parameters(cfg.backbone, cfg.layers)['encoder']
+
+    def pair(tokens):
+        return 2 * encoder * tokens + 4 * cfg.layers * e['hidden_size'] * tokens**2
+
+    if gpu:
+        fast, slow, _ = GPUS[gpu]
+        share, score = (
+            UTILISATION['train' if e['hidden_size'] >= 512 else 'small'],
+            UTILISATION['score'],
+        )
+        said = f'{share:.0%} of {fast} bf16 TFLOP/s in training, {score:.0%} of {slow} fp32 TFLOP/s in scoring'
+    else:
+        fast = slow = product_speed()
+        share, score = HERE.values()
+        said = f"{share:.0%} of the {fast:.2f} TFLOP/s of a matrix product here in training, {score:.0%} in scoring"
+    return (
+        3 * w['train_pairs'] * pair(w['train_tokens']) / (share * fast) / cfg.gpus
+        + w['scored_pairs'] * pair(w['score_tokens']) / (score * slow)
+    ) / 1e12 / 3600, f'assumed: {said}'
+
 
 def runs_on(gpu) -> list:
     "Finished runs on a kind of GPU or, for None, on processors like this machine's; the latest first."
     import psutil
-    def here(h): return any(gpu.split('-')[0] in g for g in h['gpus']) if gpu else not h['gpus'] and (h['machine'], h['cores']) == (platform.machine(), psutil.cpu_count(logical=False) or os.cpu_count())
-    return sorted((r for r in find_runs() if r.done and here(r.manifest['hardware'])), key=lambda r: read_json(r.folder/'done.json').get('finished', ''), reverse=True)
+
+    def here(h):
+        return (
+            any(gpu.split('-')[0] in g for g in h['gpus'])
+            if gpu
+            else not h['gpus']
+            and (h['machine'], h['cores'])
+            == (platform.machine(), psutil.cpu_count(logical=False) or os.cpu_count())
+        )
+
+    return sorted(
+        (r for r in find_runs() if r.done and here(r.manifest['hardware'])),
+        key=lambda r: read_json(r.folder / 'done.json').get('finished', ''),
+        reverse=True,
+    )
+
 
 def measured_hours(cfg: RunConfig, runs: list):
     "(hours on the config's devices, run it was measured by) from the first of `runs` with this backbone, depth, collection and length of pairs, or None."
-    def kind(c): return c.backbone, c.layers, c.collection, min(c.max_length, TOKENS['pieces']) if c.collection == 'msmarco' else c.max_length
-    if not (r := next((r for r in runs if kind(r.cfg) == kind(cfg)), None)): return None
-    w, mine, m = work(cfg), work(r.cfg), r.manifest; rates = [m['seconds'][k] / max(1, mine[n]) for k, n in (('train', 'train_pairs'), ('evaluate', 'scored_pairs'))]
-    return (rates[0] * w['train_pairs'] * m['batch']['world'] / cfg.gpus + rates[1] * w['scored_pairs']) / 3600, f'measured: {r.folder.name}'
+
+    def kind(c):
+        return (
+            c.backbone,
+            c.layers,
+            c.collection,
+            min(c.max_length, TOKENS['pieces']) if c.collection == 'msmarco' else c.max_length,
+        )
+
+    if not (r := next((r for r in runs if kind(r.cfg) == kind(cfg)), None)):
+        return None
+    w, mine, m = work(cfg), work(r.cfg), r.manifest
+    rates = [
+        m['seconds'][k] / max(1, mine[n])
+        for k, n in (('train', 'train_pairs'), ('evaluate', 'scored_pairs'))
+    ]
+    return (
+        rates[0] * w['train_pairs'] * m['batch']['world'] / cfg.gpus + rates[1] * w['scored_pairs']
+    ) / 3600, f'measured: {r.folder.name}'
+
 
 def bench_hours(cfg: RunConfig, gpu: str):
     "(hours, the measurements) from what `bench_train` and `bench_rerank` measured on this GPU with this backbone on DL19's pairs, or None."
-    if not all((place('paper')/f'performance/{n}-cuda.csv').exists() for n in ('train', 'rerank')): return None
+    if not all(
+        (place('paper') / f'performance/{n}-cuda.csv').exists() for n in ('train', 'rerank')
+    ):
+        return None
     from reproduce_kit.bench import read_bench  # pandas
-    found = {n: (t.set_index('side'), about) for n, (t, about) in read_bench().items() if n in ('train-cuda', 'rerank-cuda')}; w = work(cfg)
-    if cfg.collection != 'msmarco' or any((a['texts'], a['backbone'], a['layers']) != ('dl19', cfg.backbone, cfg.layers) or gpu.split('-')[0] not in a['hardware']['gpus'][0] for _, a in found.values()): return None
-    train, rerank = (t.loc['ours', 'pairs per second'] for t, _ in (found['train-cuda'], found['rerank-cuda']))
-    return (w['train_pairs'] / train / cfg.gpus + w['scored_pairs'] / rerank) / 3600, 'measured: bench_train and bench_rerank'
+
+    found = {
+        n: (t.set_index('side'), about)
+        for n, (t, about) in read_bench().items()
+        if n in ('train-cuda', 'rerank-cuda')
+    }
+    w = work(cfg)
+    if cfg.collection != 'msmarco' or any(
+        (a['texts'], a['backbone'], a['layers']) != ('dl19', cfg.backbone, cfg.layers)
+        or gpu.split('-')[0] not in a['hardware']['gpus'][0]
+        for _, a in found.values()
+    ):
+        return None
+    train, rerank = (
+        t.loc['ours', 'pairs per second'] for t, _ in (found['train-cuda'], found['rerank-cuda'])
+    )
+    return (
+        w['train_pairs'] / train / cfg.gpus + w['scored_pairs'] / rerank
+    ) / 3600, 'measured: bench_train and bench_rerank'
+
 
 def hours_of(cfg: RunConfig, gpu, runs: list) -> tuple:
     "(hours, where they are from): by the first of `runs` like it, else by the benchmarks of this GPU, else by an assumption."
     return measured_hours(cfg, runs) or gpu and bench_hours(cfg, gpu) or assumed_hours(cfg, gpu)
 
+
 def plan_error(gpu, runs: list = None):
     "{'run', 'finished', 'hours', 'planned', 'off', 'hours_from'} of the latest run on this kind of machine (`runs_on`), planned from the runs before it; None where there is no run."
     last, *before = (runs_on(gpu) if runs is None else runs) or [None]
-    if not last or not (took := sum(last.manifest['seconds'].values()) / 3600): return None
-    planned, source = hours_of(last.cfg.model_copy(update=dict(gpus=last.manifest['batch']['world'])), gpu, before)
-    return dict(run=last.folder.name, finished=read_json(last.folder/'done.json').get('finished'), hours=took, planned=planned, off=planned / took - 1, hours_from=source)
+    if not last or not (took := sum(last.manifest['seconds'].values()) / 3600):
+        return None
+    planned, source = hours_of(
+        last.cfg.model_copy(update=dict(gpus=last.manifest['batch']['world'])), gpu, before
+    )
+    return dict(
+        run=last.folder.name,
+        finished=read_json(last.folder / 'done.json').get('finished'),
+        hours=took,
+        planned=planned,
+        off=planned / took - 1,
+        hours_from=source,
+    )
 
 # %% ../nbs/68_plan.ipynb #3b0ba5bc
 def memory_gib(cfg: RunConfig, per_device: int) -> dict:
     "GiB of one device by what holds them."
-    e = BACKBONES[cfg.backbone]['expect']; n = parameters(cfg.backbone, cfg.layers)['total'] / 2**30
-    out = dict(parameters=4*n, gradients=4*n, optimizer={'adamw': 8, 'lion': 4}[cfg.optimizer]*n, activations=34 * per_device * min(cfg.max_length, TOKENS['padded'] if cfg.collection == 'msmarco' else cfg.max_length) * cfg.layers * e['hidden_size'] / 2**30)
+    e = BACKBONES[cfg.backbone]['expect']
+    n = parameters(cfg.backbone, cfg.layers)['total'] / 2**30
+    out = dict(
+        parameters=4 * n,
+        gradients=4 * n,
+        optimizer={'adamw': 8, 'lion': 4}[cfg.optimizer] * n,
+        activations=34
+        * per_device
+        * min(cfg.max_length, TOKENS['padded'] if cfg.collection == 'msmarco' else cfg.max_length)
+        * cfg.layers
+        * e['hidden_size']
+        / 2**30,
+    )
     return {k: round(v, 2) for k, v in (out | dict(total=sum(out.values()))).items()}
+
 
 def describe_schedule(cfg: RunConfig) -> str:
     "The course of the rate in words."
-    if cfg.schedule == 'none': return f'constant {cfg.learning_rate:g}'
+    if cfg.schedule == 'none':
+        return f'constant {cfg.learning_rate:g}'
     span = cfg.epoch_updates if cfg.chained else cfg.schedule_updates or cfg.updates
     last = planned_rate(cfg, cfg.updates - 1) / cfg.learning_rate
-    return (f"{cfg.schedule} from {cfg.learning_rate:g} over {span:,} updates" + (f', warm-up {math.ceil(cfg.warmup*span):,}' if cfg.warmup else ', no warm-up')
-            + (', again in each epoch' if cfg.chained else '') + (f', ends at {last:.0%} of the peak' if last > .01 else ''))
+    return (
+        f"{cfg.schedule} from {cfg.learning_rate:g} over {span:,} updates"
+        + (f', warm-up {math.ceil(cfg.warmup * span):,}' if cfg.warmup else ', no warm-up')
+        + (', again in each epoch' if cfg.chained else '')
+        + (f', ends at {last:.0%} of the peak' if last > 0.01 else '')
+    )
+
 
 def plan_run(
     cfg: RunConfig,
     known: dict = None,  # {kind of machine: `runs_on` it}, kept here between calls
-) -> dict:               # `hours` and `gpu_hours` on the config's GPUs; `here`, for a config without one, on this machine's processor, where it has no GPU
+) -> dict:  # `hours` and `gpu_hours` on the config's GPUs; `here`, for a config without one, on this machine's processor, where it has no GPU
     "Everything that is known of a run before it starts."
     known = {} if known is None else known
-    if cfg.gpu not in known: known[cfg.gpu] = runs_on(cfg.gpu)
-    world = cfg.gpus; batch = cfg.batch(world); memory = memory_gib(cfg, batch['per_device'])
-    out = dict(study=cfg.study, recipe=cfg.recipe, name=cfg.name, identity=cfg.identity, backbone=cfg.backbone, optimizer=cfg.optimizer, epochs=cfg.epochs, updates=cfg.updates, batch=batch,
-               schedule=describe_schedule(cfg), seed=cfg.seed, **work(cfg), parameters=parameters(cfg.backbone, cfg.layers), memory_gib=memory, gpu=cfg.gpu, gpus=cfg.gpus, gpu_hours=None, hours=None, here=None, hours_from=None, fits=None,
-               state='done' if (run_folder(cfg)/'done.json').exists() else 'to do')
-    if not cfg.gpu and not devices(): out |= dict(zip(('here', 'hours_from'), hours_of(cfg.model_copy(update=dict(gpus=1)), None, known[None])))
+    if cfg.gpu not in known:
+        known[cfg.gpu] = runs_on(cfg.gpu)
+    world = cfg.gpus
+    batch = cfg.batch(world)
+    memory = memory_gib(cfg, batch['per_device'])
+    out = dict(
+        study=cfg.study,
+        recipe=cfg.recipe,
+        name=cfg.name,
+        identity=cfg.identity,
+        backbone=cfg.backbone,
+        optimizer=cfg.optimizer,
+        epochs=cfg.epochs,
+        updates=cfg.updates,
+        batch=batch,
+        schedule=describe_schedule(cfg),
+        seed=cfg.seed,
+        **work(cfg),
+        parameters=parameters(cfg.backbone, cfg.layers),
+        memory_gib=memory,
+        gpu=cfg.gpu,
+        gpus=cfg.gpus,
+        gpu_hours=None,
+        hours=None,
+        here=None,
+        hours_from=None,
+        fits=None,
+        state='done' if (run_folder(cfg) / 'done.json').exists() else 'to do',
+    )
+    if not cfg.gpu and not devices():
+        out |= dict(
+            zip(
+                ('here', 'hours_from'),
+                hours_of(cfg.model_copy(update=dict(gpus=1)), None, known[None]),
+            )
+        )
     if cfg.gpu:
-        if wrong := [g for g in (cfg.gpu, *cfg.gpu_fallbacks) if g not in GPUS]: raise KitError(f"{cfg.name}: gpu {wrong[0]!r} is unknown{did_you_mean(wrong[0], GPUS)}")
+        if wrong := [g for g in (cfg.gpu, *cfg.gpu_fallbacks) if g not in GPUS]:
+            raise KitError(f"{cfg.name}: gpu {wrong[0]!r} is unknown{did_you_mean(wrong[0], GPUS)}")
         hours, source = hours_of(cfg, cfg.gpu, known[cfg.gpu])
-        out |= dict(gpu_hours=round(hours * world, 2), hours=round(hours, 2), hours_from=source, fits=memory['total'] < 0.92 * GPUS[cfg.gpu][2])
+        out |= dict(
+            gpu_hours=round(hours * world, 2),
+            hours=round(hours, 2),
+            hours_from=source,
+            fits=memory['total'] < 0.92 * GPUS[cfg.gpu][2],
+        )
     return out
 
 # %% ../nbs/68_plan.ipynb #cda74da3
-CLASSES = {'adamw': ('torch.optim.adamw.AdamW',), 'lion': ('reproduce_kit.lion.Lion', 'lion_pytorch.lion_pytorch.Lion')}  # on a CPU the two Lions compute the same, to the last bit
+CLASSES = {
+    'adamw': ('torch.optim.adamw.AdamW',),
+    'lion': ('reproduce_kit.lion.Lion', 'lion_pytorch.lion_pytorch.Lion'),
+}  # on a CPU the two Lions compute the same, to the last bit
+
 
 def logged_updates(cfg: RunConfig) -> int:
     "Lines with a loss in the history of a whole run: every `log_steps` updates, and where an epoch ends."
-    return cfg.updates // cfg.log_steps + sum(n * cfg.epoch_updates % cfg.log_steps != 0 for n in range(1, cfg.epochs + 1))
+    return cfg.updates // cfg.log_steps + sum(
+        n * cfg.epoch_updates % cfg.log_steps != 0 for n in range(1, cfg.epochs + 1)
+    )
+
 
 def check_run(run: Run) -> list:
     "Differences between a run and its config, in words; empty when there are none."
     cfg, m, out = run.cfg, run.manifest, []
+
     def same(what, found, wanted):
-        if found != wanted: out.append(f'{what}: the run has {found}, the config asks for {wanted}')
-    same('config', {k: v for k, v in m['config'].items() if k not in WHERE}, json.loads(cfg.model_dump_json(exclude=set(WHERE)))); same('identity', m['identity'], cfg.identity)
-    b = m['batch']; same('global batch', b['per_device'] * b['world'] * b['accumulation'], cfg.global_batch)
+        if found != wanted:
+            out.append(f'{what}: the run has {found}, the config asks for {wanted}')
+
+    same(
+        'config',
+        {k: v for k, v in m['config'].items() if k not in WHERE},
+        json.loads(cfg.model_dump_json(exclude=set(WHERE))),
+    )
+    same('identity', m['identity'], cfg.identity)
+    b = m['batch']
+    same('global batch', b['per_device'] * b['world'] * b['accumulation'], cfg.global_batch)
     same('updates', m['updates']['done'] if run.done else m['updates']['planned'], cfg.updates)
     if o := m.get('optimizer'):
-        same('optimizer', o['kind'], o['kind'] if o['kind'] in CLASSES[cfg.optimizer] else CLASSES[cfg.optimizer][0])
-        for g in o['groups']: same('betas', g['betas'], [cfg.beta1, cfg.beta2])
-        same('weight decay', [g['weight_decay'] for g in o['groups']], [cfg.weight_decay] + ([0.] if cfg.decay_on == 'matrices' else []))
-    elif m['updates']['done']: out.append('optimizer: the manifest does not describe it')
+        same(
+            'optimizer',
+            o['kind'],
+            o['kind'] if o['kind'] in CLASSES[cfg.optimizer] else CLASSES[cfg.optimizer][0],
+        )
+        for g in o['groups']:
+            same('betas', g['betas'], [cfg.beta1, cfg.beta2])
+        same(
+            'weight decay',
+            [g['weight_decay'] for g in o['groups']],
+            [cfg.weight_decay] + ([0.0] if cfg.decay_on == 'matrices' else []),
+        )
+    elif m['updates']['done']:
+        out.append('optimizer: the manifest does not describe it')
     lines = [l for l in read_history(run.folder) if 'loss' in l]
-    off = [l for l in lines if not math.isclose(l['learning_rate'], planned_rate(cfg, l['step'] - 1), rel_tol=1e-9, abs_tol=1e-15)]
-    if off: out.append(f"learning rate: {len(off)} of {len(lines)} logged updates differ, first update {off[0]['step']}: {off[0]['learning_rate']:g} instead of {planned_rate(cfg, off[0]['step'] - 1):g}")
-    if run.done: same('logged updates', len(lines), logged_updates(cfg))
+    off = [
+        l
+        for l in lines
+        if not math.isclose(
+            l['learning_rate'], planned_rate(cfg, l['step'] - 1), rel_tol=1e-9, abs_tol=1e-15
+        )
+    ]
+    if off:
+        out.append(
+            f"learning rate: {len(off)} of {len(lines)} logged updates differ, first update {off[0]['step']}: {off[0]['learning_rate']:g} instead of {planned_rate(cfg, off[0]['step'] - 1):g}"
+        )
+    if run.done:
+        same('logged updates', len(lines), logged_updates(cfg))
     return out
+
 
 def check_configs(configs: list) -> list:
     "A row per config: {'name', 'state': 'as configured' | 'differs' | 'unfinished' | 'not run', 'differences'}."
     out = []
     for c in configs:
-        run = Run(c, run_folder(c)); found = check_run(run) if run.manifest else []
-        state = 'differs' if found else 'not run' if not run.manifest else 'as configured' if run.done else 'unfinished'
-        out.append(dict(study=c.study, recipe=c.recipe, name=c.name, identity=c.identity, state=state, differences=found))
+        run = Run(c, run_folder(c))
+        found = check_run(run) if run.manifest else []
+        state = (
+            'differs'
+            if found
+            else 'not run'
+            if not run.manifest
+            else 'as configured'
+            if run.done
+            else 'unfinished'
+        )
+        out.append(
+            dict(
+                study=c.study,
+                recipe=c.recipe,
+                name=c.name,
+                identity=c.identity,
+                state=state,
+                differences=found,
+            )
+        )
     return out

@@ -13,82 +13,139 @@ import torch
 
 # %% ../nbs/31_pool.ipynb #024b02a4
 def pooled_length(
-    n,                # lengths, a number or an array
-    kernel,           # None: this layer does not pool
+    n,  # lengths, a number or an array
+    kernel,  # None: this layer does not pool
     stride,
 ):
     "Lengths after pooling."
     n = np.asarray(n, dtype=np.int64)
     return n if kernel is None else np.where(n <= 1, n, -(-np.maximum(n - kernel, 0) // stride) + 1)
 
+
 def schedule(n: int, kernels, strides) -> list:
     "The length before the first layer and after each."
     out = [int(n)]
-    for k, s in zip(kernels, strides): out.append(int(pooled_length(out[-1], k, s)))
+    for k, s in zip(kernels, strides):
+        out.append(int(pooled_length(out[-1], k, s)))
     return out
 
 # %% ../nbs/31_pool.ipynb #97aa5d79
 @dataclass
 class Segments:
     "Sequences behind one another."
-    lengths: np.ndarray     # on the host
-    cu: torch.Tensor        # (sequences + 1,) int32: where each begins
-    slot: torch.Tensor      # (rows,) int64: row -> its place in a padded (sequences, longest) array
+
+    lengths: np.ndarray  # on the host
+    cu: torch.Tensor  # (sequences + 1,) int32: where each begins
+    slot: torch.Tensor  # (rows,) int64: row -> its place in a padded (sequences, longest) array
+
     @property
-    def longest(self) -> int: return int(self.lengths.max(initial=0))
+    def longest(self) -> int:
+        return int(self.lengths.max(initial=0))
+
     @property
-    def even(self) -> bool: return bool((self.lengths == self.longest).all())  # nothing would be padded
+    def even(self) -> bool:
+        return bool((self.lengths == self.longest).all())  # nothing would be padded
+
 
 @dataclass
 class Step:
     "What one layer needs to know."
-    inn: Segments
-    out: Segments            # the same object where the layer does not pool
-    start: torch.Tensor      # (rows out,) int64: first row of each window
-    count: torch.Tensor      # (rows out,) int64: rows in each window
-    width: int               # rows in the widest window; 0 where the layer does not pool
-    divides: bool            # windows neither overlap nor run over an end, and all have `width` rows
 
-def _ramp(lengths) -> np.ndarray: return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)  # 0, 1, ... within each sequence
+    inn: Segments
+    out: Segments  # the same object where the layer does not pool
+    start: torch.Tensor  # (rows out,) int64: first row of each window
+    count: torch.Tensor  # (rows out,) int64: rows in each window
+    width: int  # rows in the widest window; 0 where the layer does not pool
+    divides: bool  # windows neither overlap nor run over an end, and all have `width` rows
+
+
+def _ramp(lengths) -> np.ndarray:
+    return np.arange(lengths.sum()) - np.repeat(
+        np.cumsum(lengths) - lengths, lengths
+    )  # 0, 1, ... within each sequence
+
 
 def plan(
-    lengths,             # of the sequences, each at least 1
-    kernels, strides,    # a value per layer; None: no pooling
+    lengths,  # of the sequences, each at least 1
+    kernels,
+    strides,  # a value per layer; None: no pooling
     device='cpu',
-) -> list:               # a Step per layer
+) -> list:  # a Step per layer
     "The whole length schedule of a batch."
     n, arrays, made = np.asarray(lengths, np.int64), [], []
-    def keep(x): arrays.append(x); return len(arrays) - 1
-    def segments(n): return n, keep(np.concatenate([[0], np.cumsum(n)])), keep(np.repeat(np.arange(len(n)) * n.max(initial=0), n) + _ramp(n))
+
+    def keep(x):
+        arrays.append(x)
+        return len(arrays) - 1
+
+    def segments(n):
+        return (
+            n,
+            keep(np.concatenate([[0], np.cumsum(n)])),
+            keep(np.repeat(np.arange(len(n)) * n.max(initial=0), n) + _ramp(n)),
+        )
+
     now = segments(n)
     for k, s in zip(kernels, strides):
         m = pooled_length(now[0], k, s)
-        if k is None or (m == now[0]).all() and now[0].max(initial=0) <= 1: made.append((now, now, None, None, 0, False)); continue
-        i, first = _ramp(m), np.repeat(np.cumsum(now[0]) - now[0], m); start = first + i * s; count = np.minimum(k, np.repeat(now[0], m) - i * s)
-        then = segments(m); made.append((now, then, keep(start), keep(count), int(count.max(initial=0)), bool(k == s and (count == k).all()))); now = then
-    flat = torch.from_numpy(np.concatenate(arrays)); flat = flat.pin_memory().to(device, non_blocking=True) if torch.device(device).type == 'cuda' else flat
-    parts = dict(enumerate(flat.split([len(a) for a in arrays]))); done = {}
-    def get(x): return done.setdefault(id(x), Segments(x[0], parts[x[1]].int(), parts[x[2]]))
+        if k is None or (m == now[0]).all() and now[0].max(initial=0) <= 1:
+            made.append((now, now, None, None, 0, False))
+            continue
+        i, first = _ramp(m), np.repeat(np.cumsum(now[0]) - now[0], m)
+        start = first + i * s
+        count = np.minimum(k, np.repeat(now[0], m) - i * s)
+        then = segments(m)
+        made.append(
+            (
+                now,
+                then,
+                keep(start),
+                keep(count),
+                int(count.max(initial=0)),
+                bool(k == s and (count == k).all()),
+            )
+        )
+        now = then
+    flat = torch.from_numpy(np.concatenate(arrays))
+    flat = (
+        flat.pin_memory().to(device, non_blocking=True)
+        if torch.device(device).type == 'cuda'
+        else flat
+    )
+    parts = dict(enumerate(flat.split([len(a) for a in arrays])))
+    done = {}
+
+    def get(x):
+        return done.setdefault(id(x), Segments(x[0], parts[x[1]].int(), parts[x[2]]))
+
     return [Step(get(a), get(b), parts.get(st), parts.get(ct), w, d) for a, b, st, ct, w, d in made]
 
 # %% ../nbs/31_pool.ipynb #baa9436e
 @cache
 def _kernel():
     "The Triton kernel, None where there is no Triton."
-    try: from reproduce_kit.pooltriton import pool_triton
-    except ImportError: return None
+    try:
+        from reproduce_kit.pooltriton import pool_triton
+    except ImportError:
+        return None
     return pool_triton
 
+
 def pool(
-    x: torch.Tensor,   # (rows in, width)
+    x: torch.Tensor,  # (rows in, width)
     step: Step,
-) -> torch.Tensor:     # (rows out, width)
+) -> torch.Tensor:  # (rows out, width)
     "The mean of each window."
-    if not step.width: return x
-    if x.is_cuda and (kernel := _kernel()): return kernel(x, step)
-    if step.divides: return x.view(-1, step.width, x.shape[1]).mean(1)
+    if not step.width:
+        return x
+    if x.is_cuda and (kernel := _kernel()):
+        return kernel(x, step)
+    if step.divides:
+        return x.view(-1, step.width, x.shape[1]).mean(1)
     total = x.index_select(0, step.start)
     for j in range(1, step.width):
-        have = (step.count > j)
-        total = total + x.index_select(0, (step.start + j).clamp(max=len(x) - 1)) * have[:, None].to(x.dtype)
+        have = step.count > j
+        total = total + x.index_select(0, (step.start + j).clamp(max=len(x) - 1)) * have[
+            :, None
+        ].to(x.dtype)
     return total / step.count[:, None].to(x.dtype)

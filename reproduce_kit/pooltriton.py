@@ -15,38 +15,121 @@ from .pool import Step
 # %% ../nbs/31a_triton.ipynb #bc66eb91
 #| eval: false
 @triton.jit
-def _forward(x, start, count, y, rows, d, WIDTH: tl.constexpr, R: tl.constexpr, C: tl.constexpr, EXACT: tl.constexpr):
-    r = tl.program_id(0) * R + tl.arange(0, R); c = tl.program_id(1) * C + tl.arange(0, C); here = r < rows; cols = c < d
-    first = tl.load(start + r, mask=here, other=0); n = tl.load(count + r, mask=here, other=1)
+def _forward(
+    x,
+    start,
+    count,
+    y,
+    rows,
+    d,
+    WIDTH: tl.constexpr,
+    R: tl.constexpr,
+    C: tl.constexpr,
+    EXACT: tl.constexpr,
+):
+    r = tl.program_id(0) * R + tl.arange(0, R)
+    c = tl.program_id(1) * C + tl.arange(0, C)
+    here = r < rows
+    cols = c < d
+    first = tl.load(start + r, mask=here, other=0)
+    n = tl.load(count + r, mask=here, other=1)
     total = tl.zeros((R, C), dtype=tl.float64 if EXACT else tl.float32)
     for j in tl.static_range(WIDTH):
-        total += tl.load(x + (first + j)[:, None] * d + c[None, :], mask=(here & (j < n))[:, None] & cols[None, :], other=0.).to(total.dtype)
-    tl.store(y + r.to(tl.int64)[:, None] * d + c[None, :], (total / n[:, None].to(total.dtype)).to(y.dtype.element_ty), mask=here[:, None] & cols[None, :])
+        total += tl.load(
+            x + (first + j)[:, None] * d + c[None, :],
+            mask=(here & (j < n))[:, None] & cols[None, :],
+            other=0.0,
+        ).to(total.dtype)
+    tl.store(
+        y + r.to(tl.int64)[:, None] * d + c[None, :],
+        (total / n[:, None].to(total.dtype)).to(y.dtype.element_ty),
+        mask=here[:, None] & cols[None, :],
+    )
+
 
 @triton.jit
-def _backward(g, count, window, windows, dx, rows, d, MOST: tl.constexpr, R: tl.constexpr, C: tl.constexpr, EXACT: tl.constexpr):
-    r = tl.program_id(0) * R + tl.arange(0, R); c = tl.program_id(1) * C + tl.arange(0, C); here = r < rows; cols = c < d
-    first = tl.load(window + r, mask=here, other=0); n = tl.load(windows + r, mask=here, other=0)
+def _backward(
+    g,
+    count,
+    window,
+    windows,
+    dx,
+    rows,
+    d,
+    MOST: tl.constexpr,
+    R: tl.constexpr,
+    C: tl.constexpr,
+    EXACT: tl.constexpr,
+):
+    r = tl.program_id(0) * R + tl.arange(0, R)
+    c = tl.program_id(1) * C + tl.arange(0, C)
+    here = r < rows
+    cols = c < d
+    first = tl.load(window + r, mask=here, other=0)
+    n = tl.load(windows + r, mask=here, other=0)
     total = tl.zeros((R, C), dtype=tl.float64 if EXACT else tl.float32)
     for j in tl.static_range(MOST):
-        some = here & (j < n); size = tl.load(count + first + j, mask=some, other=1)
-        total += tl.load(g + (first + j)[:, None] * d + c[None, :], mask=some[:, None] & cols[None, :], other=0.).to(total.dtype) / size[:, None].to(total.dtype)
-    tl.store(dx + r.to(tl.int64)[:, None] * d + c[None, :], total.to(dx.dtype.element_ty), mask=here[:, None] & cols[None, :])
+        some = here & (j < n)
+        size = tl.load(count + first + j, mask=some, other=1)
+        total += tl.load(
+            g + (first + j)[:, None] * d + c[None, :], mask=some[:, None] & cols[None, :], other=0.0
+        ).to(total.dtype) / size[:, None].to(total.dtype)
+    tl.store(
+        dx + r.to(tl.int64)[:, None] * d + c[None, :],
+        total.to(dx.dtype.element_ty),
+        mask=here[:, None] & cols[None, :],
+    )
+
 
 class PackedMean(torch.autograd.Function):
     "`pool.pool` by two kernels."
+
     @staticmethod
     def forward(ctx, x, step: Step):
-        x = x.contiguous(); rows, d = len(step.start), x.shape[1]; y = x.new_empty(rows, d); ctx.step, ctx.rows = step, len(x)
-        grid = lambda m: (triton.cdiv(rows, m['R']), triton.cdiv(d, m['C'])); _forward[grid](x, step.start, step.count, y, rows, d, step.width, R=16, C=128, EXACT=x.dtype == torch.float64)
+        x = x.contiguous()
+        rows, d = len(step.start), x.shape[1]
+        y = x.new_empty(rows, d)
+        ctx.step, ctx.rows = step, len(x)
+        grid = lambda m: (triton.cdiv(rows, m['R']), triton.cdiv(d, m['C']))
+        _forward[grid](
+            x,
+            step.start,
+            step.count,
+            y,
+            rows,
+            d,
+            step.width,
+            R=16,
+            C=128,
+            EXACT=x.dtype == torch.float64,
+        )
         return y
 
     @staticmethod
     def backward(ctx, g):
-        s, n = ctx.step, ctx.rows; g = g.contiguous(); d = g.shape[1]; dx = g.new_empty(n, d); at = torch.arange(n, device=g.device)
-        window = torch.searchsorted(s.start + s.count, at, right=True); windows = torch.searchsorted(s.start, at, right=True) - window
-        grid = lambda m: (triton.cdiv(n, m['R']), triton.cdiv(d, m['C'])); _backward[grid](g, s.count, window, windows, dx, n, d, 1 if s.divides else s.width, R=16, C=128, EXACT=g.dtype == torch.float64)
+        s, n = ctx.step, ctx.rows
+        g = g.contiguous()
+        d = g.shape[1]
+        dx = g.new_empty(n, d)
+        at = torch.arange(n, device=g.device)
+        window = torch.searchsorted(s.start + s.count, at, right=True)
+        windows = torch.searchsorted(s.start, at, right=True) - window
+        grid = lambda m: (triton.cdiv(n, m['R']), triton.cdiv(d, m['C']))
+        _backward[grid](
+            g,
+            s.count,
+            window,
+            windows,
+            dx,
+            n,
+            d,
+            1 if s.divides else s.width,
+            R=16,
+            C=128,
+            EXACT=g.dtype == torch.float64,
+        )
         return dx, None
+
 
 def pool_triton(x, step: Step):
     "The mean of each window, on a GPU (or in Triton's interpreter)."

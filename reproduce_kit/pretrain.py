@@ -17,7 +17,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from .backbone import weights_folder
-from .core import KitError, broken, exclusive, place, read_json, seal, sha256, write_json, writing
+from reproduce_kit.core import (
+    KitError,
+    broken,
+    exclusive,
+    place,
+    read_json,
+    seal,
+    sha256,
+    write_json,
+    writing,
+)
 from .docs import build_docs
 from .encoders import EncoderSettings
 from .hub import DATASETS, fetch
@@ -29,175 +39,378 @@ from .training import read_history, rewind_history
 # %% ../nbs/51_pretrain.ipynb #8405fc1e
 def _lines(path: Path):
     "The texts of a .txt (one per line) or .jsonl file."
-    if not path.exists(): raise KitError(f"text: {path} does not exist; expected `docs`, `fineweb-edu`, or a .txt or .jsonl file")
-    if path.suffix not in ('.txt', '.jsonl'): raise KitError(f"text: {path} ends in {path.suffix or 'nothing'}; expected .txt (a text per line) or .jsonl")
+    if not path.exists():
+        raise KitError(
+            f"text: {path} does not exist; expected `docs`, `fineweb-edu`, or a .txt or .jsonl file"
+        )
+    if path.suffix not in ('.txt', '.jsonl'):
+        raise KitError(
+            f"text: {path} ends in {path.suffix or 'nothing'}; expected .txt (a text per line) or .jsonl"
+        )
     with open(path, encoding='utf-8') as f:
         for i, line in enumerate(f, 1):
-            if path.suffix == '.txt': yield line.strip(); continue
-            try: yield json.loads(line)['text']
-            except (ValueError, KeyError, TypeError): raise KitError(f'{path}, line {i}: expected {{"text": ...}}, found {line[:80]!r}') from None
+            if path.suffix == '.txt':
+                yield line.strip()
+                continue
+            try:
+                yield json.loads(line)['text']
+            except (ValueError, KeyError, TypeError):
+                raise KitError(
+                    f'{path}, line {i}: expected {{"text": ...}}, found {line[:80]!r}'
+                ) from None
+
 
 def _fineweb(n: int):
     "The first `n` texts of FineWeb-Edu's sample of ten billion tokens."
     import pyarrow.parquet as pq
-    pin = DATASETS['fineweb-edu']; left = n
+
+    pin = DATASETS['fineweb-edu']
+    left = n
     for part in range(14):
         name = f'sample/10BT/{part:03d}_00000.parquet'
-        for batch in pq.ParquetFile(fetch(pin['repo'], pin['revision'], [name], 'dataset', pin['ref'])/name).iter_batches(columns=['text']):
-            yield from batch.column(0).slice(0, left).to_pylist(); left -= len(batch)
-            if left <= 0: return
+        for batch in pq.ParquetFile(
+            fetch(pin['repo'], pin['revision'], [name], 'dataset', pin['ref']) / name
+        ).iter_batches(columns=['text']):
+            yield from batch.column(0).slice(0, left).to_pylist()
+            left -= len(batch)
+            if left <= 0:
+                return
+
 
 def read_texts(
     s: EncoderSettings,
-) -> tuple:          # (fingerprint, iterator of texts)
+) -> tuple:  # (fingerprint, iterator of texts)
     "What an encoder is pre-trained on."
-    if s.text == 'docs': c = build_docs(s.words); return c.fingerprint, itertools.islice((c.corpus[d] for d in sorted(c.corpus)), s.texts)
-    if s.text == 'fineweb-edu': return f"{DATASETS['fineweb-edu']['revision']} {s.texts}", _fineweb(s.texts)
-    path = Path(s.text); texts = itertools.islice(_lines(path), s.texts); first = next(texts, None)
-    if first is None: raise KitError(f"text: {path} is empty")
+    if s.text == 'docs':
+        c = build_docs(s.words)
+        return c.fingerprint, itertools.islice((c.corpus[d] for d in sorted(c.corpus)), s.texts)
+    if s.text == 'fineweb-edu':
+        return f"{DATASETS['fineweb-edu']['revision']} {s.texts}", _fineweb(s.texts)
+    path = Path(s.text)
+    texts = itertools.islice(_lines(path), s.texts)
+    first = next(texts, None)
+    if first is None:
+        raise KitError(f"text: {path} is empty")
     return sha256(path), itertools.chain([first], texts)
 
 # %% ../nbs/51_pretrain.ipynb #e7412a70
 SPECIAL = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
 
+
 def _bert_pieces() -> list:
     "BERT's vocabulary, in its order."
-    v = read_json(weights_folder('minilm-l6-h384')/'tokenizer.json')['model']['vocab']; return sorted(v, key=v.get)
+    v = read_json(weights_folder('minilm-l6-h384') / 'tokenizer.json')['model']['vocab']
+    return sorted(v, key=v.get)
+
 
 def choose_vocabulary(
-    texts,           # strings
+    texts,  # strings
     size: int,
-    pieces: list,    # a vocabulary to choose from
-) -> list:           # in the order of `pieces`
+    pieces: list,  # a vocabulary to choose from
+) -> list:  # in the order of `pieces`
     "Special tokens, the ASCII characters that `pieces` has, alone and within words, and the pieces that are most frequent in the texts."
-    if size >= len(pieces): return pieces
-    tok = tite_tokenizer(pieces, 512)._tokenizer; tok.no_truncation(); count = Counter(); texts = iter(texts)
+    if size >= len(pieces):
+        return pieces
+    tok = tite_tokenizer(pieces, 512)._tokenizer
+    tok.no_truncation()
+    count = Counter()
+    texts = iter(texts)
     while some := list(itertools.islice(texts, 1000)):
-        for e in tok.encode_batch(some, add_special_tokens=False): count.update(e.tokens)
+        for e in tok.encode_batch(some, add_special_tokens=False):
+            count.update(e.tokens)
     must = {*SPECIAL, *(p for p in pieces if len(p.removeprefix('##')) == 1 and p.isascii())}
-    if len(must) > size: raise KitError(f"vocabulary: {size} pieces are fewer than the {len(must)} special tokens and characters")
-    best = sorted((p for p in pieces if p not in must), key=lambda p: -count[p])[:size - len(must)]  # of equal ones the first
-    keep = must | set(best); return [p for p in pieces if p in keep]
+    if len(must) > size:
+        raise KitError(
+            f"vocabulary: {size} pieces are fewer than the {len(must)} special tokens and characters"
+        )
+    best = sorted((p for p in pieces if p not in must), key=lambda p: -count[p])[
+        : size - len(must)
+    ]  # of equal ones the first
+    keep = must | set(best)
+    return [p for p in pieces if p in keep]
+
 
 @dataclass(frozen=True)
 class Pieces:
     "Tokens of all texts, end to end, and where each piece ends."
-    ids: np.ndarray    # (tokens,)
-    ends: np.ndarray   # (pieces,)
+
+    ids: np.ndarray  # (tokens,)
+    ends: np.ndarray  # (pieces,)
     tokenizer: object
     fingerprint: str
-    def __len__(self): return len(self.ends)
-    def __getitem__(self, i): return self.ids[self.ends[i - 1] if i else 0:self.ends[i]]
+
+    def __len__(self):
+        return len(self.ends)
+
+    def __getitem__(self, i):
+        return self.ids[self.ends[i - 1] if i else 0 : self.ends[i]]
+
 
 def token_pieces(
     s: EncoderSettings,
     progress: bool = False,
 ) -> Pieces:
     "The text of an encoder, tokenized once into `cache/text/`."
-    encoder_config(s); source, texts = read_texts(s); cls = not s.arrangement; key = sha256([source, s.texts, s.vocabulary, s.max_length, cls, version('tokenizers')])[:16]; folder = place('cache')/'text'/key
+    encoder_config(s)
+    source, texts = read_texts(s)
+    cls = not s.arrangement
+    key = sha256([source, s.texts, s.vocabulary, s.max_length, cls, version('tokenizers')])[:16]
+    folder = place('cache') / 'text' / key
     with exclusive(f'text-{key}'):
-        if not (folder/'done.json').exists():
-            vocabulary = choose_vocabulary(read_texts(s)[1] if s.vocabulary < 30522 else (), s.vocabulary, _bert_pieces())
-            tok = tite_tokenizer(vocabulary, s.max_length, cls); most = s.max_length - cls; fast = tok._tokenizer; fast.no_truncation(); ends, at = [], 0; first = [tok.cls_token_id] if cls else []
-            with writing(folder/'ids.bin', 'wb') as f, tqdm(disable=not progress, desc='tokenizing', unit='text', mininterval=2) as bar:
+        if not (folder / 'done.json').exists():
+            vocabulary = choose_vocabulary(
+                read_texts(s)[1] if s.vocabulary < 30522 else (), s.vocabulary, _bert_pieces()
+            )
+            tok = tite_tokenizer(vocabulary, s.max_length, cls)
+            most = s.max_length - cls
+            fast = tok._tokenizer
+            fast.no_truncation()
+            ends, at = [], 0
+            first = [tok.cls_token_id] if cls else []
+            with (
+                writing(folder / 'ids.bin', 'wb') as f,
+                tqdm(disable=not progress, desc='tokenizing', unit='text', mininterval=2) as bar,
+            ):
                 while some := list(itertools.islice(texts, 1000)):
                     bar.update(len(some))
                     for e in fast.encode_batch(some, add_special_tokens=False):
-                        for i in range(0, len(e.ids), most): piece = np.array(first + e.ids[i:i + most], np.uint16); f.write(piece.tobytes()); at += len(piece); ends.append(at)
-            if not ends: raise KitError(f"text: {s.text!r} has no token")
-            with writing(folder/'ends.bin', 'wb') as f: f.write(np.array(ends, np.int64).tobytes())
-            write_json(folder/'vocabulary.json', vocabulary); write_json(folder/'done.json', dict(source=source, tokens=at, pieces=len(ends), sha256=sha256(folder/'ids.bin')))
-    return Pieces(np.memmap(folder/'ids.bin', np.uint16, 'r'), np.fromfile(folder/'ends.bin', np.int64), tite_tokenizer(read_json(folder/'vocabulary.json'), s.max_length, cls), read_json(folder/'done.json')['sha256'])
+                        for i in range(0, len(e.ids), most):
+                            piece = np.array(first + e.ids[i : i + most], np.uint16)
+                            f.write(piece.tobytes())
+                            at += len(piece)
+                            ends.append(at)
+            if not ends:
+                raise KitError(f"text: {s.text!r} has no token")
+            with writing(folder / 'ends.bin', 'wb') as f:
+                f.write(np.array(ends, np.int64).tobytes())
+            write_json(folder / 'vocabulary.json', vocabulary)
+            write_json(
+                folder / 'done.json',
+                dict(source=source, tokens=at, pieces=len(ends), sha256=sha256(folder / 'ids.bin')),
+            )
+    return Pieces(
+        np.memmap(folder / 'ids.bin', np.uint16, 'r'),
+        np.fromfile(folder / 'ends.bin', np.int64),
+        tite_tokenizer(read_json(folder / 'vocabulary.json'), s.max_length, cls),
+        read_json(folder / 'done.json')['sha256'],
+    )
 
 # %% ../nbs/51_pretrain.ipynb #7cb895d3
 def rate_at(s, update: int) -> float:
     "The learning rate of an update, the first being 1: warm-up, then a cosine down to the floor."
-    if update <= s.warmup: return s.learning_rate * update / s.warmup
+    if update <= s.warmup:
+        return s.learning_rate * update / s.warmup
     done = (update - s.warmup) / max(1, s.updates - s.warmup)
-    return s.learning_rate * (s.floor + (1 - s.floor) * .5 * (1 + math.cos(math.pi * min(1., done))))
+    return s.learning_rate * (
+        s.floor + (1 - s.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    )
+
 
 @lru_cache(2)
-def _order(seed: int, e: int, n: int) -> np.ndarray: return np.random.default_rng([seed, e]).permutation(n)  # of pass e
+def _order(seed: int, e: int, n: int) -> np.ndarray:
+    return np.random.default_rng([seed, e]).permutation(n)  # of pass e
+
 
 def _drawn(s: EncoderSettings, n: int, update: int) -> np.ndarray:
     "The pieces of an update: consecutive ones of its pass's order."
     first, out = (update - 1) * s.batch, []
     while len(out) < s.batch:
-        e, at = divmod(first + len(out), n); out += _order(s.seed, e, n)[at:at + s.batch - len(out)].tolist()
+        e, at = divmod(first + len(out), n)
+        out += _order(s.seed, e, n)[at : at + s.batch - len(out)].tolist()
     return np.array(out)
+
 
 def _pad(rows, pad: int, special, device='cpu'):
     "(ids, mask, which tokens count)."
-    w = max(map(len, rows)); x = torch.full((len(rows), w), pad); mask = torch.zeros(len(rows), w, dtype=torch.long)
-    for i, r in enumerate(rows): x[i, :len(r)] = torch.from_numpy(r.astype(np.int64)); mask[i, :len(r)] = 1
-    return x.to(device), mask.to(device), (mask.bool() & ~torch.isin(x, torch.tensor(special))).to(device)
+    w = max(map(len, rows))
+    x = torch.full((len(rows), w), pad)
+    mask = torch.zeros(len(rows), w, dtype=torch.long)
+    for i, r in enumerate(rows):
+        x[i, : len(r)] = torch.from_numpy(r.astype(np.int64))
+        mask[i, : len(r)] = 1
+    return (
+        x.to(device),
+        mask.to(device),
+        (mask.bool() & ~torch.isin(x, torch.tensor(special))).to(device),
+    )
+
 
 def _start_biases(model, rows, special):
     "Set the output biases to what the words' plain frequencies say."
-    v = model.config.vocab_size; often, share = np.ones(v), np.full(v, .5 / len(rows))
-    for x in rows: share[np.setdiff1d(x, special)] += 1 / len(rows); np.add.at(often, x, 1)
-    share = np.minimum(share, 1 - .5 / len(rows)); start = dict(bow=np.log(share / (1 - share)))
+    v = model.config.vocab_size
+    often, share = np.ones(v), np.full(v, 0.5 / len(rows))
+    for x in rows:
+        share[np.setdiff1d(x, special)] += 1 / len(rows)
+        np.add.at(often, x, 1)
+    share = np.minimum(share, 1 - 0.5 / len(rows))
+    start = dict(bow=np.log(share / (1 - share)))
     with torch.no_grad():
-        for n, b in model.biases.items(): b.copy_(torch.from_numpy(start.get(n, np.log(often / often.sum()))).to(b))
+        for n, b in model.biases.items():
+            b.copy_(torch.from_numpy(start.get(n, np.log(often / often.sum()))).to(b))
+
 
 def _save(folder: Path, model, opt, **state):
     "A checkpoint under a temporary name, then in place of the last one."
-    new, old = folder/'checkpoint.part', folder/'checkpoint.old'; shutil.rmtree(new, ignore_errors=True); new.mkdir(parents=True)
-    save_file({k: v.contiguous() for k, v in model.state_dict().items() if k != 'decoder.weight'}, new/'model.safetensors')
-    save_file({f'{i}.{k}': v.contiguous() for i, p in opt.state_dict()['state'].items() for k, v in p.items() if torch.is_tensor(v)}, new/'optimizer.safetensors'); write_json(new/'state.json', state); seal(new)
+    new, old = folder / 'checkpoint.part', folder / 'checkpoint.old'
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    save_file(
+        {k: v.contiguous() for k, v in model.state_dict().items() if k != 'decoder.weight'},
+        new / 'model.safetensors',
+    )
+    save_file(
+        {
+            f'{i}.{k}': v.contiguous()
+            for i, p in opt.state_dict()['state'].items()
+            for k, v in p.items()
+            if torch.is_tensor(v)
+        },
+        new / 'optimizer.safetensors',
+    )
+    write_json(new / 'state.json', state)
+    seal(new)
     shutil.rmtree(old, ignore_errors=True)
-    if (folder/'checkpoint').exists(): os.replace(folder/'checkpoint', old)
-    os.replace(new, folder/'checkpoint')  # the one before stays until the next
+    if (folder / 'checkpoint').exists():
+        os.replace(folder / 'checkpoint', old)
+    os.replace(new, folder / 'checkpoint')  # the one before stays until the next
+
 
 def _load(folder: Path, model, opt) -> dict:
     "Put a checkpoint back; the state of a start where there is none."
-    found = [folder/n for n in ('checkpoint', 'checkpoint.old') if (folder/n).exists()]; at = next((c for c in found if not broken(c)), None)
-    for c in found[:found.index(at) if at else None]: print(f'{c}: {broken(c)}; going back', file=sys.stderr); shutil.rmtree(c)
-    if at is None: return dict(update=0, tokens=0, seconds=0.)
-    model.load_state_dict(load_file(at/'model.safetensors'), strict=False); state = {}
-    for k, v in load_file(at/'optimizer.safetensors').items(): i, name = k.split('.'); state.setdefault(int(i), {})[name] = v
-    opt.load_state_dict(dict(state=state, param_groups=opt.state_dict()['param_groups'])); return read_json(at/'state.json')
+    found = [folder / n for n in ('checkpoint', 'checkpoint.old') if (folder / n).exists()]
+    at = next((c for c in found if not broken(c)), None)
+    for c in found[: found.index(at) if at else None]:
+        print(f'{c}: {broken(c)}; going back', file=sys.stderr)
+        shutil.rmtree(c)
+    if at is None:
+        return dict(update=0, tokens=0, seconds=0.0)
+    model.load_state_dict(load_file(at / 'model.safetensors'), strict=False)
+    state = {}
+    for k, v in load_file(at / 'optimizer.safetensors').items():
+        i, name = k.split('.')
+        state.setdefault(int(i), {})[name] = v
+    opt.load_state_dict(dict(state=state, param_groups=opt.state_dict()['param_groups']))
+    return read_json(at / 'state.json')
 
 # %% ../nbs/51_pretrain.ipynb #59d9a6a0
 def pretrain(
     s: EncoderSettings,
     pieces: Pieces,
-    stop_after: int = None,    # updates of this attempt, for tests and short leases
+    stop_after: int = None,  # updates of this attempt, for tests and short leases
     progress: bool = True,
-) -> dict:                     # done.json's content; {} when stopped before the end
+) -> dict:  # done.json's content; {} when stopped before the end
     "Pre-train an encoder into its folder of the run store, or go on where an earlier attempt stopped."
-    with exclusive(s.folder.name, wait=False): return _pretrain(s, pieces, stop_after, progress)
+    with exclusive(s.folder.name, wait=False):
+        return _pretrain(s, pieces, stop_after, progress)
+
 
 def _pretrain(s, pieces, stop_after, progress) -> dict:
-    folder, tok = s.folder, pieces.tokenizer; began = dict(settings=s.model_dump(), text=pieces.fingerprint)
-    if (folder/'began.json').exists() and read_json(folder/'began.json') != began: raise KitError(f'{folder} began with other text than there is now; delete it to start over')
-    if (folder/'done.json').exists(): return read_json(folder/'done.json')
-    folder.mkdir(parents=True, exist_ok=True); write_json(folder/'began.json', began); special = sorted(tok.all_special_ids); device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    torch.manual_seed(s.seed); model = TiteForPreTraining(encoder_config(s)).train().to(device); ps = list(model.parameters())
-    opt = torch.optim.AdamW([dict(params=[p for p in ps if p.ndim > 1], weight_decay=s.weight_decay), dict(params=[p for p in ps if p.ndim <= 1], weight_decay=0.)], lr=s.learning_rate, fused=True)
-    state = _load(folder, model, opt); start = state['update']; rewind_history(folder, start)
+    folder, tok = s.folder, pieces.tokenizer
+    began = dict(settings=s.model_dump(), text=pieces.fingerprint)
+    if (folder / 'began.json').exists() and read_json(folder / 'began.json') != began:
+        raise KitError(f'{folder} began with other text than there is now; delete it to start over')
+    if (folder / 'done.json').exists():
+        return read_json(folder / 'done.json')
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / 'began.json', began)
+    special = sorted(tok.all_special_ids)
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    torch.manual_seed(s.seed)
+    model = TiteForPreTraining(encoder_config(s)).train().to(device)
+    ps = list(model.parameters())
+    opt = torch.optim.AdamW(
+        [
+            dict(params=[p for p in ps if p.ndim > 1], weight_decay=s.weight_decay),
+            dict(params=[p for p in ps if p.ndim <= 1], weight_decay=0.0),
+        ],
+        lr=s.learning_rate,
+        fused=True,
+    )
+    state = _load(folder, model, opt)
+    start = state['update']
+    rewind_history(folder, start)
     if not start:
-        some = [pieces[i] for i in np.random.default_rng(s.seed).permutation(len(pieces))[:20_000]]; _start_biases(model, some, special)
-        with writing(folder/'history.jsonl') as f: f.write(json.dumps(dict(step=0, unigram_bow=unigram_bow(*_pad(some[:2000], tok.pad_token_id, special)[::2], s.vocabulary))) + '\n')
-    last = min(s.updates, start + stop_after) if stop_after else s.updates; sums, begin = {}, time.time() - state['seconds']
-    for u in tqdm(range(start + 1, last + 1), disable=not progress, desc=s.name, initial=start, total=s.updates, unit='update', file=sys.stdout, mininterval=2):
-        torch.manual_seed(int(np.random.SeedSequence([s.seed, u]).generate_state(1)[0])); labels = None
-        x, mask, _ = _pad([pieces[i] for i in _drawn(s, len(pieces), u)], tok.pad_token_id, special, device); state['tokens'] += int(mask.sum())
-        if 'mlm' in s.objectives: x, labels = mask_words(x, mask, special, tok.mask_token_id, s.vocabulary)
-        for g in opt.param_groups: g['lr'] = rate_at(s, u)
-        with torch.autocast(device, torch.bfloat16, enabled=device == 'cuda'): out = model(x, mask, special, labels)
-        out.loss.backward(); norm = torch.nn.utils.clip_grad_norm_(ps, s.max_grad_norm); opt.step(); opt.zero_grad()
+        some = [pieces[i] for i in np.random.default_rng(s.seed).permutation(len(pieces))[:20_000]]
+        _start_biases(model, some, special)
+        with writing(folder / 'history.jsonl') as f:
+            f.write(
+                json.dumps(
+                    dict(
+                        step=0,
+                        unigram_bow=unigram_bow(
+                            *_pad(some[:2000], tok.pad_token_id, special)[::2], s.vocabulary
+                        ),
+                    )
+                )
+                + '\n'
+            )
+    last = min(s.updates, start + stop_after) if stop_after else s.updates
+    sums, begin = {}, time.time() - state['seconds']
+    for u in tqdm(
+        range(start + 1, last + 1),
+        disable=not progress,
+        desc=s.name,
+        initial=start,
+        total=s.updates,
+        unit='update',
+        file=sys.stdout,
+        mininterval=2,
+    ):
+        torch.manual_seed(int(np.random.SeedSequence([s.seed, u]).generate_state(1)[0]))
+        labels = None
+        x, mask, _ = _pad(
+            [pieces[i] for i in _drawn(s, len(pieces), u)], tok.pad_token_id, special, device
+        )
+        state['tokens'] += int(mask.sum())
+        if 'mlm' in s.objectives:
+            x, labels = mask_words(x, mask, special, tok.mask_token_id, s.vocabulary)
+        for g in opt.param_groups:
+            g['lr'] = rate_at(s, u)
+        with torch.autocast(device, torch.bfloat16, enabled=device == 'cuda'):
+            out = model(x, mask, special, labels)
+        out.loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(ps, s.max_grad_norm)
+        opt.step()
+        opt.zero_grad()
         for k, v in out.items():
-            if k.endswith('loss'): sums[k] = sums.get(k, 0.) + v.detach()
+            if k.endswith('loss'):
+                sums[k] = sums.get(k, 0.0) + v.detach()
         if u % s.log_updates == 0 or u == s.updates:
-            line = dict(step=u, **{k: float(v) / (s.log_updates if u % s.log_updates == 0 else u % s.log_updates) for k, v in sums.items()}, grad_norm=float(norm), learning_rate=rate_at(s, u), tokens=state['tokens']); sums = {}
-            if not math.isfinite(line['loss']): raise KitError(f"update {u}: the loss is {line['loss']}; lower learning_rate")
-            with open(folder/'history.jsonl', 'a') as f: f.write(json.dumps(line) + '\n')
-        if u % s.save_updates == 0 and u < s.updates: _save(folder, model, opt, update=u, tokens=state['tokens'], seconds=time.time() - begin)
-    if last < s.updates: return {}
-    model.tite.save_pretrained(folder/'encoder'); tok.save_pretrained(folder/'encoder')
-    done = began | dict(identity=s.identity, unigram_bow=read_history(folder)[0]['unigram_bow'], pieces=len(pieces), tokens=state['tokens'], parameters=model.tite.num_parameters(), seconds=round(time.time() - begin, 1), git=git_state(), hardware=hardware(),
-                        packages={p: version(p) for p in ('torch', 'transformers', 'tokenizers')}, last=read_history(folder)[-1], weights=sha256(folder/'encoder/model.safetensors'))
-    write_json(folder/'done.json', done)
-    for n in ('checkpoint', 'checkpoint.old'): shutil.rmtree(folder/n, ignore_errors=True)
+            line = dict(
+                step=u,
+                **{
+                    k: float(v) / (s.log_updates if u % s.log_updates == 0 else u % s.log_updates)
+                    for k, v in sums.items()
+                },
+                grad_norm=float(norm),
+                learning_rate=rate_at(s, u),
+                tokens=state['tokens'],
+            )
+            sums = {}
+            if not math.isfinite(line['loss']):
+                raise KitError(f"update {u}: the loss is {line['loss']}; lower learning_rate")
+            with open(folder / 'history.jsonl', 'a') as f:
+                f.write(json.dumps(line) + '\n')
+        if u % s.save_updates == 0 and u < s.updates:
+            _save(folder, model, opt, update=u, tokens=state['tokens'], seconds=time.time() - begin)
+    if last < s.updates:
+        return {}
+    model.tite.save_pretrained(folder / 'encoder')
+    tok.save_pretrained(folder / 'encoder')
+    done = began | dict(
+        identity=s.identity,
+        unigram_bow=read_history(folder)[0]['unigram_bow'],
+        pieces=len(pieces),
+        tokens=state['tokens'],
+        parameters=model.tite.num_parameters(),
+        seconds=round(time.time() - begin, 1),
+        git=git_state(),
+        hardware=hardware(),
+        packages={p: version(p) for p in ('torch', 'transformers', 'tokenizers')},
+        last=read_history(folder)[-1],
+        weights=sha256(folder / 'encoder/model.safetensors'),
+    )
+    write_json(folder / 'done.json', done)
+    for n in ('checkpoint', 'checkpoint.old'):
+        shutil.rmtree(folder / n, ignore_errors=True)
     return done

@@ -14,30 +14,73 @@ from .store import Run, find_runs
 
 # %% ../nbs/78_push.ipynb #04752276
 def find_run(
-    word: str,   # a run's folder, its name with the identity, or its config's name where only one run has it
+    word: str,  # a run's folder, its name with the identity, or its config's name where only one run has it
 ) -> Run:
     "The finished run that `word` means."
     runs = [r for r in find_runs() if r.done]
-    hit = [r for r in runs if word in (r.folder.name, r.cfg.name, str(r.folder)) or Path(word).resolve() == r.folder]
-    if len(hit) == 1: return hit[0]
-    if hit: raise KitError(f"{word!r} means several finished runs: {', '.join(f'{r.cfg.study}/{r.cfg.recipe}/{r.folder.name}' for r in hit)}; name one with its identity")
-    raise KitError(f"no finished run {word!r} in {place('runs')}{did_you_mean(word, [x for r in runs for x in (r.folder.name, r.cfg.name)] or ['none yet: reproduce run params/embedded'])}")
+    hit = [
+        r
+        for r in runs
+        if word in (r.folder.name, r.cfg.name, str(r.folder)) or Path(word).resolve() == r.folder
+    ]
+    if len(hit) == 1:
+        return hit[0]
+    if hit:
+        raise KitError(
+            f"{word!r} means several finished runs: {', '.join(f'{r.cfg.study}/{r.cfg.recipe}/{r.folder.name}' for r in hit)}; name one with its identity"
+        )
+    raise KitError(
+        f"no finished run {word!r} in {place('runs')}{did_you_mean(word, [x for r in runs for x in (r.folder.name, r.cfg.name)] or ['none yet: reproduce run params/embedded'])}"
+    )
 
 # %% ../nbs/78_push.ipynb #42b3224d
 def model_card(
     run: Run,
     epoch: int,
-) -> str:        # markdown with YAML metadata
+) -> str:  # markdown with YAML metadata
     "The model card of one epoch's model."
     from huggingface_hub import EvalResult, ModelCardData
-    c, m, got, spec = run.cfg, run.manifest, read_json(run.epoch(epoch)/'metrics.json'), BACKBONES[run.cfg.backbone]
-    results = [EvalResult(task_type='text-ranking', dataset_type=f'{c.collection}/{s}', dataset_name=f'{c.collection}, {s}', metric_type=k, metric_value=round(v, 4)) for s, means in got['means'].items() for k, v in means.items()]
-    base = None if 'encoder' in spec else spec.get('repo', 'sentence-transformers/all-MiniLM-L6-v2'); own = "import reproduce_kit.tite  # so that transformers knows it\n" if 'encoder' in spec else ''
-    data = ModelCardData(base_model=base, library_name='sentence-transformers', pipeline_tag='text-ranking', license=spec['licence'].lower(), tags=['cross-encoder', 'reranker', c.optimizer, 'reproduce-kit'],
-                         model_name=f'{c.title} {OPTIMIZERS[c.optimizer]} ({c.study}, {c.recipe})', eval_results=results, **(dict(datasets=['sentence-transformers/msmarco']) if c.collection == 'msmarco' else {}))
-    scores = '\n'.join(f'| {s} | {k} | {v:.4f} |' for s, means in got['means'].items() for k, v in means.items())
+
+    c, m, got, spec = (
+        run.cfg,
+        run.manifest,
+        read_json(run.epoch(epoch) / 'metrics.json'),
+        BACKBONES[run.cfg.backbone],
+    )
+    results = [
+        EvalResult(
+            task_type='text-ranking',
+            dataset_type=f'{c.collection}/{s}',
+            dataset_name=f'{c.collection}, {s}',
+            metric_type=k,
+            metric_value=round(v, 4),
+        )
+        for s, means in got['means'].items()
+        for k, v in means.items()
+    ]
+    base = None if 'encoder' in spec else spec.get('repo', 'sentence-transformers/all-MiniLM-L6-v2')
+    own = (
+        "import reproduce_kit.tite  # so that transformers knows it\n" if 'encoder' in spec else ''
+    )
+    data = ModelCardData(
+        base_model=base,
+        library_name='sentence-transformers',
+        pipeline_tag='text-ranking',
+        license=spec['licence'].lower(),
+        tags=['cross-encoder', 'reranker', c.optimizer, 'reproduce-kit'],
+        model_name=f'{c.title} {OPTIMIZERS[c.optimizer]} ({c.study}, {c.recipe})',
+        eval_results=results,
+        **(dict(datasets=['sentence-transformers/msmarco']) if c.collection == 'msmarco' else {}),
+    )
+    scores = '\n'.join(
+        f'| {s} | {k} | {v:.4f} |' for s, means in got['means'].items() for k, v in means.items()
+    )
     settings = '\n'.join(f'| {k} | {v} |' for k, v in m['config'].items())
-    terms = 'Trained on MS MARCO, whose text is for non-commercial research.' if c.collection == 'msmarco' else 'Trained on the documentation of installed Python packages; a demonstration, not a general reranker.'
+    terms = (
+        'Trained on MS MARCO, whose text is for non-commercial research.'
+        if c.collection == 'msmarco'
+        else 'Trained on the documentation of installed Python packages; a demonstration, not a general reranker.'
+    )
     return f"""---
 {data.to_yaml()}
 ---
@@ -69,21 +112,37 @@ Run `{run.folder.name}`, kit commit `{m['git']['commit']}`, {m['updates']['done'
 # %% ../nbs/78_push.ipynb #2a20137e
 def push(
     run: Run,
-    epoch: int = 0,        # 0: the one that selection chose, else the last
-    to: str = '',          # 'user/name' on the hub
+    epoch: int = 0,  # 0: the one that selection chose, else the last
+    to: str = '',  # 'user/name' on the hub
     really: bool = False,  # upload; otherwise say what would be
-) -> dict:                 # {'to', 'epoch', 'files': {name: bytes}, 'uploaded', 'card'}
+) -> dict:  # {'to', 'epoch', 'files': {name: bytes}, 'uploaded', 'card'}
     "One epoch's model with its card, to the hub or only as far as here."
-    epoch = epoch or read_json(run.folder/'done.json').get('selected') or run.cfg.epochs
-    if not 1 <= int(epoch) <= run.cfg.epochs: raise KitError(f"{run.folder.name} has epochs 1 to {run.cfg.epochs}, not {epoch}")
-    epoch = int(epoch); model = run.epoch(epoch)/'model'
-    if why := broken(model): raise KitError(f"{model}: {why}; it will not be published")
-    if really and '/' not in to: raise KitError("say where to: --to USER/NAME")
+    epoch = epoch or read_json(run.folder / 'done.json').get('selected') or run.cfg.epochs
+    if not 1 <= int(epoch) <= run.cfg.epochs:
+        raise KitError(f"{run.folder.name} has epochs 1 to {run.cfg.epochs}, not {epoch}")
+    epoch = int(epoch)
+    model = run.epoch(epoch) / 'model'
+    if why := broken(model):
+        raise KitError(f"{model}: {why}; it will not be published")
+    if really and '/' not in to:
+        raise KitError("say where to: --to USER/NAME")
     with tempfile.TemporaryDirectory() as tmp:
-        shutil.copytree(model, tmp, dirs_exist_ok=True, ignore=shutil.ignore_patterns(SEAL)); card = model_card(run, epoch).replace('REPOSITORY', to or 'USER/NAME'); Path(tmp, 'README.md').write_text(card)
-        files = {p.relative_to(tmp).as_posix(): p.stat().st_size for p in sorted(Path(tmp).rglob('*')) if p.is_file()}
+        shutil.copytree(model, tmp, dirs_exist_ok=True, ignore=shutil.ignore_patterns(SEAL))
+        card = model_card(run, epoch).replace('REPOSITORY', to or 'USER/NAME')
+        Path(tmp, 'README.md').write_text(card)
+        files = {
+            p.relative_to(tmp).as_posix(): p.stat().st_size
+            for p in sorted(Path(tmp).rglob('*'))
+            if p.is_file()
+        }
         if really:
             from huggingface_hub import HfApi, get_token
-            if not get_token(): raise KitError("nobody is logged in to the hub; `hf auth login`")
-            api = HfApi(); api.create_repo(to, private=True, exist_ok=True); api.upload_folder(repo_id=to, folder_path=tmp, commit_message=f'{run.folder.name}, epoch {epoch}')
+
+            if not get_token():
+                raise KitError("nobody is logged in to the hub; `hf auth login`")
+            api = HfApi()
+            api.create_repo(to, private=True, exist_ok=True)
+            api.upload_folder(
+                repo_id=to, folder_path=tmp, commit_message=f'{run.folder.name}, epoch {epoch}'
+            )
     return dict(to=to or None, epoch=epoch, files=files, uploaded=really, card=card)

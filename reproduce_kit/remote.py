@@ -14,7 +14,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from .bill import hourly, share_bill
 from .config import RunConfig, make_config
-from .core import KitError, did_you_mean, disk_error, place, read_json, sha256, write_json
+from reproduce_kit.core import (
+    KitError,
+    did_you_mean,
+    disk_error,
+    place,
+    read_json,
+    sha256,
+    write_json,
+)
 from .lease import BEAT, STALE
 from .plan import plan_run
 from .store import Run, git_state, run_folder
@@ -23,25 +31,42 @@ from .study import in_words
 # %% ../nbs/76_remote.ipynb #e9c8d70f
 def price(
     cfg: RunConfig,
-    rates: dict,    # from `read_rates`
+    rates: dict,  # from `read_rates`
     known: dict = None,  # as for `plan_run`
-) -> dict:          # `plan_run`'s row with dollars_per_hour and dollars (None where the hours cannot be told)
+) -> (
+    dict
+):  # `plan_run`'s row with dollars_per_hour and dollars (None where the hours cannot be told)
     "A run's plan with what it will cost on Modal."
-    row = plan_run(cfg, known); rate, *_ = [hourly(cfg, rates, g) for g in (cfg.gpu, *cfg.gpu_fallbacks)]; hours, source = row['hours'], row['hours_from']
-    if hours is None and (m := Run(cfg, run_folder(cfg)).manifest) and row['state'] == 'done': hours, source = sum(m['seconds'].values()) / 3600, 'measured: the same run on this machine'
-    return row | dict(hours=hours, hours_from=source, dollars_per_hour=round(rate, 4), dollars=None if hours is None else round(hours * rate, 2))
+    row = plan_run(cfg, known)
+    rate, *_ = [hourly(cfg, rates, g) for g in (cfg.gpu, *cfg.gpu_fallbacks)]
+    hours, source = row['hours'], row['hours_from']
+    if hours is None and (m := Run(cfg, run_folder(cfg)).manifest) and row['state'] == 'done':
+        hours, source = sum(m['seconds'].values()) / 3600, 'measured: the same run on this machine'
+    return row | dict(
+        hours=hours,
+        hours_from=source,
+        dollars_per_hour=round(rate, 4),
+        dollars=None if hours is None else round(hours * rate, 2),
+    )
+
 
 def affordable(
-    rows: list,     # from `price`, of runs to start
-    most: float,    # dollars
-    spent: float = 0.,
-) -> tuple:         # (rows to start, rows to leave)
+    rows: list,  # from `price`, of runs to start
+    most: float,  # dollars
+    spent: float = 0.0,
+) -> tuple:  # (rows to start, rows to leave)
     "The runs, in order, whose expected cost fits; hours that cannot be told fit no limit."
-    if unknown := [r['name'] for r in rows if r['dollars'] is None]: raise KitError(f"--max-dollars cannot be kept: nobody knows how long {', '.join(unknown)} will take (no gpu in the config, and no earlier run)")
+    if unknown := [r['name'] for r in rows if r['dollars'] is None]:
+        raise KitError(
+            f"--max-dollars cannot be kept: nobody knows how long {', '.join(unknown)} will take (no gpu in the config, and no earlier run)"
+        )
     start, leave = [], []
     for r in rows:
-        if spent + r['dollars'] <= most: start.append(r); spent += r['dollars']
-        else: leave.append(r)
+        if spent + r['dollars'] <= most:
+            start.append(r)
+            spent += r['dollars']
+        else:
+            leave.append(r)
     return start, leave
 
 # %% ../nbs/76_remote.ipynb #bb8ce51b
@@ -49,139 +74,277 @@ def affordable(
 def modal_errors(what: str):
     "Modal's errors as one `KitError`."
     from modal import exception as e
-    def say(text): raise KitError(f'{what}: {text}') from None
-    try: yield
-    except e.AuthError as x: say(f"Modal does not accept the token ({x}); `modal setup` makes a new one")
-    except e.NotFoundError as x: say(f"not found on Modal ({x})")
-    except e.ConnectionError as x: say(f"Modal cannot be reached ({x}); what runs there goes on, try again when there is a network")
-    except e.ImageBuildError as x: say(f"building the image failed ({x}); `modal deploy -m reproduce_kit.cloud` shows the log")
-    except (e.ResourceExhaustedError, e.PermissionDeniedError, e.InvalidError, e.ExecutionError, e.RemoteError, e.InternalError, e.ServiceError, e.TimeoutError, TimeoutError) as x: say(f"Modal says: {str(x).strip() or type(x).__name__}")
+
+    def say(text):
+        raise KitError(f'{what}: {text}') from None
+
+    try:
+        yield
+    except e.AuthError as x:
+        say(f"Modal does not accept the token ({x}); `modal setup` makes a new one")
+    except e.NotFoundError as x:
+        say(f"not found on Modal ({x})")
+    except e.ConnectionError as x:
+        say(
+            f"Modal cannot be reached ({x}); what runs there goes on, try again when there is a network"
+        )
+    except e.ImageBuildError as x:
+        say(f"building the image failed ({x}); `modal deploy -m reproduce_kit.cloud` shows the log")
+    except (
+        e.ResourceExhaustedError,
+        e.PermissionDeniedError,
+        e.InvalidError,
+        e.ExecutionError,
+        e.RemoteError,
+        e.InternalError,
+        e.ServiceError,
+        e.TimeoutError,
+        TimeoutError,
+    ) as x:
+        say(f"Modal says: {str(x).strip() or type(x).__name__}")
+
 
 def connect():
     "The `cloud` module, once there is a token that Modal accepts."
     import reproduce_kit.cloud as cloud
     import modal
     from modal.config import config
-    if not ((config.get('token_id') and config.get('token_secret')) or config.get('oauth_refresh_token')):
-        raise KitError("no Modal token on this machine: run `modal setup` once (it opens a browser), or set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET; nothing was started")
-    with modal_errors('logging in'): modal.Client.from_env().hello()
+
+    if not (
+        (config.get('token_id') and config.get('token_secret')) or config.get('oauth_refresh_token')
+    ):
+        raise KitError(
+            "no Modal token on this machine: run `modal setup` once (it opens a browser), or set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET; nothing was started"
+        )
+    with modal_errors('logging in'):
+        modal.Client.from_env().hello()
     return cloud
+
 
 def check_secrets(cloud, names):
     "Refuse a secret that Modal does not have, or that lacks its key."
     import modal
+
     for n in names:
-        if n not in cloud.SECRETS: raise KitError(f"--secret {n} is unknown{did_you_mean(n, cloud.SECRETS)}")
-        try: modal.Secret.from_name(n, required_keys=cloud.SECRETS[n]).hydrate()
-        except modal.exception.NotFoundError as e: raise KitError(f"Modal has no secret {n!r} with {', '.join(cloud.SECRETS[n])} ({e}); make it with `modal secret create {n} {cloud.SECRETS[n][0]}=...`, or leave --secret {n} out; nothing was started") from None
+        if n not in cloud.SECRETS:
+            raise KitError(f"--secret {n} is unknown{did_you_mean(n, cloud.SECRETS)}")
+        try:
+            modal.Secret.from_name(n, required_keys=cloud.SECRETS[n]).hydrate()
+        except modal.exception.NotFoundError as e:
+            raise KitError(
+                f"Modal has no secret {n!r} with {', '.join(cloud.SECRETS[n])} ({e}); make it with `modal secret create {n} {cloud.SECRETS[n][0]}=...`, or leave --secret {n} out; nothing was started"
+            ) from None
 
 # %% ../nbs/76_remote.ipynb #7fb02a9d
-_PATH = re.compile(r'[a-z0-9][a-z0-9._-]*/[a-z0-9][a-z0-9._-]*/[a-z0-9][a-z0-9._-]*-[0-9a-f]{8}(/[A-Za-z0-9_][A-Za-z0-9._-]*){1,3}')
+_PATH = re.compile(
+    r'[a-z0-9][a-z0-9._-]*/[a-z0-9][a-z0-9._-]*/[a-z0-9][a-z0-9._-]*-[0-9a-f]{8}(/[A-Za-z0-9_][A-Za-z0-9._-]*){1,3}'
+)
 _ENDS = ('.json', '.jsonl', '.ipynb', '.csv', '.run.gz', '.safetensors', '.txt', '.model')
 
+
 def safe_path(
-    path: str,     # as the other side gave it
+    path: str,  # as the other side gave it
     study: str,
-) -> Path:         # inside the run store
+) -> Path:  # inside the run store
     "Where a file of a study's runs belongs here; refused when it is not of the run store's form."
-    if not _PATH.fullmatch(path) or not path.startswith(f'{study}/') or not path.endswith(_ENDS): raise KitError(f"Modal offered the file {path!r}, which is not of the run store's form; nothing of it was written")
-    return place('runs')/path
+    if not _PATH.fullmatch(path) or not path.startswith(f'{study}/') or not path.endswith(_ENDS):
+        raise KitError(
+            f"Modal offered the file {path!r}, which is not of the run store's form; nothing of it was written"
+        )
+    return place('runs') / path
+
 
 def read_remote(volume, path: str) -> bytes:
     "A small file's content; None when it is not there."
     import modal
-    try: return b''.join(volume.read_file(path))
-    except (FileNotFoundError, modal.exception.NotFoundError): return None
+
+    try:
+        return b''.join(volume.read_file(path))
+    except (FileNotFoundError, modal.exception.NotFoundError):
+        return None
+
 
 def printable(text: str) -> str:
     "Without control characters: what comes from elsewhere steers no terminal."
     return ''.join(c for c in str(text) if c in '\n\t' or c.isprintable())
 
+
 def read_remote_json(volume, path: str):
     got = read_remote(volume, path)
-    try: return None if got is None else json.loads(got)
-    except ValueError: return None
+    try:
+        return None if got is None else json.loads(got)
+    except ValueError:
+        return None
 
 # %% ../nbs/76_remote.ipynb #d1ac6daa
 def describe(
-    done, failed, progress, call,   # contents of done.json, failed.json, progress.json and call.json, or None
-    answer: str = '',               # Modal's word on the call: 'pending', 'ended', or an error
+    done,
+    failed,
+    progress,
+    call,  # contents of done.json, failed.json, progress.json and call.json, or None
+    answer: str = '',  # Modal's word on the call: 'pending', 'ended', or an error
     now: float = None,
-) -> dict:                          # {'state', 'step', 'of', 'eta', 'dollars', 'device', 'message'}; eta in seconds
+) -> dict:  # {'state', 'step', 'of', 'eta', 'dollars', 'device', 'message'}; eta in seconds
     "The state of a run elsewhere."
-    now = now or time.time(); p = progress or {}
-    out = dict(state='not started', step=p.get('step', 0), of=p.get('of'), eta=None, dollars=p.get('dollars'), device=', '.join(p.get('devices') or []), message='')
-    if done and p.get('state', 'done') == 'done': return out | dict(state='done', step=out['of'])  # until then its bill is still being written
-    if failed: return out | dict(state='failed', message=printable(failed.get('message', '')))
+    now = now or time.time()
+    p = progress or {}
+    out = dict(
+        state='not started',
+        step=p.get('step', 0),
+        of=p.get('of'),
+        eta=None,
+        dollars=p.get('dollars'),
+        device=', '.join(p.get('devices') or []),
+        message='',
+    )
+    if done and p.get('state', 'done') == 'done':
+        return out | dict(
+            state='done', step=out['of']
+        )  # until then its bill is still being written
+    if failed:
+        return out | dict(state='failed', message=printable(failed.get('message', '')))
     alive = p.get('state') == 'running' and now - p['beat'] < STALE * BEAT + 60
-    if call is None: return out | dict(state='running' if alive else 'stopped' if p else 'not started')
-    if answer == 'stopped': return out | dict(state='stopped')
-    if answer not in ('pending', 'ended', ''): return out | dict(state='failed', message=printable(answer))
-    if call.get('preparing'): return out | dict(state='preparing' if answer == 'pending' else 'stopped')
+    if call is None:
+        return out | dict(state='running' if alive else 'stopped' if p else 'not started')
+    if answer == 'stopped':
+        return out | dict(state='stopped')
+    if answer not in ('pending', 'ended', ''):
+        return out | dict(state='failed', message=printable(answer))
+    if call.get('preparing'):
+        return out | dict(state='preparing' if answer == 'pending' else 'stopped')
     if alive:
-        made = p['step'] - p['first_step']; spent = max(1., p['beat'] - p['started'])
-        return out | dict(state='running', eta=max(0., (p['of'] - p['step']) * spent / made - (now - p['beat'])) if made > 0 else None)
+        made = p['step'] - p['first_step']
+        spent = max(1.0, p['beat'] - p['started'])
+        return out | dict(
+            state='running',
+            eta=max(0.0, (p['of'] - p['step']) * spent / made - (now - p['beat']))
+            if made > 0
+            else None,
+        )
     return out | dict(state='waiting' if answer == 'pending' else 'stopped')
 
 # %% ../nbs/76_remote.ipynb #fff36457
 def remote_states(
     configs: list,
-) -> list:     # {'cfg', 'path', 'call', 'volume', ...} with what `describe` says
+) -> list:  # {'cfg', 'path', 'call', 'volume', ...} with what `describe` says
     "The states of configs on Modal."
     import modal
-    cloud = connect(); volume = cloud.volume('/vol/runs')
+
+    cloud = connect()
+    volume = cloud.volume('/vol/runs')
+
     def look(cfg):
         path = f'{cfg.study}/{cfg.recipe}/{run_folder(cfg).name}'
-        done, failed, progress, call = (read_remote_json(volume, f'{path}/{f}.json') for f in ('done', 'failed', 'progress', 'call'))
+        done, failed, progress, call = (
+            read_remote_json(volume, f'{path}/{f}.json')
+            for f in ('done', 'failed', 'progress', 'call')
+        )
         answer = cloud.call_answer(call['call']) if call and not done and not failed else ''
-        return dict(cfg=cfg, path=path, call=(call or {}).get('call'), **describe(done, failed, progress, call, answer))
-    with modal_errors('looking at the runs'), ThreadPoolExecutor(16) as pool: return list(pool.map(look, configs))
+        return dict(
+            cfg=cfg,
+            path=path,
+            call=(call or {}).get('call'),
+            **describe(done, failed, progress, call, answer),
+        )
+
+    with modal_errors('looking at the runs'), ThreadPoolExecutor(16) as pool:
+        return list(pool.map(look, configs))
 
 # %% ../nbs/76_remote.ipynb #2e464637
 def refuse_changed(cloud, configs: list):
     "Refuse configs that were changed while a run of their name is under way."
     import modal
+
     volume = cloud.volume('/vol/runs')
     for folder in sorted({f'{c.study}/{c.recipe}' for c in configs}):
-        try: there = [e.path.rsplit('/', 1)[-1] for e in volume.listdir(folder)]
-        except (FileNotFoundError, modal.exception.NotFoundError): continue
+        try:
+            there = [e.path.rsplit('/', 1)[-1] for e in volume.listdir(folder)]
+        except (FileNotFoundError, modal.exception.NotFoundError):
+            continue
         for c in (c for c in configs if f'{c.study}/{c.recipe}' == folder):
             for other in there:
-                if not re.fullmatch(re.escape(c.name) + '-[0-9a-f]{8}', other) or other == run_folder(c).name: continue
-                if read_remote_json(volume, f'{folder}/{other}/done.json') or not (call := read_remote_json(volume, f'{folder}/{other}/call.json')) or cloud.call_answer(call['call']) != 'pending': continue
-                was = (read_remote_json(volume, f'{folder}/{other}/manifest.json') or {}).get('config', {}); now = json.loads(c.model_dump_json())
-                changed = ', '.join(f'{k} was {was[k]!r}, is {now[k]!r}' for k in now if k in was and was[k] != now[k]) or 'its settings are not known yet'
-                raise KitError(f"{c.name} was changed since it was started on Modal ({changed}): {other} is still under way. Let it finish, or `reproduce stop {other}`; restore the file to go on with it")
+                if (
+                    not re.fullmatch(re.escape(c.name) + '-[0-9a-f]{8}', other)
+                    or other == run_folder(c).name
+                ):
+                    continue
+                if (
+                    read_remote_json(volume, f'{folder}/{other}/done.json')
+                    or not (call := read_remote_json(volume, f'{folder}/{other}/call.json'))
+                    or cloud.call_answer(call['call']) != 'pending'
+                ):
+                    continue
+                was = (read_remote_json(volume, f'{folder}/{other}/manifest.json') or {}).get(
+                    'config', {}
+                )
+                now = json.loads(c.model_dump_json())
+                changed = (
+                    ', '.join(
+                        f'{k} was {was[k]!r}, is {now[k]!r}'
+                        for k in now
+                        if k in was and was[k] != now[k]
+                    )
+                    or 'its settings are not known yet'
+                )
+                raise KitError(
+                    f"{c.name} was changed since it was started on Modal ({changed}): {other} is still under way. Let it finish, or `reproduce stop {other}`; restore the file to go on with it"
+                )
+
 
 def deployed(cloud, configs=(), secrets=(), say=lambda m: None) -> str:
     "The name of the app for these configs and all of `params/`, deployed if it is not there yet."
     import modal
     from contextlib import nullcontext
-    asked = [*cloud.all_configs(), *configs]; name = cloud.app_name(asked, secrets)
-    try: modal.Function.from_name(name, 'start').hydrate()
+
+    asked = [*cloud.all_configs(), *configs]
+    name = cloud.app_name(asked, secrets)
+    try:
+        modal.Function.from_name(name, 'start').hydrate()
     except modal.exception.NotFoundError:
-        app, _ = cloud.make_app(asked, secrets); say(f'deploying {name} (the first time builds the images, some minutes)')
-        with modal.enable_output() if sys.stdout.isatty() else nullcontext(): app.deploy()
+        app, _ = cloud.make_app(asked, secrets)
+        say(f'deploying {name} (the first time builds the images, some minutes)')
+        with modal.enable_output() if sys.stdout.isatty() else nullcontext():
+            app.deploy()
     return name
 
+
 def start_study(
-    configs: list, rates: dict, secrets=(), track: str = '', say=print,
-) -> str:          # the call that prepares and starts them
+    configs: list,
+    rates: dict,
+    secrets=(),
+    track: str = '',
+    say=print,
+) -> str:  # the call that prepares and starts them
     "Deploy the app and hand it the configs; from then on this machine may be switched off."
-    cloud = connect(); import modal
+    cloud = connect()
+    import modal
+
     with modal_errors('starting'):
-        check_secrets(cloud, secrets); refuse_changed(cloud, configs)
-        return modal.Function.from_name(deployed(cloud, configs, secrets, say), 'start').spawn([json.loads(c.model_dump_json()) for c in configs], git_state(), track, rates).object_id
+        check_secrets(cloud, secrets)
+        refuse_changed(cloud, configs)
+        return (
+            modal.Function.from_name(deployed(cloud, configs, secrets, say), 'start')
+            .spawn([json.loads(c.model_dump_json()) for c in configs], git_state(), track, rates)
+            .object_id
+        )
+
 
 def stop_run(cfg: RunConfig) -> dict:
     "Cancel a run's call; its last checkpoint stays."
     import modal
+
     (row,) = remote_states([cfg])
-    if row['state'] == 'preparing': raise KitError(f"{cfg.name} is still being prepared, together with what was started with it; stop it once it waits or runs, or all of it with `modal app stop`")
-    if row['state'] not in ('running', 'waiting'): raise KitError(f"{cfg.name} is not under way on Modal ({row['state']}); nothing to stop")
-    with modal_errors('stopping'): modal.FunctionCall.from_id(row['call']).cancel()
+    if row['state'] == 'preparing':
+        raise KitError(
+            f"{cfg.name} is still being prepared, together with what was started with it; stop it once it waits or runs, or all of it with `modal app stop`"
+        )
+    if row['state'] not in ('running', 'waiting'):
+        raise KitError(f"{cfg.name} is not under way on Modal ({row['state']}); nothing to stop")
+    with modal_errors('stopping'):
+        modal.FunctionCall.from_id(row['call']).cancel()
     end = time.time() + 2 * STALE * BEAT
-    while time.time() < end and (now := remote_states([cfg])[0])['state'] in ('running', 'waiting'): time.sleep(BEAT / 5)  # it is still saving what it has
+    while time.time() < end and (now := remote_states([cfg])[0])['state'] in ('running', 'waiting'):
+        time.sleep(BEAT / 5)  # it is still saving what it has
     return now
 
 # %% ../nbs/76_remote.ipynb #295ea0e9
@@ -189,114 +352,241 @@ def watch(configs: list, call: str, say=print, every: float = BEAT) -> list:
     "Follow a started study until nothing is under way; the rows at the end. Leaving changes nothing for the runs."
     cloud, seen, launching, away = connect(), {}, True, 0
     while True:
-        try: answer = cloud.call_answer(call) if launching and call else 'ended'; rows = remote_states(configs); away = 0  # in this order: what the call left behind is in the rows
+        try:
+            answer = cloud.call_answer(call) if launching and call else 'ended'
+            rows = remote_states(configs)
+            away = 0  # in this order: what the call left behind is in the rows
         except Exception as e:  # a network that is away for a moment says nothing about the runs
-            if (away := away + 1) > 30 or isinstance(e, KitError) and 'token' in str(e): raise
-            say(f'{e}; trying again'); time.sleep(every); continue
+            if (away := away + 1) > 30 or isinstance(e, KitError) and 'token' in str(e):
+                raise
+            say(f'{e}; trying again')
+            time.sleep(every)
+            continue
         if launching and answer != 'pending':
             launching = False
-            if answer not in ('ended', 'stopped') and not any(r['state'] == 'failed' for r in rows): raise KitError(f"starting the study failed: {answer}")
+            if answer not in ('ended', 'stopped') and not any(r['state'] == 'failed' for r in rows):
+                raise KitError(f"starting the study failed: {answer}")
         for r in rows:
             now = (r['state'], r['step'])
             if seen.get(r['path'], ('not started', 0)) != now:
-                seen[r['path']] = now; say(f"{r['cfg'].name}: {r['state']}" + (f" {r['step']}/{r['of']}" if r['of'] else '') + (f", {in_words(r['eta'])} to go" if r['eta'] else '') + (f"; {r['message']}" if r['message'] else ''))
-        if not launching and not any(r['state'] in ('running', 'waiting', 'preparing') for r in rows): return rows
+                seen[r['path']] = now
+                say(
+                    f"{r['cfg'].name}: {r['state']}"
+                    + (f" {r['step']}/{r['of']}" if r['of'] else '')
+                    + (f", {in_words(r['eta'])} to go" if r['eta'] else '')
+                    + (f"; {r['message']}" if r['message'] else '')
+                )
+        if not launching and not any(
+            r['state'] in ('running', 'waiting', 'preparing') for r in rows
+        ):
+            return rows
         time.sleep(every)
 
 # %% ../nbs/76_remote.ipynb #bf0e64e5
 def run_log(cfg: RunConfig, on: str = 'modal', lines: int = 8) -> dict:
     "`describe`'s state with the last history lines and the traceback of what stopped the run."
     if on == 'modal':
-        cloud = connect(); volume = cloud.volume('/vol/runs'); (row,) = remote_states([cfg]); path = row['path']
-        def read(f): return read_remote(volume, f'{path}/{f}')
+        cloud = connect()
+        volume = cloud.volume('/vol/runs')
+        (row,) = remote_states([cfg])
+        path = row['path']
+
+        def read(f):
+            return read_remote(volume, f'{path}/{f}')
     else:
         folder = run_folder(cfg)
-        def read(f): return (folder/f).read_bytes() if (folder/f).exists() else None
-        def parsed(f): return json.loads(got) if (got := read(f)) else None
-        path = str(folder); row = describe(parsed('done.json'), parsed('failed.json'), parsed('progress.json'), None)
+
+        def read(f):
+            return (folder / f).read_bytes() if (folder / f).exists() else None
+
+        def parsed(f):
+            return json.loads(got) if (got := read(f)) else None
+
+        path = str(folder)
+        row = describe(parsed('done.json'), parsed('failed.json'), parsed('progress.json'), None)
     history = []
     with modal_errors('reading the log'):
         for line in (read('history.jsonl') or b'').decode().splitlines()[-lines:]:
-            try: history.append(json.loads(line))
-            except ValueError: break
+            try:
+                history.append(json.loads(line))
+            except ValueError:
+                break
         failed = json.loads(read('failed.json') or b'{}') if row['state'] == 'failed' else {}
-    return dict(run=path, history=history, traceback=printable(failed.get('traceback', '')), cell=failed.get('cell'), **{k: row[k] for k in ('state', 'step', 'of', 'eta', 'device', 'dollars', 'message')})
+    return dict(
+        run=path,
+        history=history,
+        traceback=printable(failed.get('traceback', '')),
+        cell=failed.get('cell'),
+        **{k: row[k] for k in ('state', 'step', 'of', 'eta', 'device', 'dollars', 'message')},
+    )
+
 
 def measure_stored(cfg: RunConfig, epoch: int, sets: list, on: str = 'local') -> dict:
     "A stored checkpoint on more test sets: {set: {measure: value}}."
     if on == 'local':
         from reproduce_kit.rerank import measure_also
+
         return measure_also(Run(cfg, run_folder(cfg)), epoch, sets)
     import modal
-    cloud = connect(); job = json.loads(make_config(cfg.model_dump() | dict(test_sets=sets)).model_dump_json())
+
+    cloud = connect()
+    job = json.loads(make_config(cfg.model_dump() | dict(test_sets=sets)).model_dump_json())
     with modal_errors(f'measuring {cfg.name}'):
         app = deployed(cloud, [cfg])
-        if trouble := modal.Function.from_name(app, 'prepare').remote([job])['trouble']: raise KitError(printable(trouble))
-        got = modal.Function.from_name(app, cloud.function_name(cfg, 'evaluate')).remote(json.loads(cfg.model_dump_json()), epoch, sets)
-    if got['trouble']: raise KitError(printable(got['trouble']))
+        if trouble := modal.Function.from_name(app, 'prepare').remote([job])['trouble']:
+            raise KitError(printable(trouble))
+        got = modal.Function.from_name(app, cloud.function_name(cfg, 'evaluate')).remote(
+            json.loads(cfg.model_dump_json()), epoch, sets
+        )
+    if got['trouble']:
+        raise KitError(printable(got['trouble']))
     return got['means']
 
 # %% ../nbs/76_remote.ipynb #dab9d21e
 def fetch_study(
-    study: str, checkpoints: bool = False, say=print,
-) -> dict:          # {'fetched': paths, 'kept': paths that were here, 'bytes', 'runs', 'dollars', 'bill'}
+    study: str,
+    checkpoints: bool = False,
+    say=print,
+) -> dict:  # {'fetched': paths, 'kept': paths that were here, 'bytes', 'runs', 'dollars', 'bill'}
     "A study's small artefacts from Modal into the run store, verified by hash."
     import modal
-    cloud = connect(); volume = cloud.volume('/vol/runs')
-    with modal_errors('listing what is there'): answer = modal.Function.from_name(deployed(cloud, say=say), 'fetch').remote(study, checkpoints)
+
+    cloud = connect()
+    volume = cloud.volume('/vol/runs')
+    with modal_errors('listing what is there'):
+        answer = modal.Function.from_name(deployed(cloud, say=say), 'fetch').remote(
+            study, checkpoints
+        )
     offered = answer['files']
     targets = {p: safe_path(p, study) for p in offered}  # all of them, before the first is written
     got, kept_, size = [], [], 0
-    def last(p): return p.endswith(('/done.json', '/failed.json'))
+
+    def last(p):
+        return p.endswith(('/done.json', '/failed.json'))
+
     def one(p):
         target, (want, n) = targets[p], offered[p]
-        if target.is_file() and sha256(target) == want: return p, 0
-        part = target.with_name(f'.{target.name}.part'); part.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_file() and sha256(target) == want:
+            return p, 0
+        part = target.with_name(f'.{target.name}.part')
+        part.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(part, 'wb') as f: volume.read_file_into_fileobj(p, f)
-            if part.stat().st_size != n or sha256(part) != want: raise KitError(f"{p} is not what Modal said it would be (its hash differs); run the same command again. What had arrived is kept.")
+            with open(part, 'wb') as f:
+                volume.read_file_into_fileobj(p, f)
+            if part.stat().st_size != n or sha256(part) != want:
+                raise KitError(
+                    f"{p} is not what Modal said it would be (its hash differs); run the same command again. What had arrived is kept."
+                )
             part.replace(target)
-        except FileNotFoundError: raise KitError(f"{p} went away while it was being fetched; run the same command again") from None
-        except OSError as e: raise disk_error(e, target) from None
-        finally: part.unlink(missing_ok=True)
+        except FileNotFoundError:
+            raise KitError(
+                f"{p} went away while it was being fetched; run the same command again"
+            ) from None
+        except OSError as e:
+            raise disk_error(e, target) from None
+        finally:
+            part.unlink(missing_ok=True)
         return p, n
+
     with modal_errors('fetching'), ThreadPoolExecutor(8) as pool:
         for wave in ([p for p in offered if not last(p)], [p for p in offered if last(p)]):
-            for p, n in pool.map(one, wave): (got if n else kept_).append(p); size += n
-    for failed in {p.rsplit('/', 1)[0] for p in offered}:  # a run that failed before and ended well since
-        if f'{failed}/failed.json' not in offered: (place('runs')/failed/'failed.json').unlink(missing_ok=True)
-    bill = settle({p.rsplit('/', 1)[0] for p in offered if p.endswith('/manifest.json')}, answer['spent'], cloud)
-    return dict(fetched=sorted(got), kept=sorted(kept_), bytes=size, runs=sorted({'/'.join(p.split('/')[:3]) for p in offered}), **bill)
+            for p, n in pool.map(one, wave):
+                (got if n else kept_).append(p)
+                size += n
+    for failed in {
+        p.rsplit('/', 1)[0] for p in offered
+    }:  # a run that failed before and ended well since
+        if f'{failed}/failed.json' not in offered:
+            (place('runs') / failed / 'failed.json').unlink(missing_ok=True)
+    bill = settle(
+        {p.rsplit('/', 1)[0] for p in offered if p.endswith('/manifest.json')},
+        answer['spent'],
+        cloud,
+    )
+    return dict(
+        fetched=sorted(got),
+        kept=sorted(kept_),
+        bytes=size,
+        runs=sorted({'/'.join(p.split('/')[:3]) for p in offered}),
+        **bill,
+    )
 
 # %% ../nbs/76_remote.ipynb #44636138
 def _hours(tries) -> tuple:
     "The whole hours (UTC) around attempts: [started, seen, ...]."
     from datetime import datetime, timedelta, timezone
-    def hour(t): return datetime.fromtimestamp(t, timezone.utc).replace(minute=0, second=0, microsecond=0)
+
+    def hour(t):
+        return datetime.fromtimestamp(t, timezone.utc).replace(minute=0, second=0, microsecond=0)
+
     return hour(min(t[0] for t in tries)), hour(max(t[1] for t in tries)) + timedelta(hours=1)
+
 
 def _reported(cloud, first, last):
     "Dollars that Modal reports for the kit's apps between two whole hours, or None where it reports nothing."
     import modal
     from datetime import datetime, timezone
-    if last > datetime.now(timezone.utc): return None  # the hour is not over, so its report is not complete
-    try: ours = [i for i in modal.Workspace.from_context().billing.report(start=first, end=last, resolution='h') if i.description.startswith(cloud.APP)]
-    except Exception: return None  # not in this workspace's plan
+
+    if last > datetime.now(timezone.utc):
+        return None  # the hour is not over, so its report is not complete
+    try:
+        ours = [
+            i
+            for i in modal.Workspace.from_context().billing.report(
+                start=first, end=last, resolution='h'
+            )
+            if i.description.startswith(cloud.APP)
+        ]
+    except Exception:
+        return None  # not in this workspace's plan
     return float(sum(i.cost for i in ours)) if ours else None
 
+
 def settle(
-    runs,           # paths of runs in the store
-    spent: dict,    # {any run on Modal: [[started, seen, estimated dollars] of its attempts]}
+    runs,  # paths of runs in the store
+    spent: dict,  # {any run on Modal: [[started, seen, estimated dollars] of its attempts]}
     cloud,
-) -> dict:          # {'dollars', 'bill': where the figure is from}
+) -> dict:  # {'dollars', 'bill': where the figure is from}
     "Write what runs cost into their manifests: Modal's figure where it has one."
-    found = {r: m for r in runs if (m := read_json(place('runs')/r/'manifest.json')).get('cost') and m['cost']['dollars'] is not None and spent.get(r)}
-    if not found: return dict(dollars=None, bill='no run here was paid for')
-    first, last = _hours([t for r in found for t in spent[r]]); billed = _reported(cloud, first, last)
+    found = {
+        r: m
+        for r in runs
+        if (m := read_json(place('runs') / r / 'manifest.json')).get('cost')
+        and m['cost']['dollars'] is not None
+        and spent.get(r)
+    }
+    if not found:
+        return dict(dollars=None, bill='no run here was paid for')
+    first, last = _hours([t for r in found for t in spent[r]])
+    billed = _reported(cloud, first, last)
     if billed is not None:
-        window = {r: [t for t in tries if t[1] > first.timestamp() and t[0] < last.timestamp()] for r, tries in spent.items()}; window = {r: t for r, t in window.items() if t}
-        shares = share_bill({r: sum(t[2] for t in tries) for r, tries in window.items()}, billed); day = last.strftime('%Y-%m-%d')
+        window = {
+            r: [t for t in tries if t[1] > first.timestamp() and t[0] < last.timestamp()]
+            for r, tries in spent.items()
+        }
+        window = {r: t for r, t in window.items() if t}
+        shares = share_bill({r: sum(t[2] for t in tries) for r, tries in window.items()}, billed)
+        day = last.strftime('%Y-%m-%d')
         for r, m in found.items():
-            write_json(place('runs')/r/'manifest.json', m | dict(cost=m['cost'] | dict(dollars=shares[r], estimated=m['cost']['dollars'], source=f"billed: Modal's report to {day}, shared among {len(window)} runs in proportion to their estimates")))
-    now = [read_json(place('runs')/r/'manifest.json')['cost'] for r in found]; later = f"; for Modal's own figure, where the workspace's plan has reports, fetch again after {last:%H:%M} UTC" if last.timestamp() > time.time() else ''
-    return dict(dollars=round(sum(c['dollars'] for c in now), 2), bill='; '.join(sorted({c['source'] for c in now})) + later)
+            write_json(
+                place('runs') / r / 'manifest.json',
+                m
+                | dict(
+                    cost=m['cost']
+                    | dict(
+                        dollars=shares[r],
+                        estimated=m['cost']['dollars'],
+                        source=f"billed: Modal's report to {day}, shared among {len(window)} runs in proportion to their estimates",
+                    )
+                ),
+            )
+    now = [read_json(place('runs') / r / 'manifest.json')['cost'] for r in found]
+    later = (
+        f"; for Modal's own figure, where the workspace's plan has reports, fetch again after {last:%H:%M} UTC"
+        if last.timestamp() > time.time()
+        else ''
+    )
+    return dict(
+        dollars=round(sum(c['dollars'] for c in now), 2),
+        bill='; '.join(sorted({c['source'] for c in now})) + later,
+    )

@@ -16,51 +16,122 @@ from .check import AGAINST, STATES, check_cells
 from .claims import SOURCES, judge_all, said_verdicts
 from .core import beside, place, sha256, writing
 from .evidence import gap_table, letters_table, replicates, seed_gaps, variance_table
-from .figures import figure1, figure2, gap_frame, history_frame, scaling_figure, variance_figure
+from reproduce_kit.figures import (
+    figure1,
+    figure2,
+    gap_frame,
+    history_frame,
+    scaling_figure,
+    variance_figure,
+)
 from .plan import check_configs
 from .store import git_state
-from .tables import Table, memory_table, need_runs, settings_table, table1, table2, table_columns
+from reproduce_kit.tables import (
+    Table,
+    memory_table,
+    need_runs,
+    settings_table,
+    table1,
+    table2,
+    table_columns,
+)
 
 # %% ../nbs/89_report.ipynb #faaa7f85
-_TEX = [(r'\\textbf\{((?:[^{}]|\{[^{}]*\})*)\}', r'<b>\1</b>'), (r'\^\{([^{}]*)\}', r'<sup>\1</sup>'), (r'\\emph\{([^{}]*)\}', r'<em>\1</em>'), (r'\\parbox\[t\]\{[^{}]*\}\{\\raggedright ([^{}]*)\}', r'\1'),
-        (r'\\Delta', 'Δ'), (r'\\pm', '±'), (r'\\geq', '≥'), (r'\\times', '×'), (r'\\approx', '≈'), (r'\\rightarrow', '→'), (r'\\,', '&thinsp;'), (r'\\textwidth', ''), (r"``", '“'), (r"''", '”'), (r'--', '–'), (r'\\([%_&#$])', r'\1'), (r'(?<!\\)\$', ''), (r'(?<![\w.])-(?=\d)', '−')]
+_TEX = [
+    (r'\\textbf\{((?:[^{}]|\{[^{}]*\})*)\}', r'<b>\1</b>'),
+    (r'\^\{([^{}]*)\}', r'<sup>\1</sup>'),
+    (r'\\emph\{([^{}]*)\}', r'<em>\1</em>'),
+    (r'\\parbox\[t\]\{[^{}]*\}\{\\raggedright ([^{}]*)\}', r'\1'),
+    (r'\\Delta', 'Δ'),
+    (r'\\pm', '±'),
+    (r'\\geq', '≥'),
+    (r'\\times', '×'),
+    (r'\\approx', '≈'),
+    (r'\\rightarrow', '→'),
+    (r'\\,', '&thinsp;'),
+    (r'\\textwidth', ''),
+    (r"``", '“'),
+    (r"''", '”'),
+    (r'--', '–'),
+    (r'\\([%_&#$])', r'\1'),
+    (r'(?<!\\)\$', ''),
+    (r'(?<![\w.])-(?=\d)', '−'),
+]
+
 
 def plain(text: str) -> str:
     "LaTeX as the kit's tables write it, as HTML."
     out = html.escape(text, quote=False).replace('\\&amp;', '&amp;')
-    for a, b in _TEX: out = re.sub(a, b, out)
+    for a, b in _TEX:
+        out = re.sub(a, b, out)
     return out
 
 # %% ../nbs/89_report.ipynb #dcd606a0
 def _source(src: dict) -> str:
     "A cell's provenance in one line."
-    if 'published' in src or 'computed' in src: return src.get('published') or src['computed']
-    if 'recomputed' in src: return f"recomputed from {src['recomputed']} (sha256 {src['sha256'][:12]})"
-    parts = [f"{src['run']}" if 'run' in src else '', f"epoch {src['epoch']}" if 'epoch' in src else '', f"{src['run_file'].split('/')[-1]} sha256 {src['sha256'][:12]}" if 'run_file' in src else '', src.get('config', '')]
+    if 'published' in src or 'computed' in src:
+        return src.get('published') or src['computed']
+    if 'recomputed' in src:
+        return f"recomputed from {src['recomputed']} (sha256 {src['sha256'][:12]})"
+    parts = [
+        f"{src['run']}" if 'run' in src else '',
+        f"epoch {src['epoch']}" if 'epoch' in src else '',
+        f"{src['run_file'].split('/')[-1]} sha256 {src['sha256'][:12]}"
+        if 'run_file' in src
+        else '',
+        src.get('config', ''),
+    ]
     return ', '.join(p for p in parts if p)
+
 
 def table_html(t: Table) -> str:
     "A Table with its caption, provenance in tooltips."
-    rows, cols = (list(dict.fromkeys(c[k] for c in t.cells)) for k in ('row', 'column')); at = {(c['row'], c['column']): c for c in t.cells}
+    rows, cols = (list(dict.fromkeys(c[k] for c in t.cells)) for k in ('row', 'column'))
+    at = {(c['row'], c['column']): c for c in t.cells}
     flat = lambda x: x if isinstance(x, tuple) else (x,)
-    head = ''.join(f'<th>{plain(k)}</th>' for k in t.keys) + ''.join(f"<th>{'<br>'.join(plain(p) for p in flat(c) if p)}</th>" for c in cols); body, last = '', ()
+    head = ''.join(f'<th>{plain(k)}</th>' for k in t.keys) + ''.join(
+        f"<th>{'<br>'.join(plain(p) for p in flat(c) if p)}</th>" for c in cols
+    )
+    body, last = '', ()
     for r in rows:
-        label = flat(r); same = 0
-        while same < len(label) - 1 and label[:same + 1] == last[:same + 1]: same += 1
-        cells = ''.join(f"<td title='{html.escape(_source(at[r, c]['source']), quote=True)}'>{plain(at[r, c]['text'])}</td>" if (r, c) in at else '<td></td>' for c in cols)
-        body += f"<tr{' class=new' if same == 0 and len(label) > 1 else ''}>{''.join(f'<th>{plain(x) if i >= same else str()}</th>' for i, x in enumerate(label))}{cells}</tr>"; last = label
+        label = flat(r)
+        same = 0
+        while same < len(label) - 1 and label[: same + 1] == last[: same + 1]:
+            same += 1
+        cells = ''.join(
+            f"<td title='{html.escape(_source(at[r, c]['source']), quote=True)}'>{plain(at[r, c]['text'])}</td>"
+            if (r, c) in at
+            else '<td></td>'
+            for c in cols
+        )
+        body += f"<tr{' class=new' if same == 0 and len(label) > 1 else ''}>{''.join(f'<th>{plain(x) if i >= same else str()}</th>' for i, x in enumerate(label))}{cells}</tr>"
+        last = label
     return f"<figure class='wide'><figcaption>{plain(t.caption)}</figcaption><div class='scroll'><table id='{t.name}'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></figure>"
+
 
 def figure_html(fig, caption: str) -> str:
     "A figure inside the page."
     import matplotlib.pyplot as plt
-    with io.BytesIO() as f: fig.savefig(f, format='png', dpi=160, bbox_inches='tight', metadata=dict(Software=None)); plt.close(fig); data = base64.b64encode(f.getvalue()).decode()
+
+    with io.BytesIO() as f:
+        fig.savefig(f, format='png', dpi=160, bbox_inches='tight', metadata=dict(Software=None))
+        plt.close(fig)
+        data = base64.b64encode(f.getvalue()).decode()
     return f"<figure><img alt='{html.escape(caption, quote=True)}' src='data:image/png;base64,{data}'><figcaption>{html.escape(caption)}</figcaption></figure>"
+
 
 def frame_html(df: pd.DataFrame, name: str, colour: str = '') -> str:
     "A frame as a table; `colour` names the column whose word colours its cell."
     head = ''.join(f'<th>{html.escape(str(c))}</th>' for c in df.columns)
-    body = ''.join('<tr>' + ''.join(f"<td{f' class={chr(34)}v-{html.escape(str(v)).replace(chr(32), chr(45))}{chr(34)}' if c == colour else ''}>{html.escape(str(v))}</td>" for c, v in r.items()) + '</tr>' for _, r in df.iterrows())
+    body = ''.join(
+        '<tr>'
+        + ''.join(
+            f"<td{f' class={chr(34)}v-{html.escape(str(v)).replace(chr(32), chr(45))}{chr(34)}' if c == colour else ''}>{html.escape(str(v))}</td>"
+            for c, v in r.items()
+        )
+        + '</tr>'
+        for _, r in df.iterrows()
+    )
     return f"<div class='scroll'><table id='{name}' class='text'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 # %% ../nbs/89_report.ipynb #8eb95450
@@ -75,41 +146,163 @@ th,td{padding:2px 9px}tr.new>*{padding-top:7px}table.text td{vertical-align:top;
 {% for id, name, body in parts %}<h2 id="{{ id }}">{{ name }}</h2>{{ body | safe }}{% endfor %}
 </body></html>"""
 
+
 def _verdicts(study: str, recipe: str) -> str:
     "What was reproduced, as the `check` command has it."
-    runs = [r for r in check_configs([r.cfg for r in need_runs(study, recipe)])]; cells = check_cells(study, recipe)
-    out = '<p>Did the runs do what their files ask for?</p>' + frame_html(pd.DataFrame([dict(run=f"{r['name']}-{r['identity']}", state=r['state'].replace(' ', '-'), differences='; '.join(r['differences'])) for r in runs]), 'configs', 'state')
-    if not cells: return out + '<p>No numbers were published for this study, so there is nothing to reproduce cell by cell; the claims and the audit below are about the published study.</p>'
-    count = pd.Series([c['state'] for c in cells]).value_counts(); out += f"<p>{len(cells)} published cells ({html.escape(AGAINST['paper'])}): {', '.join(f'{count.get(s, 0)} {s}' for s in STATES)}.</p>"
-    some = [dict(row=f"{c['model']} + {c['optimizer']}, epoch {c['epoch']}" if c['epoch'] else c['model'], measure=AS_PRINTED[c['measure']], published=c['published'], ours=f"{c['ours']:.4f}", tolerance=f"−{c['tolerance'][0]:.4f} +{c['tolerance'][1]:.4f} ({c['origin']})", state=c['state'], why=c['why']) for c in cells if c['ours'] is not None]
+    runs = [r for r in check_configs([r.cfg for r in need_runs(study, recipe)])]
+    cells = check_cells(study, recipe)
+    out = '<p>Did the runs do what their files ask for?</p>' + frame_html(
+        pd.DataFrame(
+            [
+                dict(
+                    run=f"{r['name']}-{r['identity']}",
+                    state=r['state'].replace(' ', '-'),
+                    differences='; '.join(r['differences']),
+                )
+                for r in runs
+            ]
+        ),
+        'configs',
+        'state',
+    )
+    if not cells:
+        return (
+            out
+            + '<p>No numbers were published for this study, so there is nothing to reproduce cell by cell; the claims and the audit below are about the published study.</p>'
+        )
+    count = pd.Series([c['state'] for c in cells]).value_counts()
+    out += f"<p>{len(cells)} published cells ({html.escape(AGAINST['paper'])}): {', '.join(f'{count.get(s, 0)} {s}' for s in STATES)}.</p>"
+    some = [
+        dict(
+            row=f"{c['model']} + {c['optimizer']}, epoch {c['epoch']}"
+            if c['epoch']
+            else c['model'],
+            measure=AS_PRINTED[c['measure']],
+            published=c['published'],
+            ours=f"{c['ours']:.4f}",
+            tolerance=f"−{c['tolerance'][0]:.4f} +{c['tolerance'][1]:.4f} ({c['origin']})",
+            state=c['state'],
+            why=c['why'],
+        )
+        for c in cells
+        if c['ours'] is not None
+    ]
     return out + (frame_html(pd.DataFrame(some), 'cells', 'state') if some else '')
+
 
 def _environment(runs: list) -> str:
     "Where the runs were made, and of what."
-    rows = [{'run': r.folder.relative_to(place('runs')).as_posix(), 'kit commit': str(r.manifest['git']['commit'])[:12] + (' + changes' if r.manifest['git']['dirty'] else ''), 'finished': (r.manifest.get('attempts') or [{}])[-1].get('started', ''), 'minutes': f"{sum(r.manifest['seconds'].values())/60:.0f}",
-             'on': (r.manifest['hardware']['gpus'] or [f"{r.manifest['hardware']['threads']} CPU threads"])[0], 'done.json sha256': sha256(r.folder/'done.json')[:16]} for r in runs]
+    rows = [
+        {
+            'run': r.folder.relative_to(place('runs')).as_posix(),
+            'kit commit': str(r.manifest['git']['commit'])[:12]
+            + (' + changes' if r.manifest['git']['dirty'] else ''),
+            'finished': (r.manifest.get('attempts') or [{}])[-1].get('started', ''),
+            'minutes': f"{sum(r.manifest['seconds'].values()) / 60:.0f}",
+            'on': (
+                r.manifest['hardware']['gpus']
+                or [f"{r.manifest['hardware']['threads']} CPU threads"]
+            )[0],
+            'done.json sha256': sha256(r.folder / 'done.json')[:16],
+        }
+        for r in runs
+    ]
     packages = {}
-    for r in runs: packages.setdefault(tuple(r.manifest['packages'].items()), []).append(r.folder.name)
+    for r in runs:
+        packages.setdefault(tuple(r.manifest['packages'].items()), []).append(r.folder.name)
     out = frame_html(pd.DataFrame(rows).rename(columns=dict(finished='last started')), 'runs')
-    for p, who in packages.items(): out += f"<details><summary>packages of {len(who)} runs, Python {html.escape(runs[0].manifest['hardware']['python'])}</summary><pre>{html.escape(chr(10).join(f'{k}=={v}' for k, v in p))}</pre></details>"
-    return out + ''.join(f"<details><summary>settings of {html.escape(r.folder.name)}</summary><pre>{html.escape(yaml.safe_dump(r.cfg.model_dump(), sort_keys=False))}</pre></details>" for r in runs)
+    for p, who in packages.items():
+        out += f"<details><summary>packages of {len(who)} runs, Python {html.escape(runs[0].manifest['hardware']['python'])}</summary><pre>{html.escape(chr(10).join(f'{k}=={v}' for k, v in p))}</pre></details>"
+    return out + ''.join(
+        f"<details><summary>settings of {html.escape(r.folder.name)}</summary><pre>{html.escape(yaml.safe_dump(r.cfg.model_dump(), sort_keys=False))}</pre></details>"
+        for r in runs
+    )
+
 
 def report(
     study: str,
-    recipe: str = '',    # needed when the study has finished runs of several
-    out=None,            # the file to write; None: report.html in the study's folder of the run store
+    recipe: str = '',  # needed when the study has finished runs of several
+    out=None,  # the file to write; None: report.html in the study's folder of the run store
 ) -> Path:
     "One HTML page with everything that a reviewer asks for; refused when the study has no finished runs."
-    runs = need_runs(study, recipe); _, main, lead = table_columns(runs)[0]; gaps = seed_gaps(runs, main, lead); commit = git_state()
-    where = [p if (p := beside(f'../shared/data/{d}')).is_dir() else None for d in ('paper-authors', 'runs', 'trec-dl')]; found = audit(*where); claims = judge_all(); others = recompute(*where[1:]) if all(where[1:]) else None
-    tables = ''.join(map(table_html, (table1(runs), table2(runs, others), settings_table(runs), memory_table(runs))))
-    evidence = ''.join(map(table_html, (gap_table(runs), letters_table(runs), variance_table(runs)))) + figure_html(variance_figure(gaps, lead), 'Lion minus AdamW by seed, with the interval over topics and seeds, and the power to see a difference of that size.')
-    figures = figure_html(figure1(), 'Retrieve and rerank.') + figure_html(figure2(history_frame([r for r in runs if (r.cfg.backbone, r.cfg.layers) == (runs[-1].cfg.backbone, runs[-1].cfg.layers)])), f'Training dynamics of {runs[-1].cfg.title}: loss, evaluation loss, learning rate of each update, gradient norm before clipping.') + figure_html(scaling_figure(gap_frame(runs)), 'Lion minus AdamW against non-embedding parameters, with intervals over topics.')
-    said = ''.join(f"<h3>{html.escape(SOURCES[s][0].upper() + SOURCES[s][1:])}</h3><p>{said_verdicts(g)}</p>" + frame_html(g[['id', 'where', 'words', 'verdict', 'because', 'evidence']], f'claims-{s}', 'verdict') for s, g in claims.groupby('source', sort=False))
-    parts = [('tables', 'Tables', tables), ('evidence', 'Evidence', evidence), ('figures', 'Figures', figures), ('verdicts', 'Verdicts', _verdicts(study, recipe)), ('claims', 'Claims', said),
-             ('audit', 'Audit of the published study', frame_html(found[['about', 'reads', 'evidence']], 'findings')), ('provenance', 'Provenance and environment', _environment([r for g in replicates(runs) for r in g]))]
-    page = Environment(autoescape=True).from_string(_PAGE).render(study=study, parts=parts, title=f'Study {study}' + (f', recipe {recipe}' if recipe else ''),
-        lead=f"{len(runs)} finished runs of {', '.join(dict.fromkeys(r.cfg.title for r in runs))}, seed {', '.join(map(str, dict.fromkeys(r.cfg.seed for r in runs)))}; {lead} on {main} leads. Made by reproduce-kit at commit {str(commit['commit'] or 'unknown')[:12]}{' with uncommitted changes' if commit['dirty'] else ''}. Rest the mouse on a number to see where it comes from.")
-    path = Path(out) if out else place('runs')/study/'report.html'
-    with writing(path) as f: f.write(page)
+    runs = need_runs(study, recipe)
+    _, main, lead = table_columns(runs)[0]
+    gaps = seed_gaps(runs, main, lead)
+    commit = git_state()
+    where = [
+        p if (p := beside(f'../shared/data/{d}')).is_dir() else None
+        for d in ('paper-authors', 'runs', 'trec-dl')
+    ]
+    found = audit(*where)
+    claims = judge_all()
+    others = recompute(*where[1:]) if all(where[1:]) else None
+    tables = ''.join(
+        map(
+            table_html,
+            (table1(runs), table2(runs, others), settings_table(runs), memory_table(runs)),
+        )
+    )
+    evidence = ''.join(
+        map(table_html, (gap_table(runs), letters_table(runs), variance_table(runs)))
+    ) + figure_html(
+        variance_figure(gaps, lead),
+        'Lion minus AdamW by seed, with the interval over topics and seeds, and the power to see a difference of that size.',
+    )
+    figures = (
+        figure_html(figure1(), 'Retrieve and rerank.')
+        + figure_html(
+            figure2(
+                history_frame(
+                    [
+                        r
+                        for r in runs
+                        if (r.cfg.backbone, r.cfg.layers)
+                        == (runs[-1].cfg.backbone, runs[-1].cfg.layers)
+                    ]
+                )
+            ),
+            f'Training dynamics of {runs[-1].cfg.title}: loss, evaluation loss, learning rate of each update, gradient norm before clipping.',
+        )
+        + figure_html(
+            scaling_figure(gap_frame(runs)),
+            'Lion minus AdamW against non-embedding parameters, with intervals over topics.',
+        )
+    )
+    said = ''.join(
+        f"<h3>{html.escape(SOURCES[s][0].upper() + SOURCES[s][1:])}</h3><p>{said_verdicts(g)}</p>"
+        + frame_html(
+            g[['id', 'where', 'words', 'verdict', 'because', 'evidence']], f'claims-{s}', 'verdict'
+        )
+        for s, g in claims.groupby('source', sort=False)
+    )
+    parts = [
+        ('tables', 'Tables', tables),
+        ('evidence', 'Evidence', evidence),
+        ('figures', 'Figures', figures),
+        ('verdicts', 'Verdicts', _verdicts(study, recipe)),
+        ('claims', 'Claims', said),
+        (
+            'audit',
+            'Audit of the published study',
+            frame_html(found[['about', 'reads', 'evidence']], 'findings'),
+        ),
+        (
+            'provenance',
+            'Provenance and environment',
+            _environment([r for g in replicates(runs) for r in g]),
+        ),
+    ]
+    page = (
+        Environment(autoescape=True)
+        .from_string(_PAGE)
+        .render(
+            study=study,
+            parts=parts,
+            title=f'Study {study}' + (f', recipe {recipe}' if recipe else ''),
+            lead=f"{len(runs)} finished runs of {', '.join(dict.fromkeys(r.cfg.title for r in runs))}, seed {', '.join(map(str, dict.fromkeys(r.cfg.seed for r in runs)))}; {lead} on {main} leads. Made by reproduce-kit at commit {str(commit['commit'] or 'unknown')[:12]}{' with uncommitted changes' if commit['dirty'] else ''}. Rest the mouse on a number to see where it comes from.",
+        )
+    )
+    path = Path(out) if out else place('runs') / study / 'report.html'
+    with writing(path) as f:
+        f.write(page)
     return path

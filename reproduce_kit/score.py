@@ -13,43 +13,66 @@ from .microbatch import Joiner
 # %% ../nbs/58_score.ipynb #83e4b446
 WINDOW = 8_000_000  # characters of a window's second texts: about 100 MB of tokens
 
+
 def windows(sizes, pairs: int, characters: int):
     "(start, end) of stretches of at most so many pairs and, where there is more than one, characters."
-    start = total = 0; i = -1
+    start = total = 0
+    i = -1
     for i, n in enumerate(sizes):
-        if i > start and (i - start == pairs or total + n > characters): yield start, i; start, total = i, 0
+        if i > start and (i - start == pairs or total + n > characters):
+            yield start, i
+            start, total = i, 0
         total += n
-    if i >= start: yield start, i + 1
+    if i >= start:
+        yield start, i + 1
+
 
 def batches(lengths, tokens: int) -> list:
     "Index arrays, shortest pairs first: at most `tokens` tokens each, padding counted (a longer pair stands alone), and of one length where that fills a quarter of a batch at least."
-    order = np.argsort(lengths, kind='stable'); sorted_ = np.asarray(lengths)[order]; out, at = [], 0
+    order = np.argsort(lengths, kind='stable')
+    sorted_ = np.asarray(lengths)[order]
+    out, at = [], 0
     while at < len(order):
         end = at + 1
-        while end < len(order) and (end - at + 1) * sorted_[end] <= tokens: end += 1
-        same = at + int(np.searchsorted(sorted_[at:end], sorted_[at], side='right')); end = same if same < end and (same - at) * 4 >= (end - at) else end
-        out.append(order[at:end]); at = end
+        while end < len(order) and (end - at + 1) * sorted_[end] <= tokens:
+            end += 1
+        same = at + int(np.searchsorted(sorted_[at:end], sorted_[at], side='right'))
+        end = same if same < end and (same - at) * 4 >= (end - at) else end
+        out.append(order[at:end])
+        at = end
     return out
 
 # %% ../nbs/58_score.ipynb #be0458c4
 def score_pairs(
-    model,              # sentence_transformers.CrossEncoder, one logit
-    first: dict,        # {key: text}
-    second,             # {key: text}
-    pairs: list,        # (key in first, key in second)
-    tokens: int = None, # of a batch, padding counted; None: 4,096 on a CPU, 65,536 on a GPU
+    model,  # sentence_transformers.CrossEncoder, one logit
+    first: dict,  # {key: text}
+    second,  # {key: text}
+    pairs: list,  # (key in first, key in second)
+    tokens: int = None,  # of a batch, padding counted; None: 4,096 on a CPU, 65,536 on a GPU
     window: int = 100_000,
-    bf16: bool = False, # compute in bf16 (the logits' activation in fp32); fp32 otherwise
+    bf16: bool = False,  # compute in bf16 (the logits' activation in fp32); fp32 otherwise
     tick=lambda n: None,  # told of each batch's size
-) -> np.ndarray:        # (pairs,) float32
+) -> np.ndarray:  # (pairs,) float32
     "The model's scores, after its activation."
-    join = Joiner(model); device = model.device; tokens = tokens or (65_536 if device.type == 'cuda' else 4_096); out = np.empty(len(pairs), np.float32); model.eval()
+    join = Joiner(model)
+    device = model.device
+    tokens = tokens or (65_536 if device.type == 'cuda' else 4_096)
+    out = np.empty(len(pairs), np.float32)
+    model.eval()
     with torch.inference_mode():
         for start, end in windows((len(second[d]) for _, d in pairs), window, WINDOW):
-            some = pairs[start:end]; known = []
-            for texts, part in ((first, 0), (second, 1)): keys = list(dict.fromkeys(p[part] for p in some)); known.append(dict(zip(keys, join.texts(texts[k] for k in keys))))
-            a, b = known; lengths = np.minimum([len(a[q]) + len(b[d]) + join.extra for q, d in some], join.most)
+            some = pairs[start:end]
+            known = []
+            for texts, part in ((first, 0), (second, 1)):
+                keys = list(dict.fromkeys(p[part] for p in some))
+                known.append(dict(zip(keys, join.texts(texts[k] for k in keys))))
+            a, b = known
+            lengths = np.minimum([len(a[q]) + len(b[d]) + join.extra for q, d in some], join.most)
             for rows in batches(lengths, tokens):
-                with torch.autocast(device.type, torch.bfloat16, enabled=bf16): logits = model.model(**join.batch([(a[some[i][0]], b[some[i][1]]) for i in rows], device)).logits
-                out[start + rows] = model.activation_fn(logits.float())[:, 0].cpu().numpy(); tick(len(rows))
+                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                    logits = model.model(
+                        **join.batch([(a[some[i][0]], b[some[i][1]]) for i in rows], device)
+                    ).logits
+                out[start + rows] = model.activation_fn(logits.float())[:, 0].cpu().numpy()
+                tick(len(rows))
     return out

@@ -16,176 +16,333 @@ from .metrics import paired_interval
 
 # %% ../nbs/13_significance.ipynb #7c3eb5d7
 def differences(
-    a,                # pandas Series of per-topic values, indexed by topic
-    b,                # the same of another run
+    a,  # pandas Series of per-topic values, indexed by topic
+    b,  # the same of another run
     what: str = 'runs',
-) -> np.ndarray:      # a minus b, in the order of a's topics
+) -> np.ndarray:  # a minus b, in the order of a's topics
     "Per-topic differences of two runs; refused unless both have the same topics."
-    if a.index.has_duplicates or b.index.has_duplicates: raise KitError(f'{what}: a topic occurs twice')
-    if lost := sorted({*a.index} ^ {*b.index}): raise KitError(f"{what}: {len(lost)} topics have a value in one run only ({', '.join(map(str, lost[:3]))}); measure both on the same topics")
+    if a.index.has_duplicates or b.index.has_duplicates:
+        raise KitError(f'{what}: a topic occurs twice')
+    if lost := sorted({*a.index} ^ {*b.index}):
+        raise KitError(
+            f"{what}: {len(lost)} topics have a value in one run only ({', '.join(map(str, lost[:3]))}); measure both on the same topics"
+        )
     d = a.to_numpy(float) - b.reindex(a.index).to_numpy(float)
-    if len(d) < 2: raise KitError(f'{what}: {len(d)} topics; a test needs two at least')
-    if not np.isfinite(d).all(): raise KitError(f'{what}: {(~np.isfinite(d)).sum()} values are missing')
+    if len(d) < 2:
+        raise KitError(f'{what}: {len(d)} topics; a test needs two at least')
+    if not np.isfinite(d).all():
+        raise KitError(f'{what}: {(~np.isfinite(d)).sum()} values are missing')
     return d
 
 # %% ../nbs/13_significance.ipynb #b0e59a8c
 EXACT = 16  # topics up to which all sign patterns are gone through
 
+
 def randomization(
-    d,                            # differences: topics, or comparisons x topics
+    d,  # differences: topics, or comparisons x topics
     permutations: int = 100_000,  # drawn where there are more than 2**EXACT
     seed: int = 12,
-) -> np.ndarray:                  # two-sided p for each comparison
+) -> np.ndarray:  # two-sided p for each comparison
     "Fisher's randomization test of paired differences."
-    d = np.atleast_2d(np.asarray(d, float)); k, n = d.shape; seen = np.abs(d.sum(1)); close = 1e-9 * np.abs(d).sum(1) + 1e-15  # as large but for rounding
-    if n <= EXACT: signs = np.array(list(itertools.product((1., -1.), repeat=n - 1))); signs = np.hstack([np.ones((len(signs), 1)), signs])  # the other half is their mirror
-    else: signs = None
+    d = np.atleast_2d(np.asarray(d, float))
+    k, n = d.shape
+    seen = np.abs(d.sum(1))
+    close = 1e-9 * np.abs(d).sum(1) + 1e-15  # as large but for rounding
+    if n <= EXACT:
+        signs = np.array(list(itertools.product((1.0, -1.0), repeat=n - 1)))
+        signs = np.hstack([np.ones((len(signs), 1)), signs])  # the other half is their mirror
+    else:
+        signs = None
     rng, hits, done, step = np.random.default_rng(seed), np.zeros(k), 0, 20_000
-    if signs is not None: return (np.abs(signs @ d.T) >= seen - close).mean(0)
+    if signs is not None:
+        return (np.abs(signs @ d.T) >= seen - close).mean(0)
     while done < permutations:
-        m = min(step, permutations - done); s = rng.integers(0, 2, (m, n), dtype=np.int8) * 2. - 1
-        hits += (np.abs(s @ d.T) >= seen - close).sum(0); done += m
+        m = min(step, permutations - done)
+        s = rng.integers(0, 2, (m, n), dtype=np.int8) * 2.0 - 1
+        hits += (np.abs(s @ d.T) >= seen - close).sum(0)
+        done += m
     return (hits + 1) / (permutations + 1)
+
 
 def t_test(d, **_) -> np.ndarray:
     "Student's paired t-test; 1 where nothing differs."
     from scipy.stats import ttest_1samp
-    d = np.atleast_2d(np.asarray(d, float)); same = np.ptp(d, axis=1) == 0
-    with np.errstate(all='ignore'): p = ttest_1samp(np.where(same[:, None], np.arange(d.shape[1]), d), 0, axis=1).pvalue
-    return np.where(same, np.where(d[:, 0] == 0, 1., 0.), p)
+
+    d = np.atleast_2d(np.asarray(d, float))
+    same = np.ptp(d, axis=1) == 0
+    with np.errstate(all='ignore'):
+        p = ttest_1samp(np.where(same[:, None], np.arange(d.shape[1]), d), 0, axis=1).pvalue
+    return np.where(same, np.where(d[:, 0] == 0, 1.0, 0.0), p)
+
 
 def wilcoxon(d, **_) -> np.ndarray:
     "Wilcoxon's signed-rank test, topics without a difference left out; 1 where nothing differs."
     from scipy.stats import wilcoxon as signed_rank
-    return np.array([signed_rank(x).pvalue if x.any() else 1. for x in np.atleast_2d(np.asarray(d, float))])
+
+    return np.array(
+        [signed_rank(x).pvalue if x.any() else 1.0 for x in np.atleast_2d(np.asarray(d, float))]
+    )
+
 
 TESTS = {'randomization': randomization, 't': t_test, 'wilcoxon': wilcoxon}
 
 # %% ../nbs/13_significance.ipynb #efe1aa27
 CORRECTIONS = {'holm': 'Holm-Bonferroni', 'bonferroni': 'Bonferroni', 'none': 'no correction'}
 
+
 def correct(
-    p,                      # p-values of one family
-    method: str = 'holm',   # a key of CORRECTIONS
-) -> np.ndarray:            # corrected, in the same order
+    p,  # p-values of one family
+    method: str = 'holm',  # a key of CORRECTIONS
+) -> np.ndarray:  # corrected, in the same order
     "P-values corrected for having looked at all of them."
-    if method not in CORRECTIONS: raise KitError(f'correction {method!r} is unknown{did_you_mean(method, CORRECTIONS)}')
+    if method not in CORRECTIONS:
+        raise KitError(f'correction {method!r} is unknown{did_you_mean(method, CORRECTIONS)}')
     p = np.asarray(p, float)
-    if method == 'none' or not len(p): return p
+    if method == 'none' or not len(p):
+        return p
     from statsmodels.stats.multitest import multipletests
+
     return multipletests(p, method=method)[1]
 
+
 def family(
-    values: dict,                   # {run: Series of per-topic values}, one measure
-    pairs=None,                     # [(a, b)] to compare; None: every pair
-    test: str = 'randomization',    # a key of TESTS
+    values: dict,  # {run: Series of per-topic values}, one measure
+    pairs=None,  # [(a, b)] to compare; None: every pair
+    test: str = 'randomization',  # a key of TESTS
     correction: str = 'holm',
     alpha: float = 0.05,
-    **options,                      # permutations, seed
-) -> pd.DataFrame:                  # a row per pair: mean_a, mean_b, difference, low, high (95 % bootstrap), effect (mean over standard deviation of the differences), p, corrected, significant
+    **options,  # permutations, seed
+) -> pd.DataFrame:  # a row per pair: mean_a, mean_b, difference, low, high (95 % bootstrap), effect (mean over standard deviation of the differences), p, corrected, significant
     "Every comparison of one family, tested and corrected together."
-    if test not in TESTS: raise KitError(f'test {test!r} is unknown{did_you_mean(test, TESTS)}')
+    if test not in TESTS:
+        raise KitError(f'test {test!r} is unknown{did_you_mean(test, TESTS)}')
     pairs = list(itertools.combinations(values, 2)) if pairs is None else list(pairs)
-    if not pairs: return pd.DataFrame(columns=['mean_a', 'mean_b', 'difference', 'low', 'high', 'effect', 'p', 'corrected', 'significant'])
+    if not pairs:
+        return pd.DataFrame(
+            columns=[
+                'mean_a',
+                'mean_b',
+                'difference',
+                'low',
+                'high',
+                'effect',
+                'p',
+                'corrected',
+                'significant',
+            ]
+        )
     d = [differences(values[a], values[b], f'{a} and {b}') for a, b in pairs]
-    if len({len(x) for x in d}) > 1: p = np.concatenate([TESTS[test](x, **options) for x in d])
-    else: p = TESTS[test](np.array(d), **options)
+    if len({len(x) for x in d}) > 1:
+        p = np.concatenate([TESTS[test](x, **options) for x in d])
+    else:
+        p = TESTS[test](np.array(d), **options)
     rows = []
     for (a, b), x in zip(pairs, d):
-        mean, low, high = paired_interval(x, np.zeros(len(x))); spread = x.std(ddof=1)
-        rows.append(dict(mean_a=values[a].mean(), mean_b=values[b].mean(), difference=mean, low=low, high=high, effect=mean / spread if spread else 0.))
-    out = pd.DataFrame(rows, index=pd.MultiIndex.from_tuples(pairs, names=['a', 'b'])).assign(p=p, corrected=correct(p, correction))
-    out['significant'] = out['corrected'] <= alpha; out.attrs = dict(test=test, correction=CORRECTIONS[correction], alpha=alpha, comparisons=len(pairs), topics=sorted({len(x) for x in d}))
+        mean, low, high = paired_interval(x, np.zeros(len(x)))
+        spread = x.std(ddof=1)
+        rows.append(
+            dict(
+                mean_a=values[a].mean(),
+                mean_b=values[b].mean(),
+                difference=mean,
+                low=low,
+                high=high,
+                effect=mean / spread if spread else 0.0,
+            )
+        )
+    out = pd.DataFrame(rows, index=pd.MultiIndex.from_tuples(pairs, names=['a', 'b'])).assign(
+        p=p, corrected=correct(p, correction)
+    )
+    out['significant'] = out['corrected'] <= alpha
+    out.attrs = dict(
+        test=test,
+        correction=CORRECTIONS[correction],
+        alpha=alpha,
+        comparisons=len(pairs),
+        topics=sorted({len(x) for x in d}),
+    )
     return out
 
 # %% ../nbs/13_significance.ipynb #e3a0d62d
 def better_than(
-    found: pd.DataFrame,   # from `family`
-    rows,                  # the rows' order; the first is a
-) -> dict:                 # {row: letters of the rows that it is significantly better than}
+    found: pd.DataFrame,  # from `family`
+    rows,  # the rows' order; the first is a
+) -> dict:  # {row: letters of the rows that it is significantly better than}
     "Superscripts for a table; nothing for a difference of zero, whatever its p."
-    letter = {r: letter_of(i) for i, r in enumerate(rows)}; out = {r: [] for r in rows}
+    letter = {r: letter_of(i) for i, r in enumerate(rows)}
+    out = {r: [] for r in rows}
     for (a, b), x in found[found['significant']].iterrows():
-        if x['difference'] > 0: out[a].append(letter[b])
-        if x['difference'] < 0: out[b].append(letter[a])
+        if x['difference'] > 0:
+            out[a].append(letter[b])
+        if x['difference'] < 0:
+            out[b].append(letter[a])
     return {r: ''.join(sorted(ls, key=lambda l: (len(l), l))) for r, ls in out.items()}
 
-def letter_of(i: int) -> str: return chr(97 + i) if i < 26 else letter_of(i // 26 - 1) + chr(97 + i % 26)
+
+def letter_of(i: int) -> str:
+    return chr(97 + i) if i < 26 else letter_of(i // 26 - 1) + chr(97 + i % 26)
+
 
 def named_correction(found: pd.DataFrame) -> str:
     "What a caption says of the letters."
-    a = found.attrs; name = dict(randomization="Fisher's randomization test", t="Student's paired t-test", wilcoxon="Wilcoxon's signed-rank test")[a['test']]
+    a = found.attrs
+    name = dict(
+        randomization="Fisher's randomization test",
+        t="Student's paired t-test",
+        wilcoxon="Wilcoxon's signed-rank test",
+    )[a['test']]
     return f"Letters: significantly better than the row of that letter ({name}, {a['comparisons']} comparisons, {a['correction']}, {a['alpha']:g})."
 
 # %% ../nbs/13_significance.ipynb #56464209
 def components(
-    d,            # differences: topics x seeds
-) -> dict:        # mean, topics, seeds, rest: the mean and the variance of each part (zero where the estimate is below); n, k: how many topics and seeds; squares: mean squares
+    d,  # differences: topics x seeds
+) -> dict:  # mean, topics, seeds, rest: the mean and the variance of each part (zero where the estimate is below); n, k: how many topics and seeds; squares: mean squares
     "What a difference is made of, by the two-way analysis of variance without replication."
     d = np.asarray(d, float)
-    if not np.isfinite(d).all(): raise KitError(f'{(~np.isfinite(d)).sum()} differences are missing')
-    if d.ndim != 2 or min(d.shape) < 2: raise KitError(f'{d.shape[0]} topics and {d.shape[1] if d.ndim == 2 else 1} seeds; two of each are needed to tell their parts')
-    (n, k), mean = d.shape, d.mean(); rows, cols = d.mean(1, keepdims=True), d.mean(0, keepdims=True)
-    t, s, e = k * ((rows - mean) ** 2).sum() / (n - 1), n * ((cols - mean) ** 2).sum() / (k - 1), ((d - rows - cols + mean) ** 2).sum() / ((n - 1) * (k - 1))
-    return dict(mean=float(mean), topics=float(max(t - e, 0) / k), seeds=float(max(s - e, 0) / n), rest=float(e), n=n, k=k, squares=(float(t), float(s), float(e)))
+    if not np.isfinite(d).all():
+        raise KitError(f'{(~np.isfinite(d)).sum()} differences are missing')
+    if d.ndim != 2 or min(d.shape) < 2:
+        raise KitError(
+            f'{d.shape[0]} topics and {d.shape[1] if d.ndim == 2 else 1} seeds; two of each are needed to tell their parts'
+        )
+    (n, k), mean = d.shape, d.mean()
+    rows, cols = d.mean(1, keepdims=True), d.mean(0, keepdims=True)
+    t, s, e = (
+        k * ((rows - mean) ** 2).sum() / (n - 1),
+        n * ((cols - mean) ** 2).sum() / (k - 1),
+        ((d - rows - cols + mean) ** 2).sum() / ((n - 1) * (k - 1)),
+    )
+    return dict(
+        mean=float(mean),
+        topics=float(max(t - e, 0) / k),
+        seeds=float(max(s - e, 0) / n),
+        rest=float(e),
+        n=n,
+        k=k,
+        squares=(float(t), float(s), float(e)),
+    )
+
 
 def _hillis(s, above, n, k) -> tuple:
     "(standard error, degrees of freedom) of the mean over n topics and k seeds, from the mean square of seeds and what topics add to it."
-    return float(np.sqrt((s + above) / (n * k))), float(min((s + above) ** 2 / (s ** 2 / (k - 1)), n - 1) if s else n - 1)
+    return float(np.sqrt((s + above) / (n * k))), float(
+        min((s + above) ** 2 / (s**2 / (k - 1)), n - 1) if s else n - 1
+    )
+
 
 def _spread(topics, seeds, rest, n, k) -> tuple:
     "`_hillis` of expected mean squares."
     return _hillis(n * seeds + rest, k * topics, n, k)
 
+
 def topics_and_seeds(
-    d,            # differences: topics x seeds
-) -> dict:        # of `components`, with se, df, p, low, high (95 %)
+    d,  # differences: topics x seeds
+) -> dict:  # of `components`, with se, df, p, low, high (95 %)
     "Whether the mean difference is one for other topics and other seeds too; two-sided."
     from scipy.stats import t as student
-    c = components(d); t, s, e = c['squares']; above = max(t - e, 0)
-    if not s + above: return dict(c, se=0., df=c['n'] - 1, p=1. if not c['mean'] else 0., low=c['mean'], high=c['mean'])
-    se, df = _hillis(s, above, c['n'], c['k']); half = student.ppf(.975, df) * se
-    return dict(c, se=se, df=df, p=float(2 * student.sf(abs(c['mean']) / se, df)), low=c['mean'] - half, high=c['mean'] + half)
+
+    c = components(d)
+    t, s, e = c['squares']
+    above = max(t - e, 0)
+    if not s + above:
+        return dict(
+            c, se=0.0, df=c['n'] - 1, p=1.0 if not c['mean'] else 0.0, low=c['mean'], high=c['mean']
+        )
+    se, df = _hillis(s, above, c['n'], c['k'])
+    half = student.ppf(0.975, df) * se
+    return dict(
+        c,
+        se=se,
+        df=df,
+        p=float(2 * student.sf(abs(c['mean']) / se, df)),
+        low=c['mean'] - half,
+        high=c['mean'] + half,
+    )
 
 # %% ../nbs/13_significance.ipynb #00427e7f
 def power(
-    effect: float,         # true mean difference
-    topics: float,         # variance that belongs to topics
-    seeds: float,          # variance that belongs to seeds
+    effect: float,  # true mean difference
+    topics: float,  # variance that belongs to topics
+    seeds: float,  # variance that belongs to seeds
     rest: float,
-    n: int,                # topics
-    k: int,                # seeds; with one, the test is over topics and the seed's part is not looked at
+    n: int,  # topics
+    k: int,  # seeds; with one, the test is over topics and the seed's part is not looked at
     alpha: float = 0.05,
-) -> float:                # probability that the difference is found
+) -> float:  # probability that the difference is found
     "Power of the two-sided test, in closed form."
     from scipy.stats import nct, t as student
-    if not all(map(np.isfinite, (effect, topics, seeds, rest))): raise KitError(f'power of an effect of {effect} with variances {topics}, {seeds} and {rest}: a number is missing')
-    se, df = (float(np.sqrt((topics + rest) / n)), n - 1) if k == 1 else _spread(topics, seeds, rest, n, k)
-    if not se: return 1. if effect else alpha  # nothing varies
-    edge = student.ppf(1 - alpha / 2, df); at = abs(effect) / se
-    p = float(1 - nct.cdf(edge, df, at) + nct.cdf(-edge, df, at)) if at < 30 else 1.
-    return p if np.isfinite(p) else 1.  # scipy's nct gives up where the effect is many standard errors
+
+    if not all(map(np.isfinite, (effect, topics, seeds, rest))):
+        raise KitError(
+            f'power of an effect of {effect} with variances {topics}, {seeds} and {rest}: a number is missing'
+        )
+    se, df = (
+        (float(np.sqrt((topics + rest) / n)), n - 1)
+        if k == 1
+        else _spread(topics, seeds, rest, n, k)
+    )
+    if not se:
+        return 1.0 if effect else alpha  # nothing varies
+    edge = student.ppf(1 - alpha / 2, df)
+    at = abs(effect) / se
+    p = float(1 - nct.cdf(edge, df, at) + nct.cdf(-edge, df, at)) if at < 30 else 1.0
+    return (
+        p if np.isfinite(p) else 1.0
+    )  # scipy's nct gives up where the effect is many standard errors
+
 
 def needed(
-    effect: float, parts: dict,   # from `components`
-    of: str,                      # 'topics' or 'seeds': what there may be more of
-    at: float = 0.8,              # power
+    effect: float,
+    parts: dict,  # from `components`
+    of: str,  # 'topics' or 'seeds': what there may be more of
+    at: float = 0.8,  # power
     most: int = 100_000,
-) -> int:                         # None where no number suffices
+) -> int:  # None where no number suffices
     "The smallest number of topics (or seeds) that shows a difference with this power, the other as it is."
-    def enough(m): return power(effect, parts['topics'], parts['seeds'], parts['rest'], *((m, parts['k']) if of == 'topics' else (parts['n'], m))) >= at
-    if of not in ('topics', 'seeds'): raise KitError(f'{of!r}: topics or seeds')
-    if not effect: return None
+
+    def enough(m):
+        return (
+            power(
+                effect,
+                parts['topics'],
+                parts['seeds'],
+                parts['rest'],
+                *((m, parts['k']) if of == 'topics' else (parts['n'], m)),
+            )
+            >= at
+        )
+
+    if of not in ('topics', 'seeds'):
+        raise KitError(f'{of!r}: topics or seeds')
+    if not effect:
+        return None
     low, high = 1, 2
-    while not enough(high):  # in steps of a tenth: with more topics under few seeds the power may rise and fall again
-        if high > most: return None
+    while not enough(
+        high
+    ):  # in steps of a tenth: with more topics under few seeds the power may rise and fall again
+        if high > most:
+            return None
         low, high = high, max(high + 1, high * 11 // 10)
     while high - low > 1:
-        mid = (low + high) // 2; low, high = (low, mid) if enough(mid) else (mid, high)
+        mid = (low + high) // 2
+        low, high = (low, mid) if enough(mid) else (mid, high)
     return high
+
 
 def smallest(parts: dict, at: float = 0.8) -> float:
     "The smallest difference that is shown with this power, by the topics and seeds that there are."
     from scipy.optimize import brentq
-    top = 100 * (_spread(parts['topics'], parts['seeds'], parts['rest'], parts['n'], parts['k'])[0] or 1e-12)
-    return float(brentq(lambda e: power(e, parts['topics'], parts['seeds'], parts['rest'], parts['n'], parts['k']) - at, 1e-15, top))
+
+    top = 100 * (
+        _spread(parts['topics'], parts['seeds'], parts['rest'], parts['n'], parts['k'])[0] or 1e-12
+    )
+    return float(
+        brentq(
+            lambda e: (
+                power(e, parts['topics'], parts['seeds'], parts['rest'], parts['n'], parts['k'])
+                - at
+            ),
+            1e-15,
+            top,
+        )
+    )

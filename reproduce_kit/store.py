@@ -16,120 +16,245 @@ from .config import RunConfig, make_config, read_configs, row_order
 from .core import KitError, disk_error, place, read_json, root, write_json
 
 # %% ../nbs/40_store.ipynb #3be9bdda
-PACKAGES = ('torch', 'transformers', 'sentence-transformers', 'lion-pytorch', 'pyserini', 'pytrec-eval-terrier', 'numpy', 'scipy', 'pandas', 'scikit-learn', 'networkx')
+PACKAGES = (
+    'torch',
+    'transformers',
+    'sentence-transformers',
+    'lion-pytorch',
+    'pyserini',
+    'pytrec-eval-terrier',
+    'numpy',
+    'scipy',
+    'pandas',
+    'scikit-learn',
+    'networkx',
+)
+
 
 def git_state() -> dict:
     "Commit of the kit's clone, and whether tracked source differs from it; both None outside git."
-    if told := os.environ.get('REPRODUCE_GIT'): return json.loads(told)  # on a rented machine there is no clone
-    def git(*a): return subprocess.run(['git', '-C', str(root()), *a], capture_output=True, text=True)
+    if told := os.environ.get('REPRODUCE_GIT'):
+        return json.loads(told)  # on a rented machine there is no clone
+
+    def git(*a):
+        return subprocess.run(['git', '-C', str(root()), *a], capture_output=True, text=True)
+
     head = git('rev-parse', 'HEAD')
-    if head.returncode: return dict(commit=None, dirty=None)
-    return dict(commit=head.stdout.strip(), dirty=bool(git('status', '--porcelain', '--', 'reproduce_kit', 'nbs', 'params').stdout.strip()))
+    if head.returncode:
+        return dict(commit=None, dirty=None)
+    return dict(
+        commit=head.stdout.strip(),
+        dirty=bool(
+            git('status', '--porcelain', '--', 'reproduce_kit', 'nbs', 'params').stdout.strip()
+        ),
+    )
+
 
 def devices() -> list:
     "Names of the GPUs here, without a CUDA context."
     import pynvml
+
     try:
         pynvml.nvmlInit()
-        return [pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(pynvml.nvmlDeviceGetCount())]
-    except pynvml.NVMLError: return []
+        return [
+            pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(i))
+            for i in range(pynvml.nvmlDeviceGetCount())
+        ]
+    except pynvml.NVMLError:
+        return []
+
 
 def hardware() -> dict:
     "What the run ran on."
     import psutil, torch
+
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return dict(machine=platform.machine(), system=platform.system(), python=platform.python_version(),
-                cores=psutil.cpu_count(logical=False) or os.cpu_count(), threads=torch.get_num_threads(),
-                memory_gib=round(psutil.virtual_memory().total / 2**30, 1), gpus=gpus)
+    return dict(
+        machine=platform.machine(),
+        system=platform.system(),
+        python=platform.python_version(),
+        cores=psutil.cpu_count(logical=False) or os.cpu_count(),
+        threads=torch.get_num_threads(),
+        memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
+        gpus=gpus,
+    )
 
 # %% ../nbs/40_store.ipynb #f61d0dee
-def rank() -> int: return int(os.environ.get('RANK', 0))         # this process's number among those that torchrun started
-def world() -> int: return int(os.environ.get('WORLD_SIZE', 1))  # how many there are
+def rank() -> int:
+    return int(os.environ.get('RANK', 0))  # this process's number among those that torchrun started
+
+
+def world() -> int:
+    return int(os.environ.get('WORLD_SIZE', 1))  # how many there are
+
 
 @dataclass
 class Run:
     "A run's settings and its folder."
+
     cfg: RunConfig
     folder: Path
     lock: object = field(default=None, repr=False)
 
     @property
-    def done(self) -> bool: return (self.folder/'done.json').exists()
+    def done(self) -> bool:
+        return (self.folder / 'done.json').exists()
+
     @property
     def settled(self) -> bool:  # done, and nothing is left to tidy up
-        return self.done and (self.folder/'train.ipynb').exists() and not any(self.folder.glob('checkpoint-*'))
+        return (
+            self.done
+            and (self.folder / 'train.ipynb').exists()
+            and not any(self.folder.glob('checkpoint-*'))
+        )
+
     @property
-    def manifest(self) -> dict: return read_json(self.folder/'manifest.json') if (self.folder/'manifest.json').exists() else {}
-    def epoch(self, n: int) -> Path: return self.folder/f'epoch-{n}'
+    def manifest(self) -> dict:
+        return (
+            read_json(self.folder / 'manifest.json')
+            if (self.folder / 'manifest.json').exists()
+            else {}
+        )
+
+    def epoch(self, n: int) -> Path:
+        return self.folder / f'epoch-{n}'
+
     def note(self, **changes):  # of several processes only the first one writes
-        if not rank(): write_json(self.folder/'manifest.json', self.manifest | changes)
+        if not rank():
+            write_json(self.folder / 'manifest.json', self.manifest | changes)
+
 
 def run_folder(cfg: RunConfig) -> Path:
     "Where the run of these settings lives."
-    return place('runs')/cfg.study/cfg.recipe/f'{cfg.name}-{cfg.identity}'
+    return place('runs') / cfg.study / cfg.recipe / f'{cfg.name}-{cfg.identity}'
 
 # %% ../nbs/40_store.ipynb #f188a7f2
 def open_run(
     cfg: RunConfig,
 ) -> Run:
     "The run's folder, made, locked and described; of several processes (torchrun) the first does that for all."
-    folder = run_folder(cfg); cfg.batch(world())
-    if rank(): return Run(cfg, folder)
+    folder = run_folder(cfg)
+    cfg.batch(world())
+    if rank():
+        return Run(cfg, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder/'.lock', is_singleton=True); lock.acquire(timeout=0)
-    except Timeout: raise KitError(f"{folder.name} is being trained by another process; wait for it, or stop it and run this again") from None
-    except OSError as e: raise disk_error(e, folder) from e
+        lock = FileLock(folder / '.lock', is_singleton=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise KitError(
+            f"{folder.name} is being trained by another process; wait for it, or stop it and run this again"
+        ) from None
+    except OSError as e:
+        raise disk_error(e, folder) from e
     run = Run(cfg, folder, lock)
     if not run.manifest:
-        run.note(config=cfg.model_dump(), identity=cfg.identity, git=git_state(), hardware=hardware(), packages={p: version(p) for p in PACKAGES},
-                 batch=cfg.batch(world()), updates=dict(planned=cfg.updates, done=0), seconds=dict(train=0., evaluate=0.), cost=None, attempts=[])
-    if not run.done: run.note(attempts=run.manifest['attempts'] + [dict(started=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()), threads=hardware()['threads'], batch=cfg.batch(world()))])
+        run.note(
+            config=cfg.model_dump(),
+            identity=cfg.identity,
+            git=git_state(),
+            hardware=hardware(),
+            packages={p: version(p) for p in PACKAGES},
+            batch=cfg.batch(world()),
+            updates=dict(planned=cfg.updates, done=0),
+            seconds=dict(train=0.0, evaluate=0.0),
+            cost=None,
+            attempts=[],
+        )
+    if not run.done:
+        run.note(
+            attempts=run.manifest['attempts']
+            + [
+                dict(
+                    started=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
+                    threads=hardware()['threads'],
+                    batch=cfg.batch(world()),
+                )
+            ]
+        )
     return run
+
 
 def same_data(run: Run, **fingerprints):
     "Record what the run is made from, or refuse to go on when it began on something else."
     was = run.manifest.get('data', {})
     for k, v in fingerprints.items():
-        if was.get(k, v) != v: raise KitError(
-            f"{run.folder.name} began on {k} {was[k][:8]}, found {v[:8]} now (another version of a package, or of a file?); restore it (pip install -r requirements.lock), or delete {run.folder} to start over")
+        if was.get(k, v) != v:
+            raise KitError(
+                f"{run.folder.name} began on {k} {was[k][:8]}, found {v[:8]} now (another version of a package, or of a file?); restore it (pip install -r requirements.lock), or delete {run.folder} to start over"
+            )
     run.note(data=was | fingerprints)
 
 # %% ../nbs/40_store.ipynb #177a892b
 def finish(
     run: Run,
-    epochs: dict,    # {epoch: metrics.json's content}
-) -> dict:           # done.json's content; `selected` is the epoch that `select_on` prefers, the earliest of equals
+    epochs: dict,  # {epoch: metrics.json's content}
+) -> (
+    dict
+):  # done.json's content; `selected` is the epoch that `select_on` prefers, the earliest of equals
     "Mark the run as finished; refused while an epoch's files are missing."
-    if rank(): return {}
+    if rank():
+        return {}
     wanted = ['metrics.json', 'perquery.csv', *(f'{s}.run.gz' for s in run.cfg.test_sets)]
-    missing = [f'epoch-{n}/{f}' for n in range(1, run.cfg.epochs + 1) for f in wanted if not (run.epoch(n)/f).exists()]
-    if missing: raise KitError(f"{run.folder.name} is not finished: {', '.join(missing)} missing; run the config again")
+    missing = [
+        f'epoch-{n}/{f}'
+        for n in range(1, run.cfg.epochs + 1)
+        for f in wanted
+        if not (run.epoch(n) / f).exists()
+    ]
+    if missing:
+        raise KitError(
+            f"{run.folder.name} is not finished: {', '.join(missing)} missing; run the config again"
+        )
     if not run.done:
         scores = {n: e['selection']['value'] for n, e in epochs.items() if e.get('selection')}
-        write_json(run.folder/'done.json', dict(identity=run.cfg.identity, finished=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()), epochs=epochs,
-                                                selected=max(scores, key=scores.get) if scores else None))
-    for c in run.folder.glob('checkpoint-*'): shutil.rmtree(c)  # only for resuming; each epoch's model stays
-    if run.lock: run.lock.release(force=True)
-    return read_json(run.folder/'done.json')
+        write_json(
+            run.folder / 'done.json',
+            dict(
+                identity=run.cfg.identity,
+                finished=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
+                epochs=epochs,
+                selected=max(scores, key=scores.get) if scores else None,
+            ),
+        )
+    for c in run.folder.glob('checkpoint-*'):
+        shutil.rmtree(c)  # only for resuming; each epoch's model stays
+    if run.lock:
+        run.lock.release(force=True)
+    return read_json(run.folder / 'done.json')
 
 # %% ../nbs/40_store.ipynb #47a7ca75
 def find_runs(
-    study: str = '*',    # one study, or all
+    study: str = '*',  # one study, or all
     recipe: str = '*',
-) -> list:               # Run, in table order
+) -> list:  # Run, in table order
     "Every run in the store, finished or not; a folder whose manifest is damaged is skipped, since its run cannot be told."
     out = []
     for m in place('runs').glob(f'{study}/{recipe}/*/manifest.json'):
-        try: out.append(Run(make_config(read_json(m)['config'], str(m)), m.parent))
-        except (KitError, KeyError): continue
+        try:
+            out.append(Run(make_config(read_json(m)['config'], str(m)), m.parent))
+        except (KitError, KeyError):
+            continue
     return sorted(out, key=lambda r: row_order(r.cfg))
+
 
 def finished(study: str, recipe: str = '*') -> list:
     "The study's finished runs, in table order; runs of settings that no file of `params/STUDY` holds any more are left out."
-    files = root()/'params'/study
-    wanted = {c.identity for c in read_configs([files], none=True)} if any(files.rglob('*.yaml')) else set()
-    runs = [r for r in find_runs(study, recipe) if r.done and (not wanted or r.cfg.identity in wanted)]
-    if twice := [r.folder.name for r in runs if [(x.cfg.recipe, x.cfg.name) for x in runs].count((r.cfg.recipe, r.cfg.name)) > 1]:
-        raise KitError(f"several finished runs would fill the same rows: {', '.join(twice)}; delete those that are out of date from {place('runs')/study}")
+    files = root() / 'params' / study
+    wanted = (
+        {c.identity for c in read_configs([files], none=True)}
+        if any(files.rglob('*.yaml'))
+        else set()
+    )
+    runs = [
+        r for r in find_runs(study, recipe) if r.done and (not wanted or r.cfg.identity in wanted)
+    ]
+    if twice := [
+        r.folder.name
+        for r in runs
+        if [(x.cfg.recipe, x.cfg.name) for x in runs].count((r.cfg.recipe, r.cfg.name)) > 1
+    ]:
+        raise KitError(
+            f"several finished runs would fill the same rows: {', '.join(twice)}; delete those that are out of date from {place('runs') / study}"
+        )
     return runs

@@ -23,256 +23,536 @@ from .training import read_history
 
 # %% ../nbs/70_study.ipynb #d7eb34a9
 def estimate(
-    cfgs: list,      # runs still to do
-) -> list:           # seconds for each; None on a GPU of which nothing is known
+    cfgs: list,  # runs still to do
+) -> list:  # seconds for each; None on a GPU of which nothing is known
     "Seconds that each run will take on this machine."
     from reproduce_kit.plan import GPUS, hours_of, runs_on
-    gpus = devices(); kind = next((g for g in GPUS if gpus and g.split('-')[0] in gpus[0]), None)
-    if not cfgs or gpus and not kind: return [None] * len(cfgs)
-    known = runs_on(kind); return [15 + 3600 * hours_of(c.model_copy(update=dict(gpus=processes(c))), kind, known)[0] for c in cfgs]
+
+    gpus = devices()
+    kind = next((g for g in GPUS if gpus and g.split('-')[0] in gpus[0]), None)
+    if not cfgs or gpus and not kind:
+        return [None] * len(cfgs)
+    known = runs_on(kind)
+    return [
+        15 + 3600 * hours_of(c.model_copy(update=dict(gpus=processes(c))), kind, known)[0]
+        for c in cfgs
+    ]
+
 
 def in_words(seconds: float) -> str:
     "`40 s`, `12 min`, `3.5 h`."
-    if seconds is None: return 'an unknown time'
-    return f'{seconds:.0f} s' if seconds < 90 else f'{seconds/60:.0f} min' if seconds < 5400 else f'{seconds/3600:.1f} h'
+    if seconds is None:
+        return 'an unknown time'
+    return (
+        f'{seconds:.0f} s'
+        if seconds < 90
+        else f'{seconds / 60:.0f} min'
+        if seconds < 5400
+        else f'{seconds / 3600:.1f} h'
+    )
 
 # %% ../nbs/70_study.ipynb #840b5c38
 @dataclass
 class Ground:
     "Where configs are trained."
+
     name: str = 'local'
-    board: object = None                      # of leases; None: a folder in the run store
+    board: object = None  # of leases; None: a folder in the run store
     holder: dict = field(default_factory=here)
-    rates: dict = None                        # from `read_rates`; None: nobody charges
-    publish: object = lambda: None            # makes what was written visible elsewhere
-    refresh: object = lambda: None            # makes what others published visible here
-    claim: object = lambda run: None          # told of a run whose lease was taken
-    def __post_init__(self): self.board = self.board or Folder(place('runs')/'.leases')
+    rates: dict = None  # from `read_rates`; None: nobody charges
+    publish: object = lambda: None  # makes what was written visible elsewhere
+    refresh: object = lambda: None  # makes what others published visible here
+    claim: object = lambda run: None  # told of a run whose lease was taken
+
+    def __post_init__(self):
+        self.board = self.board or Folder(place('runs') / '.leases')
 
 # %% ../nbs/70_study.ipynb #d3bcfcf8
 class _Keeper(threading.Thread):
     "Keeps an attempt alive while its notebook runs."
+
     def __init__(self, run: Run, lease, ground: Ground):
         import psutil
-        super().__init__(daemon=True); self.run_, self.lease, self.ground, self.over, self.trouble = run, lease, ground, threading.Event(), None
+
+        super().__init__(daemon=True)
+        self.run_, self.lease, self.ground, self.over, self.trouble = (
+            run,
+            lease,
+            ground,
+            threading.Event(),
+            None,
+        )
         self.number = max((a['number'] for a in attempts(run)), default=0) + 1
-        self.me = psutil.Process(); self.others = {p.pid for p in self.me.children()}; self.published = time.time(); self.done = self.first = self._updates()
+        self.me = psutil.Process()
+        self.others = {p.pid for p in self.me.children()}
+        self.published = time.time()
+        self.done = self.first = self._updates()
         self.publishing, self.failures = None, 0
-        found = devices(); rate = hourly(run.cfg, ground.rates, which_gpu(run.cfg, found)) if ground.rates else None
-        self.facts = dict(where=ground.name, devices=found[:run.cfg.gpus], dollars_per_hour=rate, rates=ground.rates and ground.rates['source'])
+        found = devices()
+        rate = hourly(run.cfg, ground.rates, which_gpu(run.cfg, found)) if ground.rates else None
+        self.facts = dict(
+            where=ground.name,
+            devices=found[: run.cfg.gpus],
+            dollars_per_hour=rate,
+            rates=ground.rates and ground.rates['source'],
+        )
+
     def _updates(self):
-        h = self.run_.manifest.get('updates'); return h['done'] if h else 0
+        h = self.run_.manifest.get('updates')
+        return h['done'] if h else 0
+
     def beat(self, state='running', ended=None, **more):
         note_attempt(self.run_, self.number, step=self._updates(), ended=ended, **self.facts)
-        h = read_history(self.run_.folder); spent = cost(self.run_)
-        write_json(self.run_.folder/'progress.json', dict(state=state, attempt=self.number, step=h[-1]['step'] if h else 0, of=self.run_.cfg.updates, first_step=self.first, started=self.lease.since, beat=time.time(),
-                                                         devices=self.facts['devices'], dollars=spent['dollars'], seconds=spent['seconds']) | more)
+        h = read_history(self.run_.folder)
+        spent = cost(self.run_)
+        write_json(
+            self.run_.folder / 'progress.json',
+            dict(
+                state=state,
+                attempt=self.number,
+                step=h[-1]['step'] if h else 0,
+                of=self.run_.cfg.updates,
+                first_step=self.first,
+                started=self.lease.since,
+                beat=time.time(),
+                devices=self.facts['devices'],
+                dollars=spent['dollars'],
+                seconds=spent['seconds'],
+            )
+            | more,
+        )
+
     def publish(self):
         "In a thread of its own: a slow disk elsewhere keeps neither the lease nor the training waiting."
-        try: self.ground.publish(); self.failures = 0
+        try:
+            self.ground.publish()
+            self.failures = 0
         except Exception as e:
-            self.failures += 1; print(f'{e} ({self.failures})', file=sys.stderr)
-            if self.failures >= 10 or re.search('space|quota|full', str(e).split(';')[0]): self.trouble = e; self.end_kernel()
+            self.failures += 1
+            print(f'{e} ({self.failures})', file=sys.stderr)
+            if self.failures >= 10 or re.search('space|quota|full', str(e).split(';')[0]):
+                self.trouble = e
+                self.end_kernel()
         self.published = time.time()
+
     def _renew(self):
-        try: self.lease.beat()
-        except Lost: raise
-        except Exception as e: print(f'the lease was not renewed ({e}); trying again', file=sys.stderr)  # training goes on: whoever took it over is noticed once the board answers
+        try:
+            self.lease.beat()
+        except Lost:
+            raise
+        except Exception as e:
+            print(
+                f'the lease was not renewed ({e}); trying again', file=sys.stderr
+            )  # training goes on: whoever took it over is noticed once the board answers
+
     def run(self):
         beaten = 0
         while not self.over.wait(min(1, BEAT)):
             try:
-                if time.time() - beaten > BEAT: self._renew(); self.beat(); beaten = time.time()
-                due = self._updates() != self.done or self.failures or time.time() - self.published > 6 * BEAT
-                if due and not (self.publishing and self.publishing.is_alive()): self.done = self._updates(); self.publishing = threading.Thread(target=self.publish, daemon=True); self.publishing.start()
-            except Exception as e: self.trouble = e; return self.end_kernel()
+                if time.time() - beaten > BEAT:
+                    self._renew()
+                    self.beat()
+                    beaten = time.time()
+                due = (
+                    self._updates() != self.done
+                    or self.failures
+                    or time.time() - self.published > 6 * BEAT
+                )
+                if due and not (self.publishing and self.publishing.is_alive()):
+                    self.done = self._updates()
+                    self.publishing = threading.Thread(target=self.publish, daemon=True)
+                    self.publishing.start()
+            except Exception as e:
+                self.trouble = e
+                return self.end_kernel()
+
     def end_kernel(self):
         "Kill what the attempt started."
         import psutil
+
         for p in self.me.children():
             if p.pid not in self.others:
                 for q in [*p.children(recursive=True), p]:
-                    try: q.kill()
-                    except psutil.NoSuchProcess: pass
-    def __enter__(self): self.beat(); self.start(); return self
+                    try:
+                        q.kill()
+                    except psutil.NoSuchProcess:
+                        pass
+
+    def __enter__(self):
+        self.beat()
+        self.start()
+        return self
+
     def __exit__(self, *_):
-        self.over.set(); self.join(); self.end_kernel()
-        if self.publishing: self.publishing.join()
+        self.over.set()
+        self.join()
+        self.end_kernel()
+        if self.publishing:
+            self.publishing.join()
 
 # %% ../nbs/70_study.ipynb #be0860d0
 TRAIN = 'nbs/experiments/train.ipynb'
 
+
 def ended(run: Run) -> bool:
     "Whether nothing is left to do for a run, its bill included."
-    return run.settled and (run.manifest.get('cost') or dict(attempts=0))['attempts'] == len(attempts(run))
+    return run.settled and (run.manifest.get('cost') or dict(attempts=0))['attempts'] == len(
+        attempts(run)
+    )
+
 
 def _stuck(run: Run):
     "Refuse a fourth attempt when three were cut off without a new checkpoint: it would be cut off as well, and be paid for."
     last = attempts(run)[-3:]
-    if len(last) == 3 and all(a['ended'] is None and a['where'] != 'local' for a in last) and len({a['step'] for a in last}) == 1:
+    if (
+        len(last) == 3
+        and all(a['ended'] is None and a['where'] != 'local' for a in last)
+        and len({a['step'] for a in last}) == 1
+    ):
         minutes = max(a['seconds'] for a in last) / 60
-        for a in last: write_json(attempt_file(run, a['number']), a | dict(ended='cut off'))
-        raise KitError(f"three attempts were cut off after {last[0]['step']} updates, the longest after {minutes:.0f} minutes, without reaching another checkpoint; lower save_steps, raise timeout_hours or ram_gib, or take a larger GPU")
+        for a in last:
+            write_json(attempt_file(run, a['number']), a | dict(ended='cut off'))
+        raise KitError(
+            f"three attempts were cut off after {last[0]['step']} updates, the longest after {minutes:.0f} minutes, without reaching another checkpoint; lower save_steps, raise timeout_hours or ram_gib, or take a larger GPU"
+        )
+
 
 def _end(keeper: _Keeper, state: str, message: str = '', **more) -> dict:
     "Write down how an attempt ended; a full disk does not keep the answer from the caller."
-    run = keeper.run_; out = dict(name=run.cfg.name, run=run.folder.name, state=state, message=message, **more)
+    run = keeper.run_
+    out = dict(name=run.cfg.name, run=run.folder.name, state=state, message=message, **more)
     try:
         keeper.beat(state, state, message=message)
-        if run.manifest: run.note(cost=cost(run))
-        if state == 'done': (run.folder/'failed.json').unlink(missing_ok=True)
-        if state == 'failed': write_json(run.folder/'failed.json', dict(out, when=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())))
+        if run.manifest:
+            run.note(cost=cost(run))
+        if state == 'done':
+            (run.folder / 'failed.json').unlink(missing_ok=True)
+        if state == 'failed':
+            write_json(
+                run.folder / 'failed.json',
+                dict(out, when=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())),
+            )
         keeper.ground.publish()
     except (KitError, OSError) as e:
-        if state == 'done': out |= dict(state='failed', message=str(e))
-    return {k: v for k, v in out.items() if k != 'traceback'} | dict(cost=cost(run))  # failed.json has the traceback: an answer is short
+        if state == 'done':
+            out |= dict(state='failed', message=str(e))
+    return {k: v for k, v in out.items() if k != 'traceback'} | dict(
+        cost=cost(run)
+    )  # failed.json has the traceback: an answer is short
 
 # %% ../nbs/70_study.ipynb #f5e547e8
 def _attempt(run: Run, lease, ground: Ground) -> dict:
     "The notebook under a lease."
-    folder = run.folder; part = folder/'train.part.ipynb'; keeper = None
+    folder = run.folder
+    part = folder / 'train.part.ipynb'
+    keeper = None
     try:
-        keeper = _Keeper(run, lease, ground); ground.claim(run)
+        keeper = _Keeper(run, lease, ground)
+        ground.claim(run)
         if not run.settled:
             _stuck(run)
-            if part.exists(): (folder/'attempts').mkdir(exist_ok=True); part.replace(folder/f'attempts/{keeper.number - 1:03d}.ipynb')  # papermill would overwrite it
-            (folder/'failed.json').unlink(missing_ok=True)
-            with keeper: execute(root()/TRAIN, folder/'train.ipynb', run.cfg.model_dump(), processes(run.cfg))
-            if keeper.trouble: raise keeper.trouble
-        if not run.done: raise KitError(f"the notebook ended without done.json; read {folder/'train.ipynb'}")
+            if part.exists():
+                (folder / 'attempts').mkdir(exist_ok=True)
+                part.replace(
+                    folder / f'attempts/{keeper.number - 1:03d}.ipynb'
+                )  # papermill would overwrite it
+            (folder / 'failed.json').unlink(missing_ok=True)
+            with keeper:
+                execute(
+                    root() / TRAIN, folder / 'train.ipynb', run.cfg.model_dump(), processes(run.cfg)
+                )
+            if keeper.trouble:
+                raise keeper.trouble
+        if not run.done:
+            raise KitError(f"the notebook ended without done.json; read {folder / 'train.ipynb'}")
         return _end(keeper, 'done')
     except (KitError, OSError, Lost) as e:
-        if keeper is None: raise
+        if keeper is None:
+            raise
         e = keeper.trouble or e  # what made the keeper end the kernel comes before the kernel's end
-        if isinstance(e, Lost): return dict(name=run.cfg.name, run=folder.name, state='elsewhere', message='another machine took this run over while this one did not answer')
-        return _end(keeper, 'failed', str(e), cell=getattr(e, 'cell', None), traceback=getattr(e, 'traceback', '')[-20_000:])
+        if isinstance(e, Lost):
+            return dict(
+                name=run.cfg.name,
+                run=folder.name,
+                state='elsewhere',
+                message='another machine took this run over while this one did not answer',
+            )
+        return _end(
+            keeper,
+            'failed',
+            str(e),
+            cell=getattr(e, 'cell', None),
+            traceback=getattr(e, 'traceback', '')[-20_000:],
+        )
     except BaseException:  # Ctrl-C, or the machine is taken away
-        if keeper: _end(keeper, 'stopped')
+        if keeper:
+            _end(keeper, 'stopped')
         raise
-    finally: lease.give_back()
+    finally:
+        lease.give_back()
+
 
 def train_config(
     cfg: RunConfig,
-    ground: Ground = None,   # default: this machine
-) -> dict:                   # {'name', 'run', 'state': done | skipped | failed | elsewhere, 'message', 'cell', 'cost'}
+    ground: Ground = None,  # default: this machine
+) -> (
+    dict
+):  # {'name', 'run', 'state': done | skipped | failed | elsewhere, 'message', 'cell', 'cost'}
     "One attempt at a run that has not ended; never two at once, wherever they are asked for."
-    ground = ground or Ground(); run = Run(cfg, run_folder(cfg)); name = f'{cfg.study}/{cfg.recipe}/{run.folder.name}'
-    ground.refresh(); seen = None
+    ground = ground or Ground()
+    run = Run(cfg, run_folder(cfg))
+    name = f'{cfg.study}/{cfg.recipe}/{run.folder.name}'
+    ground.refresh()
+    seen = None
     while not ended(run):
         lease, other = take(ground.board, name, ground.holder)
-        if lease: ground.refresh(); return _attempt(run, lease, ground) if not ended(run) else lease.give_back() or dict(name=cfg.name, run=run.folder.name, state='skipped', message='')
-        if seen is None: seen = other
-        mine = ground.holder.get('input')  # Modal hands the input of a machine that it took away to another one
-        if (other['beat'] > seen['beat'] and other['holder'].get('input') != mine) or not mine:  # the holder lives; elsewhere its heart is listened to first
-            return dict(name=cfg.name, run=run.folder.name, state='elsewhere', message=f"{run.folder.name} is being trained by another process, since {time.strftime('%H:%M', time.localtime(other['since']))}; wait for it, or stop it and run this again")
+        if lease:
+            ground.refresh()
+            return (
+                _attempt(run, lease, ground)
+                if not ended(run)
+                else lease.give_back()
+                or dict(name=cfg.name, run=run.folder.name, state='skipped', message='')
+            )
+        if seen is None:
+            seen = other
+        mine = ground.holder.get(
+            'input'
+        )  # Modal hands the input of a machine that it took away to another one
+        if (
+            other['beat'] > seen['beat'] and other['holder'].get('input') != mine
+        ) or not mine:  # the holder lives; elsewhere its heart is listened to first
+            return dict(
+                name=cfg.name,
+                run=run.folder.name,
+                state='elsewhere',
+                message=f"{run.folder.name} is being trained by another process, since {time.strftime('%H:%M', time.localtime(other['since']))}; wait for it, or stop it and run this again",
+            )
         time.sleep(BEAT / 2)
     return dict(name=cfg.name, run=run.folder.name, state='skipped', message='')
 
 # %% ../nbs/70_study.ipynb #9ed98d5d
 def prepare_configs(
     configs: list,
-    say=lambda line: None,   # told of each thing as it is ready
-) -> list:                   # {'what', 'found', 'seconds'} for each thing
+    say=lambda line: None,  # told of each thing as it is ready
+) -> list:  # {'what', 'found', 'seconds'} for each thing
     "Weights, data, and first-stage candidates through the gate, for all configs."
     from reproduce_kit.backbone import weights_folder
     from reproduce_kit.pairs import load_pairs
     from reproduce_kit.rerank import load_selector, load_sets
+
     rows, seen = [], set()
+
     def once(key, what, get):
-        if key in seen: return
-        seen.add(key); start = time.time(); found = str(get()); rows.append(dict(what=what, found=found, seconds=round(time.time() - start, 1))); say(f'{what}: {found}')
+        if key in seen:
+            return
+        seen.add(key)
+        start = time.time()
+        found = str(get())
+        rows.append(dict(what=what, found=found, seconds=round(time.time() - start, 1)))
+        say(f'{what}: {found}')
+
     for c in configs:
         once(('backbone', c.backbone), f'backbone {c.backbone}', lambda: weights_folder(c.backbone))
-        data = [v if not isinstance(v, list) else tuple(v) for k, v in c.model_dump().items() if k in DataSettings.model_fields and k not in ('study', 'recipe', 'name')]
-        once(('sets', *data), f"test sets of {c.collection}", lambda: ', '.join(map(repr, load_sets(c).values())))
-        once(('pairs', *data, c.seed), f'pairs of {c.collection}, {c.holdout} held out, seed {c.seed}', lambda: f"{len(load_pairs(c)['train']):,}")
-        once(('select', *data, c.select_on), f'selection by {c.select_on}', lambda: 'ready' if load_selector(c) or c.select_on == 'none' else 'none')
+        data = [
+            v if not isinstance(v, list) else tuple(v)
+            for k, v in c.model_dump().items()
+            if k in DataSettings.model_fields and k not in ('study', 'recipe', 'name')
+        ]
+        once(
+            ('sets', *data),
+            f"test sets of {c.collection}",
+            lambda: ', '.join(map(repr, load_sets(c).values())),
+        )
+        once(
+            ('pairs', *data, c.seed),
+            f'pairs of {c.collection}, {c.holdout} held out, seed {c.seed}',
+            lambda: f"{len(load_pairs(c)['train']):,}",
+        )
+        once(
+            ('select', *data, c.select_on),
+            f'selection by {c.select_on}',
+            lambda: 'ready' if load_selector(c) or c.select_on == 'none' else 'none',
+        )
     return rows
 
 # %% ../nbs/70_study.ipynb #28451e47
 class _Watch(threading.Thread):
     "A progress bar over updates, fed by a history."
+
     def __init__(self, folder: Path, updates: int, label: str):
-        super().__init__(daemon=True); self.path, self.over = folder/'history.jsonl', threading.Event()
-        self.bar = tqdm(total=updates, desc=label, unit='update', file=sys.stderr, mininterval=1, disable=None)
+        super().__init__(daemon=True)
+        self.path, self.over = folder / 'history.jsonl', threading.Event()
+        self.bar = tqdm(
+            total=updates, desc=label, unit='update', file=sys.stderr, mininterval=1, disable=None
+        )
+
     def run(self):
-        while not self.over.wait(2): self.look()
+        while not self.over.wait(2):
+            self.look()
+
     def look(self):
-        try: last = json.loads(self.path.read_text().splitlines()[-1])
-        except (OSError, ValueError, IndexError): return
-        self.bar.set_postfix(**{k: f"{last[k]:.{n}f}" for k, n in (('epoch', 1), ('loss', 3)) if k in last}, refresh=False); self.bar.update(last['step'] - self.bar.n)
-    def __enter__(self): self.start(); return self
-    def __exit__(self, *_): self.over.set(); self.join(); self.look(); self.bar.close()
+        try:
+            last = json.loads(self.path.read_text().splitlines()[-1])
+        except (OSError, ValueError, IndexError):
+            return
+        self.bar.set_postfix(
+            **{k: f"{last[k]:.{n}f}" for k, n in (('epoch', 1), ('loss', 3)) if k in last},
+            refresh=False,
+        )
+        self.bar.update(last['step'] - self.bar.n)
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.join()
+        self.look()
+        self.bar.close()
+
 
 def run_study(
-    configs: list,       # from `read_configs`
-    say=print,           # where a line per run goes
-) -> dict:               # {'done': [...], 'skipped': [...], 'failed': {name: message}}
+    configs: list,  # from `read_configs`
+    say=print,  # where a line per run goes
+) -> dict:  # {'done': [...], 'skipped': [...], 'failed': {name: message}}
     "Execute the training notebook for every config that has no finished run."
     todo = [c for c in configs if not ended(Run(c, run_folder(c)))]
     out = dict(done=[], skipped=[c.name for c in configs if c not in todo], failed={})
-    if out['skipped']: say(f"{len(out['skipped'])} of {len(configs)} runs are done already: {', '.join(out['skipped'][:8])}{', ...' if len(out['skipped']) > 8 else ''}")
-    if not todo: return out
-    check_notebook(root()/TRAIN, todo[0].model_dump())
+    if out['skipped']:
+        say(
+            f"{len(out['skipped'])} of {len(configs)} runs are done already: {', '.join(out['skipped'][:8])}{', ...' if len(out['skipped']) > 8 else ''}"
+        )
+    if not todo:
+        return out
+    check_notebook(root() / TRAIN, todo[0].model_dump())
     for c in todo:
-        with writing(run_folder(c)/'.writable') as f: f.write('')
-        (run_folder(c)/'.writable').unlink()
-    for b in dict.fromkeys(c.backbone for c in todo): weights_folder(b)  # what is nowhere is missed before the first run, not after the fifth
+        with writing(run_folder(c) / '.writable') as f:
+            f.write('')
+        (run_folder(c) / '.writable').unlink()
+    for b in dict.fromkeys(c.backbone for c in todo):
+        weights_folder(b)  # what is nowhere is missed before the first run, not after the fifth
     seconds = estimate(todo)
-    say(f"{len(todo)} to train, about {in_words(None if None in seconds else sum(seconds))} on this machine: " + ', '.join(f'{c.name} {in_words(s)}' for c, s in zip(todo, seconds)))
+    say(
+        f"{len(todo)} to train, about {in_words(None if None in seconds else sum(seconds))} on this machine: "
+        + ', '.join(f'{c.name} {in_words(s)}' for c, s in zip(todo, seconds))
+    )
     for i, cfg in enumerate(todo, 1):
         start, folder = time.time(), run_folder(cfg)
-        with _Watch(folder, cfg.updates, f'[{i}/{len(todo)}] {cfg.name}'): got = train_config(cfg)
+        with _Watch(folder, cfg.updates, f'[{i}/{len(todo)}] {cfg.name}'):
+            got = train_config(cfg)
         if got['state'] in ('done', 'skipped'):
-            means = json.loads((folder/'done.json').read_text())['epochs'][str(cfg.epochs)]['means']; s = cfg.test_sets[0]; measure, score = next(iter(means[s].items()))
-            out['done'].append(cfg.name); say(f"[{i}/{len(todo)}] {cfg.name}: {measure} {score:.4f} on {s} after epoch {cfg.epochs}, {in_words(time.time() - start)}")
+            means = json.loads((folder / 'done.json').read_text())['epochs'][str(cfg.epochs)][
+                'means'
+            ]
+            s = cfg.test_sets[0]
+            measure, score = next(iter(means[s].items()))
+            out['done'].append(cfg.name)
+            say(
+                f"[{i}/{len(todo)}] {cfg.name}: {measure} {score:.4f} on {s} after epoch {cfg.epochs}, {in_words(time.time() - start)}"
+            )
         else:
-            e = got['message']; out['failed'][cfg.name] = e; say(f"[{i}/{len(todo)}] {cfg.name} failed: {e}")
-            if 'cannot write' in e or 'free some space' in e: break  # the next one would fail the same way
+            e = got['message']
+            out['failed'][cfg.name] = e
+            say(f"[{i}/{len(todo)}] {cfg.name} failed: {e}")
+            if 'cannot write' in e or 'free some space' in e:
+                break  # the next one would fail the same way
     return out
 
 # %% ../nbs/70_study.ipynb #761345bb
-PAGES = {EncoderSettings: 'nbs/experiments/pretrain.ipynb', BiEncoderSettings: 'nbs/experiments/distil.ipynb'}
+PAGES = {
+    EncoderSettings: 'nbs/experiments/pretrain.ipynb',
+    BiEncoderSettings: 'nbs/experiments/distil.ipynb',
+}
+
 
 def make(
-    settings: list,      # EncoderSettings or BiEncoderSettings
-    say=print,           # where a line for each goes
-) -> dict:               # as from `run_study`
+    settings: list,  # EncoderSettings or BiEncoderSettings
+    say=print,  # where a line for each goes
+) -> dict:  # as from `run_study`
     "Execute the notebook of every encoder or bi-encoder that the run store does not have."
-    todo = [s for s in settings if not made(s)]; out = dict(done=[], skipped=[s.name for s in settings if s not in todo], failed={})
-    for s in todo: check_notebook(root()/PAGES[type(s)], s.model_dump())
+    todo = [s for s in settings if not made(s)]
+    out = dict(done=[], skipped=[s.name for s in settings if s not in todo], failed={})
+    for s in todo:
+        check_notebook(root() / PAGES[type(s)], s.model_dump())
     for i, s in enumerate(todo, 1):
         start, page, label = time.time(), Path(PAGES[type(s)]), f'[{i}/{len(todo)}] {s.name}'
         try:
-            with _Watch(s.folder, s.updates, label): execute(root()/page, s.folder/page.name, s.model_dump())
-            done = read_json(s.folder/'done.json'); means = done.get('means', {})
-            result = ', '.join(f"nDCG@10 {m['nDCG@10']:.4f} on {n}" for n, m in means.items()) if means else f"loss {done['last']['loss']:.3f} after {done['tokens']:,} tokens"
-            out['done'].append(s.name); say(f"{label}: {result}, {in_words(time.time() - start)}")
-        except KitError as e: out['failed'][s.name] = str(e); say(f"{label} failed: {e}")
+            with _Watch(s.folder, s.updates, label):
+                execute(root() / page, s.folder / page.name, s.model_dump())
+            done = read_json(s.folder / 'done.json')
+            means = done.get('means', {})
+            result = (
+                ', '.join(f"nDCG@10 {m['nDCG@10']:.4f} on {n}" for n, m in means.items())
+                if means
+                else f"loss {done['last']['loss']:.3f} after {done['tokens']:,} tokens"
+            )
+            out['done'].append(s.name)
+            say(f"{label}: {result}, {in_words(time.time() - start)}")
+        except KitError as e:
+            out['failed'][s.name] = str(e)
+            say(f"{label} failed: {e}")
     return out
+
 
 def _same_encoder(c):
     "Refuse what is finished and began with another encoder than there is now: its numbers would stand under the new one's name."
     for e in encoders_of([c]):
-        if not made(e): continue
-        began = read_json(c.folder/'began.json')['start'] if isinstance(c, BiEncoderSettings) and made(c) else r.manifest['data'].get('weights') if not isinstance(c, BiEncoderSettings) and (r := Run(c, run_folder(c))).done else None
-        if began and began != read_json(e.folder/'done.json')['weights']: raise KitError(f"{c.name} is done, but began with another {e.name} than there is now; delete {c.folder if isinstance(c, BiEncoderSettings) else run_folder(c)} to run it again")
+        if not made(e):
+            continue
+        began = (
+            read_json(c.folder / 'began.json')['start']
+            if isinstance(c, BiEncoderSettings) and made(c)
+            else r.manifest['data'].get('weights')
+            if not isinstance(c, BiEncoderSettings) and (r := Run(c, run_folder(c))).done
+            else None
+        )
+        if began and began != read_json(e.folder / 'done.json')['weights']:
+            raise KitError(
+                f"{c.name} is done, but began with another {e.name} than there is now; delete {c.folder if isinstance(c, BiEncoderSettings) else run_folder(c)} to run it again"
+            )
+
 
 def run_paths(
-    paths,               # YAML files, or folders of params/
+    paths,  # YAML files, or folders of params/
     say=print,
-) -> dict:               # as from `run_study`, for all kinds together
+) -> dict:  # as from `run_study`, for all kinds together
     "All that `paths` describe: encoders, then runs, then bi-encoders; the encoders that they start from are made first."
-    configs, bi = read_configs(paths, none=True), read_made(BiEncoderSettings, paths); todo = [c for c in configs if not ended(Run(c, run_folder(c)))] + [b for b in bi if not made(b)]
-    encoders = list({s.identity: s for s in [*read_made(EncoderSettings, paths), *encoders_of(todo)]}.values())
-    if not (configs or bi or encoders): raise KitError(f"{', '.join(map(str, paths))}: no parameter file of a run, an encoder or a bi-encoder")
+    configs, bi = read_configs(paths, none=True), read_made(BiEncoderSettings, paths)
+    todo = [c for c in configs if not ended(Run(c, run_folder(c)))] + [b for b in bi if not made(b)]
+    encoders = list(
+        {s.identity: s for s in [*read_made(EncoderSettings, paths), *encoders_of(todo)]}.values()
+    )
+    if not (configs or bi or encoders):
+        raise KitError(
+            f"{', '.join(map(str, paths))}: no parameter file of a run, an encoder or a bi-encoder"
+        )
     coming = {c.identity for c in configs}
     for b in bi:
-        if made(b): continue
-        from reproduce_kit.biencoder import check_bi_encoder  # torch and transformers, which nothing else here needs
-        check_bi_encoder(b, teacher=not (b.teacher.endswith('.yaml') and read_config(root()/b.teacher).identity in coming))
-    out = make(encoders, say); lost = {c.name: f"its encoder {e.name} failed" for c in todo for e in encoders_of([c]) if e.name in out['failed']}; out['failed'] |= lost
-    for c in [*configs, *bi]: _same_encoder(c)
+        if made(b):
+            continue
+        from reproduce_kit.biencoder import (
+            check_bi_encoder,
+        )  # torch and transformers, which nothing else here needs
+
+        check_bi_encoder(
+            b,
+            teacher=not (
+                b.teacher.endswith('.yaml') and read_config(root() / b.teacher).identity in coming
+            ),
+        )
+    out = make(encoders, say)
+    lost = {
+        c.name: f"its encoder {e.name} failed"
+        for c in todo
+        for e in encoders_of([c])
+        if e.name in out['failed']
+    }
+    out['failed'] |= lost
+    for c in [*configs, *bi]:
+        _same_encoder(c)
     configs, bi = ([c for c in x if c.name not in lost] for x in (configs, bi))
-    for part in (run_study(configs, say), make(bi, say)): out = {k: out[k] + part[k] if k != 'failed' else out[k] | part[k] for k in out}
+    for part in (run_study(configs, say), make(bi, say)):
+        out = {k: out[k] + part[k] if k != 'failed' else out[k] | part[k] for k in out}
     return out

@@ -24,12 +24,13 @@ from .store import Run, finished, git_state
 @dataclass
 class Table:
     "Cells in reading order."
-    name: str                                     # the file's stem: `table1`
+
+    name: str  # the file's stem: `table1`
     caption: str
-    keys: tuple = ('',)                           # headers of the row labels
-    align: str = 'l'                              # of each other column; with widths in braces: of all columns
-    long: bool = False                            # may break across pages
-    cells: list = field(default_factory=list)     # dicts: row, column, text, value, source
+    keys: tuple = ('',)  # headers of the row labels
+    align: str = 'l'  # of each other column; with widths in braces: of all columns
+    long: bool = False  # may break across pages
+    cells: list = field(default_factory=list)  # dicts: row, column, text, value, source
 
     def add(self, row, column, text, value=None, **source):
         "Append a cell; `row` and `column` are labels (tuples where there are several levels)."
@@ -40,281 +41,674 @@ class Table:
         "What is printed, as a data frame."
         rows, cols = (list(dict.fromkeys(c[k] for c in self.cells)) for k in ('row', 'column'))
         texts = {(c['row'], c['column']): c['text'] for c in self.cells}
-        return pd.DataFrame([[texts.get((r, c), '') for c in cols] for r in rows], index=_index(rows), columns=_index(cols))
+        return pd.DataFrame(
+            [[texts.get((r, c), '') for c in cols] for r in rows],
+            index=_index(rows),
+            columns=_index(cols),
+        )
 
-def _index(labels): return pd.MultiIndex.from_tuples(labels) if isinstance(labels[0], tuple) else pd.Index(labels)
+
+def _index(labels):
+    return pd.MultiIndex.from_tuples(labels) if isinstance(labels[0], tuple) else pd.Index(labels)
+
 
 def mark_best(table: Table, columns, rows):
     "Put the highest value of each column among `rows` in bold, ties included (compared as printed)."
     for col in columns:
-        cells = [c for c in table.cells if c['column'] == col and c['row'] in rows and c['value'] is not None]
-        best = max((c['text'].split('\\,')[0] for c in cells), default=None)  # without the spread over seeds
+        cells = [
+            c
+            for c in table.cells
+            if c['column'] == col and c['row'] in rows and c['value'] is not None
+        ]
+        best = max(
+            (c['text'].split('\\,')[0] for c in cells), default=None
+        )  # without the spread over seeds
         for c in cells:
-            if c['text'].split('\\,')[0] == best: c['text'] = f"\\textbf{{{c['text']}}}"
+            if c['text'].split('\\,')[0] == best:
+                c['text'] = f"\\textbf{{{c['text']}}}"
 
 # %% ../nbs/80_tables.ipynb #f7179fce
 def _evidence(run: Run, folder: str, who: str, hashes: dict, **more) -> dict:
     "{test set: (per-topic frame, source)} of what `who` ranked."
-    f = run.folder/folder
+    f = run.folder / folder
     for part, was in hashes.items():
-        if not (f/part).exists() or sha256(f/part) != was: raise KitError(f"{f/part} is not the file that the run measured (missing, or its hash changed); delete {run.folder} and run the config again")
-    where, frames = f.relative_to(place('runs')).as_posix(), read_perquery(f/'perquery.csv')
-    return {s: (frames[f'{who}/{s}'], dict(run=run.folder.name, identity=run.cfg.identity, run_file=f'{where}/{s}.run.gz', sha256=hashes[f'{s}.run.gz'],
-                                           perquery=f'{where}/perquery.csv', perquery_sha256=hashes['perquery.csv'], perquery_name=f'{who}/{s}', **more)) for s in run.cfg.test_sets}
+        if not (f / part).exists() or sha256(f / part) != was:
+            raise KitError(
+                f"{f / part} is not the file that the run measured (missing, or its hash changed); delete {run.folder} and run the config again"
+            )
+    where, frames = f.relative_to(place('runs')).as_posix(), read_perquery(f / 'perquery.csv')
+    return {
+        s: (
+            frames[f'{who}/{s}'],
+            dict(
+                run=run.folder.name,
+                identity=run.cfg.identity,
+                run_file=f'{where}/{s}.run.gz',
+                sha256=hashes[f'{s}.run.gz'],
+                perquery=f'{where}/perquery.csv',
+                perquery_sha256=hashes['perquery.csv'],
+                perquery_name=f'{who}/{s}',
+                **more,
+            ),
+        )
+        for s in run.cfg.test_sets
+    }
+
 
 def run_epochs(run: Run) -> list:
     "[(epoch, {test set: (per-topic frame, source)})] of a finished run."
-    done = read_json(run.folder/'done.json')['epochs']
-    return [(n, _evidence(run, f'epoch-{n}', run.cfg.name, done[str(n)]['files'], epoch=n)) for n in range(1, run.cfg.epochs + 1)]
+    done = read_json(run.folder / 'done.json')['epochs']
+    return [
+        (n, _evidence(run, f'epoch-{n}', run.cfg.name, done[str(n)]['files'], epoch=n))
+        for n in range(1, run.cfg.epochs + 1)
+    ]
+
 
 def groups(runs: list) -> list:
     "Runs that differ in nothing but their seed, together, in table order."
     out = {}
-    for r in runs: out.setdefault(canonical(r.cfg.model_dump(exclude={'name', 'seed', *WHERE})), []).append(r)
+    for r in runs:
+        out.setdefault(canonical(r.cfg.model_dump(exclude={'name', 'seed', *WHERE})), []).append(r)
     return list(out.values())
+
 
 def group_epochs(group: list) -> list:
     "As `run_epochs`, over the seeds of a group: per-topic means, and in `attrs['spread']` the standard deviation of each measure's mean between seeds."
-    if len(group) == 1: return run_epochs(group[0])
+    if len(group) == 1:
+        return run_epochs(group[0])
     out, each = [], [dict(run_epochs(r)) for r in group]
     for n in range(1, group[0].cfg.epochs + 1):
         row = {}
         for s in group[0].cfg.test_sets:
             frames, sources = [e[n][s][0] for e in each], [e[n][s][1] for e in each]
-            df = sum(f.loc[frames[0].index] for f in frames) / len(frames); df.attrs['spread'] = pd.DataFrame([f.mean() for f in frames]).std(ddof=1).to_dict()
+            df = sum(f.loc[frames[0].index] for f in frames) / len(frames)
+            df.attrs['spread'] = pd.DataFrame([f.mean() for f in frames]).std(ddof=1).to_dict()
             row[s] = (df, dict(run=', '.join(x['run'] for x in sources), epoch=n, seeds=sources))
         out.append((n, row))
     return out
 
+
 def mean_text(df: pd.DataFrame, measure: str) -> str:
     "A mean with four digits, and its spread over seeds where there are several."
-    return f'{df[measure].mean():.4f}' + (f"\\,$\\pm${df.attrs['spread'][measure]:.3f}" if 'spread' in df.attrs else '')
+    return f'{df[measure].mean():.4f}' + (
+        f"\\,$\\pm${df.attrs['spread'][measure]:.3f}" if 'spread' in df.attrs else ''
+    )
+
 
 def first_stage(runs: list, who: str) -> dict:
     "{test set: (per-topic frame, source)} of `BM25` or the `ceiling`; refused when the runs did not share candidates."
-    if len({tuple(r.manifest['data'].get(s) for s in runs[0].cfg.test_sets) for r in runs}) > 1: raise KitError("these runs reranked different candidates and cannot stand in one table (delete those whose settings are out of date): " + ', '.join(r.folder.name for r in runs))
-    return _evidence(runs[0], 'first-stage', who, read_json(runs[0].folder/'first-stage/metrics.json')['files'])
+    if len({tuple(r.manifest['data'].get(s) for s in runs[0].cfg.test_sets) for r in runs}) > 1:
+        raise KitError(
+            "these runs reranked different candidates and cannot stand in one table (delete those whose settings are out of date): "
+            + ', '.join(r.folder.name for r in runs)
+        )
+    return _evidence(
+        runs[0], 'first-stage', who, read_json(runs[0].folder / 'first-stage/metrics.json')['files']
+    )
+
 
 def need_runs(study: str, recipe: str = '') -> list:
     "The study's finished runs; refused when there are none, or when they are of several recipes and none was named."
     runs = finished(study, recipe or '*')
-    if not runs: raise KitError(f"no finished runs of study {study!r}{f', recipe {recipe!r}' if recipe else ''} in {place('runs')}; `reproduce run params/{study}{f'/{recipe}' if recipe else ''}` makes them")
-    if len(found := sorted({r.cfg.recipe for r in runs})) > 1: raise KitError(f"study {study!r} has finished runs of several recipes ({', '.join(found)}), which do not share a table; name one with --recipe")
+    if not runs:
+        raise KitError(
+            f"no finished runs of study {study!r}{f', recipe {recipe!r}' if recipe else ''} in {place('runs')}; `reproduce run params/{study}{f'/{recipe}' if recipe else ''}` makes them"
+        )
+    if len(found := sorted({r.cfg.recipe for r in runs})) > 1:
+        raise KitError(
+            f"study {study!r} has finished runs of several recipes ({', '.join(found)}), which do not share a table; name one with --recipe"
+        )
     return runs
+
 
 def table_runs(study: str, recipe: str = '') -> list:
     "`need_runs` for an analysis notebook: an empty list, said aloud, where there is nothing to show yet."
-    try: return need_runs(study, recipe)
-    except KitError as e: print(e); return []
+    try:
+        return need_runs(study, recipe)
+    except KitError as e:
+        print(e)
+        return []
 
 # %% ../nbs/80_tables.ipynb #60fdf29e
 SHOWN = {'AP': 'MAP', 'RR@10': 'MRR@10', 'R@10': 'R@10', 'Rprec': 'Rprec', 'P@10': 'P@10'}
-COLUMNS = [(('grades', 'nDCG@10'), 'nDCG@10')] + [((f'rel$\\geq${l}', t), named(m, l)) for l in LEVELS for m, t in SHOWN.items()]
+COLUMNS = [(('grades', 'nDCG@10'), 'nDCG@10')] + [
+    ((f'rel$\\geq${l}', t), named(m, l)) for l in LEVELS for m, t in SHOWN.items()
+]
+
 
 def table_columns(runs: list) -> list:
     "[((level, measure), test set, measure)]: all measures of the first test set, the leading one of each other."
     first, *rest = runs[0].cfg.test_sets
     out = [(c, first, m) for c, m in COLUMNS] if first not in OWN else []
-    return out + [((escape(s), escape(m)), s, m) for s in ([first] if first in OWN else []) + rest for m in OWN.get(s, ['nDCG@10'])]
+    return out + [
+        ((escape(s), escape(m)), s, m)
+        for s in ([first] if first in OWN else []) + rest
+        for m in OWN.get(s, ['nDCG@10'])
+    ]
+
 
 def row_label(run: Run, runs: list) -> tuple:
     "(backbone, optimizer), with the rate where several rows would read the same; seeds share a row."
-    same = [r.cfg for r in runs if (r.cfg.title, r.cfg.optimizer) == (run.cfg.title, run.cfg.optimizer)]
-    return run.cfg.title, ', '.join([OPTIMIZERS[run.cfg.optimizer], *([rate_text(run.cfg.learning_rate)] if len({c.learning_rate for c in same}) > 1 else [])])
+    same = [
+        r.cfg for r in runs if (r.cfg.title, r.cfg.optimizer) == (run.cfg.title, run.cfg.optimizer)
+    ]
+    return run.cfg.title, ', '.join(
+        [
+            OPTIMIZERS[run.cfg.optimizer],
+            *(
+                [rate_text(run.cfg.learning_rate)]
+                if len({c.learning_rate for c in same}) > 1
+                else []
+            ),
+        ]
+    )
+
 
 def table1(runs: list) -> Table:
     "All finished rows of a study."
     c, bm25, top = runs[0].cfg, first_stage(runs, 'BM25'), first_stage(runs, 'ceiling')
-    columns = table_columns(runs); main, lead = columns[0][1:]; ranked = read_json(runs[0].folder/'first-stage/metrics.json')['ranked_by']
-    t = Table('table1', f"Reranking BM25's top {c.depth}: {escape(c.collection)} collection, {escape(main)} topics ({len(bm25[main][0])}). Relevance level, or other test set, above each measure; best of the trained rows in bold; "
-                        f"$\\Delta$: {escape(lead)} minus BM25's, 95\\,\\% paired bootstrap interval over topics.", ('Backbone', 'Optimizer', 'Epoch'), 'c')
+    columns = table_columns(runs)
+    main, lead = columns[0][1:]
+    ranked = read_json(runs[0].folder / 'first-stage/metrics.json')['ranked_by']
+    t = Table(
+        'table1',
+        f"Reranking BM25's top {c.depth}: {escape(c.collection)} collection, {escape(main)} topics ({len(bm25[main][0])}). Relevance level, or other test set, above each measure; best of the trained rows in bold; "
+        f"$\\Delta$: {escape(lead)} minus BM25's, 95\\,\\% paired bootstrap interval over topics.",
+        ('Backbone', 'Optimizer', 'Epoch'),
+        'c',
+    )
+
     def row(label, evidence, gain=None):
         for column, s, m in columns:
             df, source = evidence[s]
-            if label[0] == 'BM25' and ranked[s] != 'BM25': t.add(label, column, '--'); continue  # nobody ranked these candidates
+            if label[0] == 'BM25' and ranked[s] != 'BM25':
+                t.add(label, column, '--')
+                continue  # nobody ranked these candidates
             t.add(label, column, mean_text(df, m), float(df[m].mean()), measure=m, **source)
         text = '--' if gain is None else '${:+.3f}$ $[{:+.3f}, {:+.3f}]$'.format(*gain)
-        t.add(label, ('vs BM25', '$\\Delta$ [95\\,\\%]'), text, gain and gain[0], measure=lead, **evidence[main][1])
-    row(('BM25', '', ''), bm25); row(('Ceiling', '', ''), top)
-    if any(len(g) > 1 for g in groups(runs)): t.caption += ' Several seeds: mean $\\pm$ standard deviation between them.'
+        t.add(
+            label,
+            ('vs BM25', '$\\Delta$ [95\\,\\%]'),
+            text,
+            gain and gain[0],
+            measure=lead,
+            **evidence[main][1],
+        )
+
+    row(('BM25', '', ''), bm25)
+    row(('Ceiling', '', ''), top)
+    if any(len(g) > 1 for g in groups(runs)):
+        t.caption += ' Several seeds: mean $\\pm$ standard deviation between them.'
     for g in groups(runs):
-        for n, e in group_epochs(g): row((*row_label(g[0], runs), str(n)), e, paired_interval(e[main][0][lead], bm25[main][0][lead]))
-    mark_best(t, [col for col, *_ in columns], {c['row'] for c in t.cells} - {('BM25', '', ''), ('Ceiling', '', '')})
+        for n, e in group_epochs(g):
+            row(
+                (*row_label(g[0], runs), str(n)),
+                e,
+                paired_interval(e[main][0][lead], bm25[main][0][lead]),
+            )
+    mark_best(
+        t,
+        [col for col, *_ in columns],
+        {c['row'] for c in t.cells} - {('BM25', '', ''), ('Ceiling', '', '')},
+    )
     return t
 
 # %% ../nbs/80_tables.ipynb #99178b6e
 def reference(name: str) -> pd.DataFrame:
     "A table of published numbers that ships with the kit."
-    return pd.read_csv(files('reproduce_kit').joinpath(f'reference/{name}.csv').open(encoding='utf-8'), dtype=str, keep_default_na=False)
+    return pd.read_csv(
+        files('reproduce_kit').joinpath(f'reference/{name}.csv').open(encoding='utf-8'),
+        dtype=str,
+        keep_default_na=False,
+    )
+
 
 def best_epoch(runs: list) -> tuple:
     "(run, epoch, per-topic frame, source) with the highest leading measure of the first test set as printed; the earliest of equals."
     main, lead = table_columns(runs)[0][1:]
-    return max(((g[0], n, *e[main]) for g in groups(runs) for n, e in group_epochs(g)), key=lambda x: (round(x[2][lead].mean(), 4), -x[1]))
+    return max(
+        ((g[0], n, *e[main]) for g in groups(runs) for n, e in group_epochs(g)),
+        key=lambda x: (round(x[2][lead].mean(), 4), -x[1]),
+    )
+
 
 def table2(
     runs: list,
-    found: pd.DataFrame = None,   # from `audit.recompute`: rankings of other systems that are here
+    found: pd.DataFrame = None,  # from `audit.recompute`: rankings of other systems that are here
 ) -> Table:
     "The study's best beside BM25, and the systems that the paper lists, marked as quoted or recomputed."
-    c = runs[0].cfg; main, lead = table_columns(runs)[0][1:]
-    same = 'The two columns are different test collections.' if main != 'dl19' else 'Both columns are TREC DL 2019.'
-    t = Table('table2', f"{escape(lead)} beside other systems. Left: TREC DL 2019 as printed in the paper's Table II. Right: this study, {escape(c.collection)} collection, {escape(main)} topics. {same} Numbers in brackets are the paper's own references. Recomputed: from a ranking that is at hand, by its scores; the others are quoted.", ('', 'System'), 'r')
+    c = runs[0].cfg
+    main, lead = table_columns(runs)[0][1:]
+    same = (
+        'The two columns are different test collections.'
+        if main != 'dl19'
+        else 'Both columns are TREC DL 2019.'
+    )
+    t = Table(
+        'table2',
+        f"{escape(lead)} beside other systems. Left: TREC DL 2019 as printed in the paper's Table II. Right: this study, {escape(c.collection)} collection, {escape(main)} topics. {same} Numbers in brackets are the paper's own references. Recomputed: from a ranking that is at hand, by its scores; the others are quoted.",
+        ('', 'System'),
+        'r',
+    )
     there, again, here = 'DL 2019 (published)', 'recomputed', f'{escape(c.collection)} (this study)'
     at = {r['row'] or r['system']: r for r in found.to_dict('records')} if found is not None else {}
+
     def row(group, system, cites, a, b, value, **source):
-        t.add((group, system), 'Cited as', cites); t.add((group, system), there, a, value if a else None, **(source if a else {}))
+        t.add((group, system), 'Cited as', cites)
+        t.add((group, system), there, a, value if a else None, **(source if a else {}))
         if at:
             r = at.pop(system, None) if group != 'This study' else None
-            t.add((group, system), again, f"{r['nDCG@10']:.4f}" if r else 'quoted' if a else '', r and r['nDCG@10'], **(dict(recomputed=r['file'], sha256=r['sha256']) if r else {}))
+            t.add(
+                (group, system),
+                again,
+                f"{r['nDCG@10']:.4f}" if r else 'quoted' if a else '',
+                r and r['nDCG@10'],
+                **(dict(recomputed=r['file'], sha256=r['sha256']) if r else {}),
+            )
         t.add((group, system), here, b, value if b else None, **(source if b else {}))
-    def ours(system, df, source): row('This study', system, '', '', f'{df[lead].mean():.4f}', float(df[lead].mean()), measure=lead, **source)
+
+    def ours(system, df, source):
+        row(
+            'This study',
+            system,
+            '',
+            '',
+            f'{df[lead].mean():.4f}',
+            float(df[lead].mean()),
+            measure=lead,
+            **source,
+        )
+
     for r in reference('table2').itertuples(index=False):
-        ndcg = r[2]; row(r.group, escape(r.system), f'[{r.cites}]' if r.cites else 'this paper', ndcg, '', float(ndcg), published=r.source)
-    for name in list(at): row('Not in Table II', name, '', '', '', None)
-    ours('BM25', *first_stage(runs, 'BM25')[main]); ours('Perfect reranker of BM25', *first_stage(runs, 'ceiling')[main])
+        ndcg = r[2]
+        row(
+            r.group,
+            escape(r.system),
+            f'[{r.cites}]' if r.cites else 'this paper',
+            ndcg,
+            '',
+            float(ndcg),
+            published=r.source,
+        )
+    for name in list(at):
+        row('Not in Table II', name, '', '', '', None)
+    ours('BM25', *first_stage(runs, 'BM25')[main])
+    ours('Perfect reranker of BM25', *first_stage(runs, 'ceiling')[main])
     for title in dict.fromkeys(r.cfg.title for r in runs):
-        r, n, df, source = best_epoch([r for r in runs if r.cfg.title == title]); ours(f'{title} + {OPTIMIZERS[r.cfg.optimizer]}, epoch {n}', df, source)
-    mark_best(t, [here], {c['row'] for c in t.cells if c['row'][0] == 'This study' and ' + ' in c['row'][1]})
+        r, n, df, source = best_epoch([r for r in runs if r.cfg.title == title])
+        ours(f'{title} + {OPTIMIZERS[r.cfg.optimizer]}, epoch {n}', df, source)
+    mark_best(
+        t,
+        [here],
+        {c['row'] for c in t.cells if c['row'][0] == 'This study' and ' + ' in c['row'][1]},
+    )
     return t
 
 # %% ../nbs/80_tables.ipynb #ab00f5a2
 def numbers(runs: list) -> Table:
     "Macros for the prose: the row is the macro's name."
-    t = Table('numbers', ''); c = runs[0].cfg; main, lead = table_columns(runs)[0][1:]
+    t = Table('numbers', '')
+    c = runs[0].cfg
+    main, lead = table_columns(runs)[0][1:]
     bm25, top = first_stage(runs, 'BM25')[main], first_stage(runs, 'ceiling')[main]
-    def put(name, text, value=None, **source): t.add(f'kit{name}', 'value', text, value, **source)
+
+    def put(name, text, value=None, **source):
+        t.add(f'kit{name}', 'value', text, value, **source)
+
     config = dict(config=f'params/{c.study}')
-    def every(get): return ', '.join(dict.fromkeys(str(get(r.cfg)) for r in runs))
-    for name, text in dict(Study=c.study, Recipe=c.recipe, Runs=len(runs), Epochs=c.epochs, Pairs=f'{c.train_pairs:,}', Words=c.passage_words or '--', Depth=c.depth, Topics=len(bm25[0]), Measure=lead,
-                           Batch=every(lambda c: c.global_batch), Length=every(lambda c: c.max_length), Updates=every(lambda c: f'{c.updates:,}'), Seed=every(lambda c: c.seed),
-                           HardShare='--' if c.hard_share is None else f'{100*c.hard_share:.0f}', Kone=c.bm25_k1, Bparam=c.bm25_b, Warmup=every(lambda c: f'{100*c.warmup:.0f}'),
-                           Schedule=every(lambda c: c.schedule), Decay=c.weight_decay, Clip=c.max_grad_norm).items(): put(name, str(text), None, **config)
+
+    def every(get):
+        return ', '.join(dict.fromkeys(str(get(r.cfg)) for r in runs))
+
+    for name, text in dict(
+        Study=c.study,
+        Recipe=c.recipe,
+        Runs=len(runs),
+        Epochs=c.epochs,
+        Pairs=f'{c.train_pairs:,}',
+        Words=c.passage_words or '--',
+        Depth=c.depth,
+        Topics=len(bm25[0]),
+        Measure=lead,
+        Batch=every(lambda c: c.global_batch),
+        Length=every(lambda c: c.max_length),
+        Updates=every(lambda c: f'{c.updates:,}'),
+        Seed=every(lambda c: c.seed),
+        HardShare='--' if c.hard_share is None else f'{100 * c.hard_share:.0f}',
+        Kone=c.bm25_k1,
+        Bparam=c.bm25_b,
+        Warmup=every(lambda c: f'{100 * c.warmup:.0f}'),
+        Schedule=every(lambda c: c.schedule),
+        Decay=c.weight_decay,
+        Clip=c.max_grad_norm,
+    ).items():
+        put(name, str(text), None, **config)
     for o in OPTIMIZERS:
         rates = sorted({r.cfg.learning_rate for r in runs if r.cfg.optimizer == o})
-        put(f'Rate{OPTIMIZERS[o]}', ', '.join(rate_text(x) for x in rates) or '--', None, config=f'params/{c.study}')
+        put(
+            f'Rate{OPTIMIZERS[o]}',
+            ', '.join(rate_text(x) for x in rates) or '--',
+            None,
+            config=f'params/{c.study}',
+        )
     m = runs[0].manifest
-    put('Device', m['hardware']['gpus'][0] if m['hardware']['gpus'] else f"a CPU ({m['hardware']['threads']} threads)", None, run=runs[0].folder.name); put('Torch', m['packages']['torch'], None, run=runs[0].folder.name)
-    put('Minutes', f"{sum(sum(r.manifest['seconds'].values()) for r in runs)/60:.0f}", None, run='all runs of the study')
-    for name, (df, source) in dict(BM=bm25, Ceiling=top).items(): put(f'Ndcg{name}', f'{df[lead].mean():.4f}', float(df[lead].mean()), measure=lead, **source)
+    put(
+        'Device',
+        m['hardware']['gpus'][0]
+        if m['hardware']['gpus']
+        else f"a CPU ({m['hardware']['threads']} threads)",
+        None,
+        run=runs[0].folder.name,
+    )
+    put('Torch', m['packages']['torch'], None, run=runs[0].folder.name)
+    put(
+        'Minutes',
+        f"{sum(sum(r.manifest['seconds'].values()) for r in runs) / 60:.0f}",
+        None,
+        run='all runs of the study',
+    )
+    for name, (df, source) in dict(BM=bm25, Ceiling=top).items():
+        put(f'Ndcg{name}', f'{df[lead].mean():.4f}', float(df[lead].mean()), measure=lead, **source)
+
     def best(name, some):
-        r, n, df, source = best_epoch(some); gain = paired_interval(df[lead], bm25[0][lead])
-        put(f'{name}Name', f'{r.cfg.title} + {OPTIMIZERS[r.cfg.optimizer]}', None, **source); put(f'{name}Epoch', str(n), None, **source)
+        r, n, df, source = best_epoch(some)
+        gain = paired_interval(df[lead], bm25[0][lead])
+        put(f'{name}Name', f'{r.cfg.title} + {OPTIMIZERS[r.cfg.optimizer]}', None, **source)
+        put(f'{name}Epoch', str(n), None, **source)
         put(f'{name}Ndcg', f'{df[lead].mean():.4f}', float(df[lead].mean()), measure=lead, **source)
-        put(f'{name}Gain', '{:+.3f}'.format(gain[0]), gain[0], measure=lead, **source); put(f'{name}Interval', '[{:+.3f}, {:+.3f}]'.format(*gain[1:]), gain[0], measure=lead, **source)
+        put(f'{name}Gain', '{:+.3f}'.format(gain[0]), gain[0], measure=lead, **source)
+        put(
+            f'{name}Interval',
+            '[{:+.3f}, {:+.3f}]'.format(*gain[1:]),
+            gain[0],
+            measure=lead,
+            **source,
+        )
+
     best('Best', runs)
     for o, label in OPTIMIZERS.items():
-        if some := [r for r in runs if r.cfg.optimizer == o]: best(f'Best{label}', some)
-        else: [put(f'Best{label}{part}', '--', None, **config) for part in ('Name', 'Epoch', 'Ndcg', 'Gain', 'Interval')]
+        if some := [r for r in runs if r.cfg.optimizer == o]:
+            best(f'Best{label}', some)
+        else:
+            [
+                put(f'Best{label}{part}', '--', None, **config)
+                for part in ('Name', 'Epoch', 'Ndcg', 'Gain', 'Interval')
+            ]
     return t
+
 
 def escape(text: str) -> str:
     "Text for LaTeX."
     return re.sub(r'[%_&#]', r'\\\g<0>', text).replace('→', '$\\rightarrow$').replace('±', '$\\pm$')
 
+
 def rate_text(x: float) -> str:
     "2e-5 as LaTeX."
-    m, e = f'{x:.6e}'.split('e'); m = f'{float(m):g}'; return f'${m}\\times 10^{{{int(e)}}}$'
+    m, e = f'{x:.6e}'.split('e')
+    m = f'{float(m):g}'
+    return f'${m}\\times 10^{{{int(e)}}}$'
+
 
 def settings_table(runs: list) -> Table:
     "What differs between the runs of a study, and what does not."
-    t = Table('settings', 'Settings of the runs; each is a line of the YAML file that the run was started from.', ('Key',))
-    def say(v): return '--' if v is None else f'{v:g}' if isinstance(v, float) else ' '.join(map(escape, v)) if isinstance(v, list) else escape(str(v))
+    t = Table(
+        'settings',
+        'Settings of the runs; each is a line of the YAML file that the run was started from.',
+        ('Key',),
+    )
+
+    def say(v):
+        return (
+            '--'
+            if v is None
+            else f'{v:g}'
+            if isinstance(v, float)
+            else ' '.join(map(escape, v))
+            if isinstance(v, list)
+            else escape(str(v))
+        )
+
     for k in RunConfig.model_fields:
-        if k in ('study', 'recipe', 'name', *WHERE): continue
+        if k in ('study', 'recipe', 'name', *WHERE):
+            continue
         for o, label in OPTIMIZERS.items():
-            values = dict.fromkeys(getattr(r.cfg, k) if not isinstance(getattr(r.cfg, k), list) else tuple(getattr(r.cfg, k)) for r in runs if r.cfg.optimizer == o)
-            t.add(escape(k), label, ', '.join(say(list(v) if isinstance(v, tuple) else v) for v in values), None, config=f'params/{runs[0].cfg.study}')
+            values = dict.fromkeys(
+                getattr(r.cfg, k)
+                if not isinstance(getattr(r.cfg, k), list)
+                else tuple(getattr(r.cfg, k))
+                for r in runs
+                if r.cfg.optimizer == o
+            )
+            t.add(
+                escape(k),
+                label,
+                ', '.join(say(list(v) if isinstance(v, tuple) else v) for v in values),
+                None,
+                config=f'params/{runs[0].cfg.study}',
+            )
     return t
 
 # %% ../nbs/80_tables.ipynb #4ab6c240
 def telemetry(run: Run) -> dict:
     "Means over a run's telemetry lines, weighted by their samples; empty where there is none."
-    lines = [json.loads(l) for l in (run.folder/'telemetry.jsonl').read_text().splitlines()] if (run.folder/'telemetry.jsonl').exists() else []
+    lines = (
+        [json.loads(l) for l in (run.folder / 'telemetry.jsonl').read_text().splitlines()]
+        if (run.folder / 'telemetry.jsonl').exists()
+        else []
+    )
     n = sum(l['samples'] for l in lines)
-    return {k: (max if k.endswith('peak_gib') else sum)(l[k] * (1 if k.endswith('peak_gib') else l['samples'] / n) for l in lines) for k in (lines[0] if lines else ()) if k not in ('step', 'time', 'samples')}
+    return {
+        k: (max if k.endswith('peak_gib') else sum)(
+            l[k] * (1 if k.endswith('peak_gib') else l['samples'] / n) for l in lines
+        )
+        for k in (lines[0] if lines else ())
+        if k not in ('step', 'time', 'samples')
+    }
+
 
 COST = 'cost [\\$]'
-def paid(run: Run) -> dict: return run.manifest.get('cost') or {}
+
+
+def paid(run: Run) -> dict:
+    return run.manifest.get('cost') or {}
+
 
 def paid_for(runs: list) -> str:
     "What the caption says of the costs; nothing where nobody was paid."
     said = sorted({paid(r)['source'] for r in runs if paid(r).get('dollars') is not None})
-    return f" Cost of a run, mean over seeds; $\\approx$: seconds times a rate. {escape('; '.join(said))}." if said else ''
+    return (
+        f" Cost of a run, mean over seeds; $\\approx$: seconds times a rate. {escape('; '.join(said))}."
+        if said
+        else ''
+    )
+
 
 def _sampled(runs: list, column: str) -> dict:
     "The hashes of the telemetry behind a sampled column."
-    return dict(telemetry={r.folder.relative_to(place('runs')).as_posix(): sha256(r.folder/'telemetry.jsonl') for r in runs}) if column.split()[0] in ('process', 'GPU') and column != 'GPU hours' else {}
+    return (
+        dict(
+            telemetry={
+                r.folder.relative_to(place('runs')).as_posix(): sha256(r.folder / 'telemetry.jsonl')
+                for r in runs
+            }
+        )
+        if column.split()[0] in ('process', 'GPU') and column != 'GPU hours'
+        else {}
+    )
+
 
 def memory_table(runs: list) -> Table:
     "Optimizer state, what was sampled while training, and what was paid, per backbone and optimizer, with Lion relative to AdamW."
-    t = Table('memory', 'Memory: state that the optimizer keeps between updates, and means of what was sampled once a second during training (the process on a CPU, the device on a GPU). Last row of a group: Lion relative to AdamW.' + paid_for(runs), ('Backbone', 'Optimizer'), 'r')
-    shown = {'optimizer state [MiB]': lambda r, x: r.manifest['memory']['optimizer_state_bytes'] / 2**20, 'process [GiB]': lambda r, x: x.get('rss_gib'), 'GPU allocated [GiB]': lambda r, x: x.get('gpu_allocated_gib'),
-             'GPU peak [GiB]': lambda r, x: x.get('gpu_peak_gib'), 'GPU memory [\\%]': lambda r, x: x.get('gpu_memory_share') and 100*x['gpu_memory_share'], 'GPU busy [\\%]': lambda r, x: x.get('gpu_utilisation') and 100*x['gpu_utilisation'],
-             'GPU hours': lambda r, x: paid(r).get('gpu_seconds', 0) / 3600 or None, COST: lambda r, x: paid(r).get('dollars')}
+    t = Table(
+        'memory',
+        'Memory: state that the optimizer keeps between updates, and means of what was sampled once a second during training (the process on a CPU, the device on a GPU). Last row of a group: Lion relative to AdamW.'
+        + paid_for(runs),
+        ('Backbone', 'Optimizer'),
+        'r',
+    )
+    shown = {
+        'optimizer state [MiB]': lambda r, x: r.manifest['memory']['optimizer_state_bytes'] / 2**20,
+        'process [GiB]': lambda r, x: x.get('rss_gib'),
+        'GPU allocated [GiB]': lambda r, x: x.get('gpu_allocated_gib'),
+        'GPU peak [GiB]': lambda r, x: x.get('gpu_peak_gib'),
+        'GPU memory [\\%]': lambda r, x: x.get('gpu_memory_share') and 100 * x['gpu_memory_share'],
+        'GPU busy [\\%]': lambda r, x: x.get('gpu_utilisation') and 100 * x['gpu_utilisation'],
+        'GPU hours': lambda r, x: paid(r).get('gpu_seconds', 0) / 3600 or None,
+        COST: lambda r, x: paid(r).get('dollars'),
+    }
     values = {}
     for r in runs:
         x = telemetry(r)
-        for c, get in shown.items(): values.setdefault((r.cfg.title, r.cfg.optimizer, c), []).append((get(r, x), r))
-    shown = [c for c in shown if any(v is not None for k, got in values.items() if k[2] == c for v, _ in got)]  # no column that nothing was sampled for
+        for c, get in shown.items():
+            values.setdefault((r.cfg.title, r.cfg.optimizer, c), []).append((get(r, x), r))
+    shown = [
+        c
+        for c in shown
+        if any(v is not None for k, got in values.items() if k[2] == c for v, _ in got)
+    ]  # no column that nothing was sampled for
     for title in dict.fromkeys(r.cfg.title for r in runs):
         mean = {}
         for o, label in OPTIMIZERS.items():
             for c in shown:
-                got = [v for v, _ in values.get((title, o, c), []) if v is not None]; mean[o, c] = sum(got) / len(got) if got else None
-                some = [r for _, r in values.get((title, o, c), [])]; about = '$\\approx$' if c == COST and any(paid(r).get('source', '').startswith('estimated') for r in some) else ''
-                t.add((title, label), c, '--' if not got else f'{about}{mean[o, c]:.2f}', mean[o, c], **(dict(run=', '.join(r.folder.name for r in some), **_sampled(some, c)) if got else {}))
+                got = [v for v, _ in values.get((title, o, c), []) if v is not None]
+                mean[o, c] = sum(got) / len(got) if got else None
+                some = [r for _, r in values.get((title, o, c), [])]
+                about = (
+                    '$\\approx$'
+                    if c == COST
+                    and any(paid(r).get('source', '').startswith('estimated') for r in some)
+                    else ''
+                )
+                t.add(
+                    (title, label),
+                    c,
+                    '--' if not got else f'{about}{mean[o, c]:.2f}',
+                    mean[o, c],
+                    **(
+                        dict(run=', '.join(r.folder.name for r in some), **_sampled(some, c))
+                        if got
+                        else {}
+                    ),
+                )
         for c in shown:
             a, b = mean.get(('adamw', c)), mean.get(('lion', c))
-            t.add((title, 'Lion vs AdamW'), c, f'${100*(b - a)/a:+.1f}$\\,\\%' if a and b else '--', (b - a)/a if a and b else None, computed='from the two rows above')
+            t.add(
+                (title, 'Lion vs AdamW'),
+                c,
+                f'${100 * (b - a) / a:+.1f}$\\,\\%' if a and b else '--',
+                (b - a) / a if a and b else None,
+                computed='from the two rows above',
+            )
     return t
 
 # %% ../nbs/80_tables.ipynb #3a75875f
 def _latex(t: Table) -> str:
     "The tabular, with a rule between groups of rows."
-    df = t.frame; df = df.reset_index() if isinstance(df.index, pd.MultiIndex) else df.rename_axis('').reset_index()
-    plain, names = list(t.keys), list(df.columns[:len(t.keys)])
+    df = t.frame
+    df = (
+        df.reset_index()
+        if isinstance(df.index, pd.MultiIndex)
+        else df.rename_axis('').reset_index()
+    )
+    plain, names = list(t.keys), list(df.columns[: len(t.keys)])
     wide = isinstance(df.columns, pd.MultiIndex)
-    df.columns = pd.MultiIndex.from_tuples([(('', p) if c in names else c) for c, p in zip(df.columns, plain + [None]*len(df.columns))]) if wide else [*plain, *df.columns[len(plain):]]
-    key = list(df.columns[:len(plain)])
+    df.columns = (
+        pd.MultiIndex.from_tuples(
+            [
+                (('', p) if c in names else c)
+                for c, p in zip(df.columns, plain + [None] * len(df.columns))
+            ]
+        )
+        if wide
+        else [*plain, *df.columns[len(plain) :]]
+    )
+    key = list(df.columns[: len(plain)])
     group = df[key[0]].tolist()
     if len(key) > 1:
-        full = [df[key[:i + 1]].astype(str).agg('|'.join, axis=1) for i in range(len(key) - 1)]
-        for k, f in zip(key, full): df[k] = df[k].where(f != f.shift(), '')  # a label stands once per group
-    body = df.style.hide(axis='index').to_latex(hrules=True, column_format=t.align if '{' in t.align else 'l'*len(key) + t.align*(df.shape[1] - len(key)), multicol_align='c')
-    head, rows = body.split('\\midrule\n'); lines = rows.split('\n')
-    ruled = [('\\addlinespace[2pt]\n' if 0 < i < len(group) and group[i] != group[i-1] and len(key) > 1 else '') + l for i, l in enumerate(lines)]
+        full = [df[key[: i + 1]].astype(str).agg('|'.join, axis=1) for i in range(len(key) - 1)]
+        for k, f in zip(key, full):
+            df[k] = df[k].where(f != f.shift(), '')  # a label stands once per group
+    body = df.style.hide(axis='index').to_latex(
+        hrules=True,
+        column_format=t.align
+        if '{' in t.align
+        else 'l' * len(key) + t.align * (df.shape[1] - len(key)),
+        multicol_align='c',
+    )
+    head, rows = body.split('\\midrule\n')
+    lines = rows.split('\n')
+    ruled = [
+        (
+            '\\addlinespace[2pt]\n'
+            if 0 < i < len(group) and group[i] != group[i - 1] and len(key) > 1
+            else ''
+        )
+        + l
+        for i, l in enumerate(lines)
+    ]
     return head + '\\midrule\n' + '\n'.join(ruled)
 
-def _caption(t: Table) -> str: return f"\\caption{{{t.caption}}}\n\\label{{tab:{t.name}}}"
+
+def _caption(t: Table) -> str:
+    return f"\\caption{{{t.caption}}}\n\\label{{tab:{t.name}}}"
+
 
 def _across_pages(t: Table) -> str:
     "The table as a longtable, its head on every page."
-    begin, head, rows = re.match(r'(?s)\\begin\{tabular\}(\{.*?\}+)\n(\\toprule\n.*?\\midrule\n)(.*)', _latex(t)).groups()
+    begin, head, rows = re.match(
+        r'(?s)\\begin\{tabular\}(\{.*?\}+)\n(\\toprule\n.*?\\midrule\n)(.*)', _latex(t)
+    ).groups()
     rows = rows.replace('{tabular}', '{longtable}').replace(' \\\\\n', ' \\\\[2pt]\n')
     return f"\\begin{{longtable}}{begin}\n{_caption(t)}\\\\\n{head}\\endfirsthead\n{head}\\endhead\n{rows}"
 
+
 def provenance(notebook: str, runs: list, more: dict = None) -> dict:
     "What a generated file says of its making."
-    return dict(notebook=notebook, commit=git_state(), inputs={f"{r.folder.relative_to(place('runs')).as_posix()}/done.json": sha256(r.folder/'done.json') for r in runs} | (more or {}))
+    return dict(
+        notebook=notebook,
+        commit=git_state(),
+        inputs={
+            f"{r.folder.relative_to(place('runs')).as_posix()}/done.json": sha256(
+                r.folder / 'done.json'
+            )
+            for r in runs
+        }
+        | (more or {}),
+    )
+
 
 def header(made: dict, mark: str = '%') -> str:
     "The comment that opens a generated file."
     commit = f"{made['commit']['commit'] or 'no git'}{' with uncommitted changes' if made['commit']['dirty'] else ''}"
-    return '\n'.join([f"{mark} Generated by {made['notebook']}; do not edit. kit commit: {commit}", *(f'{mark} input {k} sha256 {v[:16]}' for k, v in made['inputs'].items()), ''])
+    return '\n'.join(
+        [
+            f"{mark} Generated by {made['notebook']}; do not edit. kit commit: {commit}",
+            *(f'{mark} input {k} sha256 {v[:16]}' for k, v in made['inputs'].items()),
+            '',
+        ]
+    )
+
 
 def write_table(
     t: Table,
-    runs: list,         # the runs behind it
-    notebook: str,      # the notebook that makes it
+    runs: list,  # the runs behind it
+    notebook: str,  # the notebook that makes it
     more: dict = None,  # {input: sha256} of what else it was made from
 ) -> Path:
     "`paper/tables/NAME.tex` and its `NAME.json`; macros go to `paper/numbers.tex`."
-    made = provenance(notebook, runs, more); macros = t.name == 'numbers'
-    path = place('paper')/('numbers.tex' if macros else f'tables/{t.name}.tex')
-    if macros: body = ''.join(f"\\newcommand{{\\{c['row']}}}{{{c['text'] if c['text'].startswith('$') else escape(c['text'])}}}\n" for c in t.cells)
-    elif t.long: body = _across_pages(t)
-    else: body = f"{_caption(t)}\n" + _latex(t)
-    with writing(path) as f: f.write(header(made) + body)
+    made = provenance(notebook, runs, more)
+    macros = t.name == 'numbers'
+    path = place('paper') / ('numbers.tex' if macros else f'tables/{t.name}.tex')
+    if macros:
+        body = ''.join(
+            f"\\newcommand{{\\{c['row']}}}{{{c['text'] if c['text'].startswith('$') else escape(c['text'])}}}\n"
+            for c in t.cells
+        )
+    elif t.long:
+        body = _across_pages(t)
+    else:
+        body = f"{_caption(t)}\n" + _latex(t)
+    with writing(path) as f:
+        f.write(header(made) + body)
     write_json(path.with_suffix('.json'), dict(file=path.name, **made, cells=t.cells))
     return path

@@ -23,33 +23,89 @@ from .training import make_optimizer, use_bf16
 # %% ../nbs/64_throughput.ipynb #f723f39c
 def _train(model, opt, pairs, cfg):
     "One pass of forwards, backwards and optimizer over labelled pairs, as the trainer goes: batches in order, in pieces of like length, gradients clipped."
-    model.train(); collate = Microbatches(model, cfg.device_batch, model.device.type)
+    model.train()
+    collate = Microbatches(model, cfg.device_batch, model.device.type)
     for i in range(0, len(pairs), cfg.global_batch):
         batch = collate(pairs.select(range(i, min(i + cfg.global_batch, len(pairs)))).to_list())
         for part in batch['parts']:
-            with torch.autocast(model.device.type, torch.bfloat16, enabled=use_bf16(cfg)): loss = piece_loss(model, {k: v.to(model.device) for k, v in part.items()}, len(batch['labels']))
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=use_bf16(cfg)):
+                loss = piece_loss(
+                    model, {k: v.to(model.device) for k, v in part.items()}, len(batch['labels'])
+                )
             loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.max_grad_norm); opt.step(); opt.zero_grad()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.max_grad_norm)
+        opt.step()
+        opt.zero_grad()
     model.eval()
 
+
 def pairs_per_second(
-    configs: list,       # runs on one collection; the first is what the others are compared with
-    batches: int = 8,    # training batches in a round
-    topics: int = 20,    # topics reranked in a round
-    rounds: int = 5,     # after one that warms up
-) -> pd.DataFrame:       # a row for each config: trained, reranked (pairs per second: median, slowest, fastest, relative), limit of the reranking's ratio
+    configs: list,  # runs on one collection; the first is what the others are compared with
+    batches: int = 8,  # training batches in a round
+    topics: int = 20,  # topics reranked in a round
+    rounds: int = 5,  # after one that warms up
+) -> pd.DataFrame:  # a row for each config: trained, reranked (pairs per second: median, slowest, fastest, relative), limit of the reranking's ratio
     "Train and rerank the same pairs with each in turn."
-    if len({(c.collection, c.passage_words, c.global_batch, c.depth) for c in configs}) > 1: raise KitError('these configs read different pairs; name some of one collection, batch and depth')
-    if len({c.name for c in configs}) < len(configs): raise KitError('a config stands there twice')
-    c = configs[0]; pairs = load_pairs(c)['train']; pairs = pairs.select(range(min(len(pairs), batches * c.global_batch))); col = load_collection(c); test = dict(list(col.topics[c.test_sets[0]].items())[:topics])
-    found = bm25(col.corpus, test, c.depth, c.bm25_k1, c.bm25_b); count = dict(trained=len(pairs), reranked=sum(map(len, found.values())))
-    models = {x.name: load_backbone(x) for x in configs}; opts = {x.name: make_optimizer(models[x.name], x) for x in configs}; wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
-    took = dict(trained=interleaved({x.name: partial(_train, models[x.name], opts[x.name], pairs, x) for x in configs}, rounds, wait), reranked=interleaved({b: partial(rerank, m.eval(), test, col.corpus, found, c.depth) for b, m in models.items()}, rounds, wait))
+    if len({(c.collection, c.passage_words, c.global_batch, c.depth) for c in configs}) > 1:
+        raise KitError(
+            'these configs read different pairs; name some of one collection, batch and depth'
+        )
+    if len({c.name for c in configs}) < len(configs):
+        raise KitError('a config stands there twice')
+    c = configs[0]
+    pairs = load_pairs(c)['train']
+    pairs = pairs.select(range(min(len(pairs), batches * c.global_batch)))
+    col = load_collection(c)
+    test = dict(list(col.topics[c.test_sets[0]].items())[:topics])
+    found = bm25(col.corpus, test, c.depth, c.bm25_k1, c.bm25_b)
+    count = dict(trained=len(pairs), reranked=sum(map(len, found.values())))
+    models = {x.name: load_backbone(x) for x in configs}
+    opts = {x.name: make_optimizer(models[x.name], x) for x in configs}
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    took = dict(
+        trained=interleaved(
+            {x.name: partial(_train, models[x.name], opts[x.name], pairs, x) for x in configs},
+            rounds,
+            wait,
+        ),
+        reranked=interleaved(
+            {
+                b: partial(rerank, m.eval(), test, col.corpus, found, c.depth)
+                for b, m in models.items()
+            },
+            rounds,
+            wait,
+        ),
+    )
     rows = []
     for x in configs:
         row = dict(name=x.name, backbone=x.backbone, optimizer=x.optimizer, title=x.title)
-        for k, n in count.items(): t = took[k].loc[x.name]; row |= {k: n / t['seconds'], f'{k} slowest': n / t['slowest'], f'{k} fastest': n / t['fastest'], f'{k} relative': t['ratio']}
-        tite = BACKBONES[x.backbone]['expect']['model_type'] == BACKBONES[c.backbone]['expect']['model_type'] == 'tite'; m = models[x.name]
-        lengths = [len(i) for i in m.tokenizer([test[q] for q in found for _ in found[q]], [col.corpus[d] for q in found for d in found[q]], truncation=True, max_length=x.max_length)['input_ids']] if tite else []
+        for k, n in count.items():
+            t = took[k].loc[x.name]
+            row |= {
+                k: n / t['seconds'],
+                f'{k} slowest': n / t['slowest'],
+                f'{k} fastest': n / t['fastest'],
+                f'{k} relative': t['ratio'],
+            }
+        tite = (
+            BACKBONES[x.backbone]['expect']['model_type']
+            == BACKBONES[c.backbone]['expect']['model_type']
+            == 'tite'
+        )
+        m = models[x.name]
+        lengths = (
+            [
+                len(i)
+                for i in m.tokenizer(
+                    [test[q] for q in found for _ in found[q]],
+                    [col.corpus[d] for q in found for d in found[q]],
+                    truncation=True,
+                    max_length=x.max_length,
+                )['input_ids']
+            ]
+            if tite
+            else []
+        )
         rows.append(row | dict(limit=limit(m.model.config, lengths) if tite else None))
     return pd.DataFrame(rows)

@@ -13,31 +13,48 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 from .core import KitError
 from .encoders import EncoderSettings
 from .pool import Segments, Step, plan, pool, schedule
 
 # %% ../nbs/32_tite.ipynb #10e29b2b
-PER_LAYER = ('hidden_sizes', 'num_attention_heads', 'intermediate_size', 'kernel_size', 'stride', 'pooling_location')
+PER_LAYER = (
+    'hidden_sizes',
+    'num_attention_heads',
+    'intermediate_size',
+    'kernel_size',
+    'stride',
+    'pooling_location',
+)
+
 
 class TiteConfig(PreTrainedConfig):
     "A TITE encoder. `hidden_size` is what comes out; `hidden_sizes` what each layer has."
+
     model_type = 'tite'
 
     vocab_size: int = 30522
     hidden_size: int = 768
-    hidden_sizes: int | list | None = None            # None: hidden_size everywhere
+    hidden_sizes: int | list | None = None  # None: hidden_size everywhere
     num_hidden_layers: int = 12
     num_attention_heads: int | list = 12
     intermediate_size: int | list = 3072
-    kernel_size: int | list | None = None             # None: this layer does not pool
+    kernel_size: int | list | None = None  # None: this layer does not pool
     stride: int | list | None = None
-    pooling_location: str | list = 'intra'            # pre, intra or post
-    rope_position: str = 'center'                     # where a pooled query stands: the middle of its window, or its index
+    pooling_location: str | list = 'intra'  # pre, intra or post
+    rope_position: str = (
+        'center'  # where a pooled query stands: the middle of its window, or its index
+    )
     rope_theta: float = 10_000.0
-    max_position_embeddings: int = 512                # the longest input, in tokens
+    max_position_embeddings: int = 512  # the longest input, in tokens
     hidden_dropout_prob: float = 0.1
     layer_norm_eps: float = 1e-12
     initializer_range: float = 0.02
@@ -46,82 +63,159 @@ class TiteConfig(PreTrainedConfig):
     classifier_dropout: float | None = None
 
     def __post_init__(self, **kwargs):
-        if self.hidden_sizes is None: self.hidden_sizes = self.hidden_size
+        if self.hidden_sizes is None:
+            self.hidden_sizes = self.hidden_size
         for k in PER_LAYER:
-            v = getattr(self, k); v = list(v) if isinstance(v, (list, tuple)) else [v] * self.num_hidden_layers
-            if len(v) != self.num_hidden_layers: raise KitError(f'{k} has {len(v)} values, num_hidden_layers is {self.num_hidden_layers}; one for all, or one for each')
+            v = getattr(self, k)
+            v = list(v) if isinstance(v, (list, tuple)) else [v] * self.num_hidden_layers
+            if len(v) != self.num_hidden_layers:
+                raise KitError(
+                    f'{k} has {len(v)} values, num_hidden_layers is {self.num_hidden_layers}; one for all, or one for each'
+                )
             setattr(self, k, v)
-        self.hidden_size = self.hidden_sizes[-1]; _fits(self); super().__post_init__(**kwargs)
+        self.hidden_size = self.hidden_sizes[-1]
+        _fits(self)
+        super().__post_init__(**kwargs)
+
 
 def _fits(c: TiteConfig):
     "Refuse what cannot be built."
-    for i, (d, h, k, s, where) in enumerate(zip(c.hidden_sizes, c.num_attention_heads, c.kernel_size, c.stride, c.pooling_location), 1):
-        if d % h or (d // h) % 2: raise KitError(f'layer {i}: {d} hidden units in {h} heads; each head needs the same even number of them')
-        if i > 1 and d < c.hidden_sizes[i - 2]: raise KitError(f'layer {i}: {d} hidden units after {c.hidden_sizes[i - 2]}; sizes never shrink')
-        if (k is None) != (s is None): raise KitError(f'layer {i}: kernel_size {k} with stride {s}; both or neither')
-        if k is not None and not 1 <= s <= k: raise KitError(f'layer {i}: stride {s} with kernel_size {k}; a stride lies between 1 and the kernel, or tokens would be left out')
-        if where not in ('pre', 'intra', 'post'): raise KitError(f"layer {i}: pooling_location {where!r}; pre, intra or post")
-    if c.rope_position not in ('center', 'index'): raise KitError(f"rope_position {c.rope_position!r}; center or index")
+    for i, (d, h, k, s, where) in enumerate(
+        zip(c.hidden_sizes, c.num_attention_heads, c.kernel_size, c.stride, c.pooling_location), 1
+    ):
+        if d % h or (d // h) % 2:
+            raise KitError(
+                f'layer {i}: {d} hidden units in {h} heads; each head needs the same even number of them'
+            )
+        if i > 1 and d < c.hidden_sizes[i - 2]:
+            raise KitError(
+                f'layer {i}: {d} hidden units after {c.hidden_sizes[i - 2]}; sizes never shrink'
+            )
+        if (k is None) != (s is None):
+            raise KitError(f'layer {i}: kernel_size {k} with stride {s}; both or neither')
+        if k is not None and not 1 <= s <= k:
+            raise KitError(
+                f'layer {i}: stride {s} with kernel_size {k}; a stride lies between 1 and the kernel, or tokens would be left out'
+            )
+        if where not in ('pre', 'intra', 'post'):
+            raise KitError(f"layer {i}: pooling_location {where!r}; pre, intra or post")
+    if c.rope_position not in ('center', 'index'):
+        raise KitError(f"rope_position {c.rope_position!r}; center or index")
     n = schedule(c.max_position_embeddings, c.kernel_size, c.stride)
-    if n[-1] != n[0] and n[-1] != 1: raise KitError(f"{n[0]} tokens do not become one vector: the lengths after each layer are {', '.join(map(str, n[1:]))}; pool more, or lower max_position_embeddings to {longest(c.kernel_size, c.stride)}")
+    if n[-1] != n[0] and n[-1] != 1:
+        raise KitError(
+            f"{n[0]} tokens do not become one vector: the lengths after each layer are {', '.join(map(str, n[1:]))}; pool more, or lower max_position_embeddings to {longest(c.kernel_size, c.stride)}"
+        )
+
 
 def longest(kernels, strides) -> int:
     "The longest input that a schedule turns into one vector."
     n = 1
     for k, s in reversed(list(zip(kernels, strides))):
-        if k is not None: n = (n - 1) * s + k
+        if k is not None:
+            n = (n - 1) * s + k
     return n
 
 # %% ../nbs/32_tite.ipynb #c4075a8c
 def arrangement(
-    k: int = 2,              # kernel and stride
-    staggered: bool = False, # spread over the layers instead of the last ones
+    k: int = 2,  # kernel and stride
+    staggered: bool = False,  # spread over the layers instead of the last ones
     location: str = 'intra',
     upscaled: bool = False,
     **more,
 ) -> TiteConfig:
     "A twelve-layer TITE of BERT-base shape, as in the paper's Table 3."
-    layers = {(2, False): range(4, 13), (2, True): (2, 3, 4, 6, 7, 8, 10, 11, 12), (3, False): range(7, 13), (3, True): range(2, 13, 2)}[k, staggered]
-    at = [k if i in layers else None for i in range(1, 13)]; sizes = [768]*3 + [1024]*3 + [1280]*3 + [1536]*3 if upscaled else [768]*12
-    return TiteConfig(**dict(hidden_sizes=sizes, num_attention_heads=[d // 64 for d in sizes], intermediate_size=[4*d for d in sizes], kernel_size=at, stride=at, pooling_location=location) | more)
+    layers = {
+        (2, False): range(4, 13),
+        (2, True): (2, 3, 4, 6, 7, 8, 10, 11, 12),
+        (3, False): range(7, 13),
+        (3, True): range(2, 13, 2),
+    }[k, staggered]
+    at = [k if i in layers else None for i in range(1, 13)]
+    sizes = [768] * 3 + [1024] * 3 + [1280] * 3 + [1536] * 3 if upscaled else [768] * 12
+    return TiteConfig(
+        **dict(
+            hidden_sizes=sizes,
+            num_attention_heads=[d // 64 for d in sizes],
+            intermediate_size=[4 * d for d in sizes],
+            kernel_size=at,
+            stride=at,
+            pooling_location=location,
+        )
+        | more
+    )
 
-ARRANGEMENTS = {1: dict(), 2: dict(staggered=True), 3: dict(k=3), 4: dict(k=3, staggered=True), 5: dict(location='pre'), 6: dict(location='post'), 7: dict(upscaled=True)}
+
+ARRANGEMENTS = {
+    1: dict(),
+    2: dict(staggered=True),
+    3: dict(k=3),
+    4: dict(k=3, staggered=True),
+    5: dict(location='pre'),
+    6: dict(location='post'),
+    7: dict(upscaled=True),
+}
 
 # %% ../nbs/32_tite.ipynb #d7469af2
 def encoder_config(
     s: EncoderSettings,
 ) -> TiteConfig:
     "The encoder that a parameter file describes; refused where its layers cannot reduce `max_length` tokens to one vector."
-    full = arrangement(**ARRANGEMENTS[s.arrangement]) if s.arrangement else arrangement(); head = 64 if s.width >= 128 else 16
-    sizes = [int(s.width * d / 768) // head * head for d in full.hidden_sizes][-s.layers:]; pick = lambda v: v[-s.layers:] if s.arrangement else [None] * s.layers
-    return TiteConfig(vocab_size=s.vocabulary, num_hidden_layers=s.layers, hidden_sizes=sizes, num_attention_heads=[d // head for d in sizes], intermediate_size=[4 * d for d in sizes], kernel_size=pick(full.kernel_size),
-                      stride=pick(full.stride), pooling_location=full.pooling_location[-s.layers:], max_position_embeddings=s.max_length, objectives=list(s.objectives))
+    full = arrangement(**ARRANGEMENTS[s.arrangement]) if s.arrangement else arrangement()
+    head = 64 if s.width >= 128 else 16
+    sizes = [int(s.width * d / 768) // head * head for d in full.hidden_sizes][-s.layers :]
+    pick = lambda v: v[-s.layers :] if s.arrangement else [None] * s.layers
+    return TiteConfig(
+        vocab_size=s.vocabulary,
+        num_hidden_layers=s.layers,
+        hidden_sizes=sizes,
+        num_attention_heads=[d // head for d in sizes],
+        intermediate_size=[4 * d for d in sizes],
+        kernel_size=pick(full.kernel_size),
+        stride=pick(full.stride),
+        pooling_location=full.pooling_location[-s.layers :],
+        max_position_embeddings=s.max_length,
+        objectives=list(s.objectives),
+    )
 
 # %% ../nbs/32_tite.ipynb #85aa4937
 def rotate(x, positions, theta: float):
     "Rotary positions over interleaved pairs: (rows, heads, width)."
-    d = x.shape[-1]; exact = torch.float64 if x.dtype == torch.float64 else torch.float32
-    angle = positions.to(exact)[:, None] * theta ** (-torch.arange(0, d, 2, device=x.device, dtype=exact) / d)
-    cos, sin = angle.cos()[:, None].to(x.dtype), angle.sin()[:, None].to(x.dtype); a, b = x[..., 0::2], x[..., 1::2]
+    d = x.shape[-1]
+    exact = torch.float64 if x.dtype == torch.float64 else torch.float32
+    angle = positions.to(exact)[:, None] * theta ** (
+        -torch.arange(0, d, 2, device=x.device, dtype=exact) / d
+    )
+    cos, sin = angle.cos()[:, None].to(x.dtype), angle.sin()[:, None].to(x.dtype)
+    a, b = x[..., 0::2], x[..., 1::2]
     return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
+
 
 def _padded(x, s: Segments):
     "(rows, heads, width) as (sequences, heads, longest, width)."
     n, m = len(s.lengths), s.longest
-    if not s.even: x = x.new_zeros(n * m, *x.shape[1:]).index_copy(0, s.slot, x)
+    if not s.even:
+        x = x.new_zeros(n * m, *x.shape[1:]).index_copy(0, s.slot, x)
     return x.view(n, m, *x.shape[1:]).transpose(1, 2)
+
 
 def attend(q, k, v, qs: Segments, ks: Segments, how: str = 'sdpa'):
     "Attention of each sequence's queries over its own keys; (rows, heads, width) each."
     if how == 'flash_attention_2' and q.is_cuda and q.dtype in (torch.float16, torch.bfloat16):
         from torch.nn.attention.varlen import varlen_attn
+
         return varlen_attn(q, k, v, qs.cu, ks.cu, qs.longest, ks.longest)
-    mask = None if ks.even else (torch.arange(ks.longest, device=q.device) < ks.cu.diff()[:, None])[:, None, None]
+    mask = (
+        None
+        if ks.even
+        else (torch.arange(ks.longest, device=q.device) < ks.cu.diff()[:, None])[:, None, None]
+    )
     Q, K, V = _padded(q, qs), _padded(k, ks), _padded(v, ks)
     if how == 'eager':
-        w = Q @ K.transpose(-1, -2) * q.shape[-1] ** -.5
+        w = Q @ K.transpose(-1, -2) * q.shape[-1] ** -0.5
         out = (w if mask is None else w.masked_fill(~mask, float('-inf'))).softmax(-1) @ V
-    else: out = F.scaled_dot_product_attention(Q, K, V, attn_mask=mask)
+    else:
+        out = F.scaled_dot_product_attention(Q, K, V, attn_mask=mask)
     out = out.transpose(1, 2).reshape(-1, *q.shape[1:])
     return out if qs.even else out.index_select(0, qs.slot)
 
@@ -130,23 +224,59 @@ def index(s: Segments):
     "0, 1, ... within each sequence."
     return s.slot % max(s.longest, 1)
 
+
 class TiteLayer(nn.Module):
     "One transformer layer over packed rows, pooling where its step says so."
+
     def __init__(self, c: TiteConfig, i: int):
-        super().__init__(); d, before = c.hidden_sizes[i], c.hidden_sizes[max(i - 1, 0)]
-        self.heads, self.where, self.center, self.theta = c.num_attention_heads[i], c.pooling_location[i], c.rope_position == 'center', c.rope_theta
+        super().__init__()
+        d, before = c.hidden_sizes[i], c.hidden_sizes[max(i - 1, 0)]
+        self.heads, self.where, self.center, self.theta = (
+            c.num_attention_heads[i],
+            c.pooling_location[i],
+            c.rope_position == 'center',
+            c.rope_theta,
+        )
         self.kernel, self.stride = c.kernel_size[i], c.stride[i]
-        self.query, self.key, self.value = (nn.Linear(before, d) for _ in range(3)); self.out = nn.Linear(d, d); self.norm = nn.LayerNorm(d, eps=c.layer_norm_eps)
-        self.up, self.down = nn.Linear(d, c.intermediate_size[i]), nn.Linear(c.intermediate_size[i], d); self.ffn_norm = nn.LayerNorm(d, eps=c.layer_norm_eps); self.dropout = nn.Dropout(c.hidden_dropout_prob)
+        self.query, self.key, self.value = (nn.Linear(before, d) for _ in range(3))
+        self.out = nn.Linear(d, d)
+        self.norm = nn.LayerNorm(d, eps=c.layer_norm_eps)
+        self.up, self.down = (
+            nn.Linear(d, c.intermediate_size[i]),
+            nn.Linear(c.intermediate_size[i], d),
+        )
+        self.ffn_norm = nn.LayerNorm(d, eps=c.layer_norm_eps)
+        self.dropout = nn.Dropout(c.hidden_dropout_prob)
 
     def forward(self, x, step: Step, how: str):
-        h = pool(x, step) if self.where != 'post' else x; keys = h if self.where == 'pre' else x
-        ks = step.out if self.where == 'pre' else step.inn; qs = step.inn if self.where == 'post' else step.out; fewer = self.where == 'intra' and bool(step.width)
-        split = lambda y: y.view(len(y), self.heads, -1); v = self.value(keys)
+        h = pool(x, step) if self.where != 'post' else x
+        keys = h if self.where == 'pre' else x
+        ks = step.out if self.where == 'pre' else step.inn
+        qs = step.inn if self.where == 'post' else step.out
+        fewer = self.where == 'intra' and bool(step.width)
+        split = lambda y: y.view(len(y), self.heads, -1)
+        v = self.value(keys)
         if ks.longest > 1:
-            kp = index(ks); qp = kp if not fewer else index(qs) * self.stride + (self.kernel - 1) / 2 if self.center else index(qs)
-            v = attend(rotate(split(self.query(h)), qp, self.theta), rotate(split(self.key(keys)), kp, self.theta), split(v), qs, ks, how).flatten(1)
-        y = self.dropout(self.out(v)); y = y + (h if h.shape[1] == y.shape[1] else F.pad(h, (0, y.shape[1] - h.shape[1])))  # the residual goes to the first columns
+            kp = index(ks)
+            qp = (
+                kp
+                if not fewer
+                else index(qs) * self.stride + (self.kernel - 1) / 2
+                if self.center
+                else index(qs)
+            )
+            v = attend(
+                rotate(split(self.query(h)), qp, self.theta),
+                rotate(split(self.key(keys)), kp, self.theta),
+                split(v),
+                qs,
+                ks,
+                how,
+            ).flatten(1)
+        y = self.dropout(self.out(v))
+        y = y + (
+            h if h.shape[1] == y.shape[1] else F.pad(h, (0, y.shape[1] - h.shape[1]))
+        )  # the residual goes to the first columns
         y = self.norm(pool(y, step) if self.where == 'post' else y)
         return self.ffn_norm(y + self.dropout(self.down(F.gelu(self.up(y), approximate='tanh'))))
 
@@ -157,82 +287,200 @@ class TitePreTrainedModel(PreTrainedModel):
     _supports_sdpa = _supports_flash_attn = True
     _no_split_modules = ['TiteLayer']
 
+
 class TiteModel(TitePreTrainedModel):
     "Tokens in, one vector out."
-    def __init__(self, config: TiteConfig):
-        super().__init__(config); first, last = config.hidden_sizes[0], config.hidden_sizes[-1]
-        self.embeddings = nn.Embedding(config.vocab_size, last, padding_idx=config.pad_token_id)
-        self.projection = nn.Linear(last, first, bias=False) if last != first else None  # the table is as wide as the decoder that shares it
-        self.norm, self.dropout = nn.LayerNorm(first, eps=config.layer_norm_eps), nn.Dropout(config.hidden_dropout_prob)
-        self.layers = nn.ModuleList(TiteLayer(config, i) for i in range(config.num_hidden_layers)); self.post_init()
 
-    def get_input_embeddings(self): return self.embeddings
-    def set_input_embeddings(self, value): self.embeddings = value
+    def __init__(self, config: TiteConfig):
+        super().__init__(config)
+        first, last = config.hidden_sizes[0], config.hidden_sizes[-1]
+        self.embeddings = nn.Embedding(config.vocab_size, last, padding_idx=config.pad_token_id)
+        self.projection = (
+            nn.Linear(last, first, bias=False) if last != first else None
+        )  # the table is as wide as the decoder that shares it
+        self.norm, self.dropout = (
+            nn.LayerNorm(first, eps=config.layer_norm_eps),
+            nn.Dropout(config.hidden_dropout_prob),
+        )
+        self.layers = nn.ModuleList(TiteLayer(config, i) for i in range(config.num_hidden_layers))
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.embeddings
+
+    def set_input_embeddings(self, value):
+        self.embeddings = value
 
     def embed(self, ids):
         "Token vectors before any layer, normed."
-        x = self.embeddings(ids); return self.dropout(self.norm(x if self.projection is None else self.projection(x)))
+        x = self.embeddings(ids)
+        return self.dropout(self.norm(x if self.projection is None else self.projection(x)))
 
-    def forward(self, input_ids=None, attention_mask=None, output_hidden_states=False, return_dict=True, **_):
-        c = self.config; b = len(input_ids); mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        keep = mask.bool(); lengths = keep.sum(1).cpu().numpy(); some = np.flatnonzero(lengths); pools = any(k is not None for k in c.kernel_size)
-        most = int(lengths.max(initial=0)); end = schedule(most, c.kernel_size, c.stride)[-1]
-        if pools and end > 1: raise KitError(f'a sequence of {most} tokens would end in {end} vectors instead of one; this model takes {longest(c.kernel_size, c.stride)} tokens at most, cut longer ones in the tokenizer (max_length)')
-        if not len(some): return BaseModelOutput(self.norm.weight.new_zeros(b, 1 if pools else input_ids.shape[1], c.hidden_size))
-        steps = plan(lengths[some], c.kernel_size, c.stride, input_ids.device); x = self.embed(input_ids[keep]); seen = (x,)
-        for layer, step in zip(self.layers, steps): x = layer(x, step, c._attn_implementation or 'sdpa'); seen += (x,)
-        if pools: out = x if len(some) == b else x.new_zeros(b, x.shape[1]).index_copy(0, torch.from_numpy(some).to(x.device), x); out = out[:, None]
-        else: out = x.new_zeros(*input_ids.shape, x.shape[1]); out[keep] = x
+    def forward(
+        self, input_ids=None, attention_mask=None, output_hidden_states=False, return_dict=True, **_
+    ):
+        c = self.config
+        b = len(input_ids)
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        keep = mask.bool()
+        lengths = keep.sum(1).cpu().numpy()
+        some = np.flatnonzero(lengths)
+        pools = any(k is not None for k in c.kernel_size)
+        most = int(lengths.max(initial=0))
+        end = schedule(most, c.kernel_size, c.stride)[-1]
+        if pools and end > 1:
+            raise KitError(
+                f'a sequence of {most} tokens would end in {end} vectors instead of one; this model takes {longest(c.kernel_size, c.stride)} tokens at most, cut longer ones in the tokenizer (max_length)'
+            )
+        if not len(some):
+            return BaseModelOutput(
+                self.norm.weight.new_zeros(b, 1 if pools else input_ids.shape[1], c.hidden_size)
+            )
+        steps = plan(lengths[some], c.kernel_size, c.stride, input_ids.device)
+        x = self.embed(input_ids[keep])
+        seen = (x,)
+        for layer, step in zip(self.layers, steps):
+            x = layer(x, step, c._attn_implementation or 'sdpa')
+            seen += (x,)
+        if pools:
+            out = (
+                x
+                if len(some) == b
+                else x.new_zeros(b, x.shape[1]).index_copy(
+                    0, torch.from_numpy(some).to(x.device), x
+                )
+            )
+            out = out[:, None]
+        else:
+            out = x.new_zeros(*input_ids.shape, x.shape[1])
+            out[keep] = x
         return BaseModelOutput(out, hidden_states=seen if output_hidden_states else None)
 
 # %% ../nbs/32_tite.ipynb #e165030b
 def tiny_tite(number: int = 1, **more) -> TiteConfig:
     "A small TITE with the layers of one of the ARRANGEMENTS."
-    c = arrangement(**ARRANGEMENTS[number]); wide = [d // 256 * 12 for d in c.hidden_sizes]
-    return TiteConfig(**dict(vocab_size=200, hidden_sizes=wide, num_attention_heads=[d // 12 for d in wide], intermediate_size=[2*d for d in wide], kernel_size=c.kernel_size, stride=c.stride,
-                             pooling_location=c.pooling_location, max_position_embeddings=512) | more)
+    c = arrangement(**ARRANGEMENTS[number])
+    wide = [d // 256 * 12 for d in c.hidden_sizes]
+    return TiteConfig(
+        **dict(
+            vocab_size=200,
+            hidden_sizes=wide,
+            num_attention_heads=[d // 12 for d in wide],
+            intermediate_size=[2 * d for d in wide],
+            kernel_size=c.kernel_size,
+            stride=c.stride,
+            pooling_location=c.pooling_location,
+            max_position_embeddings=512,
+        )
+        | more
+    )
 
 # %% ../nbs/32_tite.ipynb #0f57bddc
 class TiteForSequenceClassification(TitePreTrainedModel):
     "A linear head on the vector."
+
     def __init__(self, config: TiteConfig):
-        super().__init__(config); self.num_labels = config.num_labels; self.tite = TiteModel(config)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout); self.classifier = nn.Linear(config.hidden_size, config.num_labels); self.post_init()
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.tite = TiteModel(config)
+        self.dropout = nn.Dropout(
+            config.hidden_dropout_prob
+            if config.classifier_dropout is None
+            else config.classifier_dropout
+        )
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
 
     def forward(self, input_ids=None, attention_mask=None, labels=None, **more):
-        out = self.tite(input_ids, attention_mask, output_hidden_states=more.get('output_hidden_states', False)); x = out.last_hidden_state
-        if x.shape[1] == 1: x = x[:, 0]
-        else: m = (torch.ones_like(input_ids) if attention_mask is None else attention_mask)[..., None].to(x.dtype); x = (x * m).sum(1) / m.sum(1).clamp(min=1)
+        out = self.tite(
+            input_ids, attention_mask, output_hidden_states=more.get('output_hidden_states', False)
+        )
+        x = out.last_hidden_state
+        if x.shape[1] == 1:
+            x = x[:, 0]
+        else:
+            m = (torch.ones_like(input_ids) if attention_mask is None else attention_mask)[
+                ..., None
+            ].to(x.dtype)
+            x = (x * m).sum(1) / m.sum(1).clamp(min=1)
         logits = self.classifier(self.dropout(x))
-        loss = None if labels is None else F.cross_entropy(logits, labels) if self.num_labels > 1 else F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype))
+        loss = (
+            None
+            if labels is None
+            else F.cross_entropy(logits, labels)
+            if self.num_labels > 1
+            else F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype))
+        )
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=out.hidden_states)
+
 
 def register():
     "Make the Auto classes know TITE; done when this module is imported."
-    AutoConfig.register('tite', TiteConfig, exist_ok=True); AutoModel.register(TiteConfig, TiteModel, exist_ok=True); AutoModelForSequenceClassification.register(TiteConfig, TiteForSequenceClassification, exist_ok=True)
+    AutoConfig.register('tite', TiteConfig, exist_ok=True)
+    AutoModel.register(TiteConfig, TiteModel, exist_ok=True)
+    AutoModelForSequenceClassification.register(
+        TiteConfig, TiteForSequenceClassification, exist_ok=True
+    )
+
+
 register()
 
 # %% ../nbs/32_tite.ipynb #8b6175a4
 def tite_tokenizer(
-    vocab,               # BERT's vocabulary: a file of one token per line, or a list
-    max_length: int,     # tokens of one input, pair and separator included
-    cls: bool = False,   # begin with [CLS], as encoders do whose vector is that token's
+    vocab,  # BERT's vocabulary: a file of one token per line, or a list
+    max_length: int,  # tokens of one input, pair and separator included
+    cls: bool = False,  # begin with [CLS], as encoders do whose vector is that token's
 ):
     "A fast tokenizer with the template that TITE was trained with: no [CLS], and [SEP] between the texts of a pair only."
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
-    tokens = list(vocab) if isinstance(vocab, (list, tuple)) else [l.rstrip('\n') for l in open(vocab, encoding='utf-8')]
-    if lost := [t for t in ('[PAD]', '[UNK]', '[SEP]', '[MASK]', *(['[CLS]'] if cls else [])) if t not in tokens]: raise KitError(f"the vocabulary lacks {', '.join(lost)}; it is not BERT's")
-    ids = {t: i for i, t in enumerate(tokens)}; t = Tokenizer(models.WordPiece(ids, unk_token='[UNK]', max_input_chars_per_word=100))
-    t.normalizer, t.pre_tokenizer, t.decoder = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
+
+    tokens = (
+        list(vocab)
+        if isinstance(vocab, (list, tuple))
+        else [l.rstrip('\n') for l in open(vocab, encoding='utf-8')]
+    )
+    if lost := [
+        t
+        for t in ('[PAD]', '[UNK]', '[SEP]', '[MASK]', *(['[CLS]'] if cls else []))
+        if t not in tokens
+    ]:
+        raise KitError(f"the vocabulary lacks {', '.join(lost)}; it is not BERT's")
+    ids = {t: i for i, t in enumerate(tokens)}
+    t = Tokenizer(models.WordPiece(ids, unk_token='[UNK]', max_input_chars_per_word=100))
+    t.normalizer, t.pre_tokenizer, t.decoder = (
+        normalizers.BertNormalizer(lowercase=True),
+        pre_tokenizers.BertPreTokenizer(),
+        decoders.WordPiece(),
+    )
     begin = '[CLS] ' if cls else ''
-    t.post_processor = processors.TemplateProcessing(single=begin + '$A', pair=begin + '$A [SEP] $B', special_tokens=[(x, ids[x]) for x in ('[SEP]', '[CLS]')[:1 + cls]])
-    return PreTrainedTokenizerFast(tokenizer_object=t, unk_token='[UNK]', sep_token='[SEP]', pad_token='[PAD]', mask_token='[MASK]', **(dict(cls_token='[CLS]') if cls else {}), model_max_length=max_length, model_input_names=['input_ids', 'attention_mask'])
+    t.post_processor = processors.TemplateProcessing(
+        single=begin + '$A',
+        pair=begin + '$A [SEP] $B',
+        special_tokens=[(x, ids[x]) for x in ('[SEP]', '[CLS]')[: 1 + cls]],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=t,
+        unk_token='[UNK]',
+        sep_token='[SEP]',
+        pad_token='[PAD]',
+        mask_token='[MASK]',
+        **(dict(cls_token='[CLS]') if cls else {}),
+        model_max_length=max_length,
+        model_input_names=['input_ids', 'attention_mask'],
+    )
+
 
 def save_bi_encoder(model: TiteModel, tokenizer, folder):
     "A folder that `SentenceTransformer` loads; the vector is the embedding."
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
     with tempfile.TemporaryDirectory() as at:
-        model.save_pretrained(at); tokenizer.save_pretrained(at); t = Transformer(at)
-        SentenceTransformer(modules=[t, Pooling(model.config.hidden_size, pooling_mode='cls')], similarity_fn_name='dot').save_pretrained(str(folder), create_model_card=False)
+        model.save_pretrained(at)
+        tokenizer.save_pretrained(at)
+        t = Transformer(at)
+        SentenceTransformer(
+            modules=[t, Pooling(model.config.hidden_size, pooling_mode='cls')],
+            similarity_fn_name='dot',
+        ).save_pretrained(str(folder), create_model_card=False)

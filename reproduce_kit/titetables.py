@@ -14,111 +14,386 @@ from .efficiency import limit
 from .config import BACKBONES, OPTIMIZERS
 from .encoders import BiEncoderSettings, EncoderSettings, made, read_encoder, read_made
 from .significance import family
-from .tables import Table, _sampled, escape, first_stage, reference, run_epochs, table_columns, telemetry
+from reproduce_kit.tables import (
+    Table,
+    _sampled,
+    escape,
+    first_stage,
+    reference,
+    run_epochs,
+    table_columns,
+    telemetry,
+)
 from .tite import ARRANGEMENTS, arrangement
 
 # %% ../nbs/87_titetables.ipynb #7f8b407c
-NOT_RUN, MEANS = 'not-run', {'arithmetic mean': statistics.mean, 'geometric mean': statistics.geometric_mean}
+NOT_RUN, MEANS = (
+    'not-run',
+    {'arithmetic mean': statistics.mean, 'geometric mean': statistics.geometric_mean},
+)
+
 
 def own_results(study: str = 'tite') -> list:
     "What was measured of each bi-encoder of the study that is finished here, with its folder; what belongs to other parameter files than there are now is passed over."
-    folder = root()/'params'/study; known = {s.identity for s in read_made(EncoderSettings, [folder])} if folder.exists() else ()
-    found = [read_json(s.folder/'done.json') | dict(folder=s.folder) for s in (read_made(BiEncoderSettings, [folder]) if folder.exists() else ()) if made(s)]
+    folder = root() / 'params' / study
+    known = {s.identity for s in read_made(EncoderSettings, [folder])} if folder.exists() else ()
+    found = [
+        read_json(s.folder / 'done.json') | dict(folder=s.folder)
+        for s in (read_made(BiEncoderSettings, [folder]) if folder.exists() else ())
+        if made(s)
+    ]
     return [r for r in found if r['encoder']['identity'] in known]
 
-BEIR = {'ArguAna': 'arguana', 'Climate-FEVER': 'climate-fever', 'CQADupStack': 'cqadupstack', 'DBpedia': 'dbpedia-entity', 'FEVER': 'fever', 'FiQA': 'fiqa', 'HotpotQA': 'hotpotqa', 'NFCorpus': 'nfcorpus', 'NQ': 'nq', 'Quora': 'quora',
-        'SCIDOCS': 'scidocs', 'SciFact': 'scifact', 'TREC-COVID': 'trec-covid', 'Touche': 'webis-touche2020'}  # columns of Table 1, and the folders of BEIR's archives
-MODELS = {'S-BERT (reproduced)': (0, 'mlm'), 'S-BERT': (0, 'mlm'), 'RetroMAE (reproduced)': (0, 'mae mlm'), 'RetroMAE': (0, 'mae mlm'), 'CLS-BERT': (0, 'bow mae'), 'TITE (Base)': (1, 'bow mae'), 'TITE (Upscale)': (7, 'bow mae')}
+
+BEIR = {
+    'ArguAna': 'arguana',
+    'Climate-FEVER': 'climate-fever',
+    'CQADupStack': 'cqadupstack',
+    'DBpedia': 'dbpedia-entity',
+    'FEVER': 'fever',
+    'FiQA': 'fiqa',
+    'HotpotQA': 'hotpotqa',
+    'NFCorpus': 'nfcorpus',
+    'NQ': 'nq',
+    'Quora': 'quora',
+    'SCIDOCS': 'scidocs',
+    'SciFact': 'scifact',
+    'TREC-COVID': 'trec-covid',
+    'Touche': 'webis-touche2020',
+}  # columns of Table 1, and the folders of BEIR's archives
+MODELS = {
+    'S-BERT (reproduced)': (0, 'mlm'),
+    'S-BERT': (0, 'mlm'),
+    'RetroMAE (reproduced)': (0, 'mae mlm'),
+    'RetroMAE': (0, 'mae mlm'),
+    'CLS-BERT': (0, 'bow mae'),
+    'TITE (Base)': (1, 'bow mae'),
+    'TITE (Upscale)': (7, 'bow mae'),
+}
+
 
 def _ours(number: int, row, results: list) -> tuple:
     "(measured values, evidence) of the bi-encoder here that is a published row's: its arrangement, objectives, size, text and updates."
-    if number == 2: want = (0 if row['model'] != 'TITE (Base)' and not row['model'].startswith('TITE') else 1, ' '.join(o for o in ('bow', 'mae', 'mlm') if row[o] == 'yes'))
-    elif number == 3: want = (int(row['arrangement']), 'bow mae')
-    else: want = MODELS.get(row['model'])
+    if number == 2:
+        want = (
+            0 if row['model'] != 'TITE (Base)' and not row['model'].startswith('TITE') else 1,
+            ' '.join(o for o in ('bow', 'mae', 'mlm') if row[o] == 'yes'),
+        )
+    elif number == 3:
+        want = (int(row['arrangement']), 'bow mae')
+    else:
+        want = MODELS.get(row['model'])
     for r in results:
         e = r['encoder']['settings']
-        if (e['text'], e['layers'], e['width'], e['vocabulary'], e['updates'] * e['batch'] >= 200_000 * 256, r['settings']['collection'], r['settings']['updates'] * r['settings']['batch'] >= 50_000 * 256) != ('fineweb-edu', 12, 768, 30522, True, 'msmarco', True) or (e['arrangement'], ' '.join(sorted(e['objectives']))) != want: continue
-        score = {n: m['nDCG@10'] for n, m in r['means'].items()}; out = {k: score.get(n) for k, n in dict(DL19='dl19', DL20='dl20').items()}
-        if all(n in score for n in BEIR.values()): out |= {k: f([score[n] for n in BEIR.values()]) for k, f in MEANS.items()}
+        if (
+            e['text'],
+            e['layers'],
+            e['width'],
+            e['vocabulary'],
+            e['updates'] * e['batch'] >= 200_000 * 256,
+            r['settings']['collection'],
+            r['settings']['updates'] * r['settings']['batch'] >= 50_000 * 256,
+        ) != ('fineweb-edu', 12, 768, 30522, True, 'msmarco', True) or (
+            e['arrangement'],
+            ' '.join(sorted(e['objectives'])),
+        ) != want:
+            continue
+        score = {n: m['nDCG@10'] for n, m in r['means'].items()}
+        out = {k: score.get(n) for k, n in dict(DL19='dl19', DL20='dl20').items()}
+        if all(n in score for n in BEIR.values()):
+            out |= {k: f([score[n] for n in BEIR.values()]) for k, f in MEANS.items()}
         return out, dict(computed=f"runs/{r['settings']['study']}/bi-encoders/{r['folder'].name}")
     return {}, {}
 
 # %% ../nbs/87_titetables.ipynb #4d596355
 def effectiveness_table(number: int, ours: list = None) -> Table:
     "Table 1, 2 or 3: nDCG@10 as published and as measured here."
-    if number not in (1, 2, 3): raise KitError(f'table {number} is none of effectiveness; 1, 2 or 3')
-    df = reference(f'tite_table{number}'); shown = ['DL19', 'DL20', 'arithmetic mean', 'geometric mean']; ours = own_results() if ours is None else ours
-    label = {1: lambda r: (r['model'],), 2: lambda r: (r['model'], ', '.join(o for o in ('mlm', 'mae', 'bow') if r[o] == 'yes')), 3: lambda r: (r['arrangement'], f"k = {r['k']}, {'staggered' if r['staggered'] == 'yes' else 'late'}, {r['location']}, {r['dimension']}")}[number]
-    t = Table(f'tite{number}', f'nDCG@10 as printed in Table {number} of the TITE paper and as measured here; the means are over BEIR.', {1: ('Model',), 2: ('Model', 'Objectives'), 3: ('', 'Arrangement')}[number], 'r')
+    if number not in (1, 2, 3):
+        raise KitError(f'table {number} is none of effectiveness; 1, 2 or 3')
+    df = reference(f'tite_table{number}')
+    shown = ['DL19', 'DL20', 'arithmetic mean', 'geometric mean']
+    ours = own_results() if ours is None else ours
+    label = {
+        1: lambda r: (r['model'],),
+        2: lambda r: (r['model'], ', '.join(o for o in ('mlm', 'mae', 'bow') if r[o] == 'yes')),
+        3: lambda r: (
+            r['arrangement'],
+            f"k = {r['k']}, {'staggered' if r['staggered'] == 'yes' else 'late'}, {r['location']}, {r['dimension']}",
+        ),
+    }[number]
+    t = Table(
+        f'tite{number}',
+        f'nDCG@10 as printed in Table {number} of the TITE paper and as measured here; the means are over BEIR.',
+        {1: ('Model',), 2: ('Model', 'Objectives'), 3: ('', 'Arrangement')}[number],
+        'r',
+    )
     for _, r in df.iterrows():
-        row = tuple(map(escape, label(r))); row = row if len(row) > 1 else row[0]; got, source = _ours(number, r, ours)
-        for m in shown: t.add(row, ('published', m), r[m] or '--', float(r[m]) if r[m] else None, published=r['source'])
-        for m in shown: x = got.get(m); t.add(row, ('ours', m), NOT_RUN if x is None else f'{x:.4f}', x, **(source if x is not None else {}))
+        row = tuple(map(escape, label(r)))
+        row = row if len(row) > 1 else row[0]
+        got, source = _ours(number, r, ours)
+        for m in shown:
+            t.add(
+                row,
+                ('published', m),
+                r[m] or '--',
+                float(r[m]) if r[m] else None,
+                published=r['source'],
+            )
+        for m in shown:
+            x = got.get(m)
+            t.add(
+                row,
+                ('ours', m),
+                NOT_RUN if x is None else f'{x:.4f}',
+                x,
+                **(source if x is not None else {}),
+            )
     return t
 
 # %% ../nbs/87_titetables.ipynb #c6f75092
 def docs_table(study: str = 'tite') -> Table:
     "The study's bi-encoders on the collection they were taught on, every passage compared."
-    t = Table('titedocs', "Bi-encoders of the embedded study: each topic's vector against those of all passages. Pooling: kernel and stride of each of the encoder's layers. Bag of words: its loss at the end of pre-training, relative to always predicting each word's frequency (below 1: the vector knows its text). Teacher: " + escape(', '.join(sorted({r['settings']['teacher'] for r in own_results(study)}))) + '.',
-              ('Bi-encoder', 'Pooling', 'Objectives'), 'r')
+    t = Table(
+        'titedocs',
+        "Bi-encoders of the embedded study: each topic's vector against those of all passages. Pooling: kernel and stride of each of the encoder's layers. Bag of words: its loss at the end of pre-training, relative to always predicting each word's frequency (below 1: the vector knows its text). Teacher: "
+        + escape(', '.join(sorted({r['settings']['teacher'] for r in own_results(study)})))
+        + '.',
+        ('Bi-encoder', 'Pooling', 'Objectives'),
+        'r',
+    )
     for r in own_results(study):
-        e = r['encoder']; s = e['settings']; row = (escape(r['settings']['name']), {0: 'none', 1: '$k=2$', 3: '$k=3$'}.get(s['arrangement'], f"arrangement {s['arrangement']}"), ', '.join(s['objectives']).upper())
-        bow = e['last'].get('bow_loss'); note = dict(computed='done.json of the encoder'); t.add(row, 'tokens seen', f"{e['tokens'] / 1e6:.1f}\\,M", e['tokens'], **note)
-        t.add(row, 'bag of words', f"{bow / e['unigram_bow']:.2f}" if bow else '--', bow and bow / e['unigram_bow'], **(note if bow else {}))
+        e = r['encoder']
+        s = e['settings']
+        row = (
+            escape(r['settings']['name']),
+            {0: 'none', 1: '$k=2$', 3: '$k=3$'}.get(
+                s['arrangement'], f"arrangement {s['arrangement']}"
+            ),
+            ', '.join(s['objectives']).upper(),
+        )
+        bow = e['last'].get('bow_loss')
+        note = dict(computed='done.json of the encoder')
+        t.add(row, 'tokens seen', f"{e['tokens'] / 1e6:.1f}\\,M", e['tokens'], **note)
+        t.add(
+            row,
+            'bag of words',
+            f"{bow / e['unigram_bow']:.2f}" if bow else '--',
+            bow and bow / e['unigram_bow'],
+            **(note if bow else {}),
+        )
         for n, means in r['means'].items():
-            where = f"{study}/bi-encoders/{r['folder'].name}"; source = dict(run=r['folder'].name, identity=r['identity'], run_file=f'{where}/{n}.run.gz', sha256=r['files'][f'{n}.run.gz'], perquery=f'{where}/perquery.csv', perquery_sha256=r['files']['perquery.csv'], perquery_name=f"{r['settings']['name']}/{n}")
-            for m, short in (('nDCG@10', 'nDCG@10'), ('RR(rel=1)@10', 'MRR@10'), ('R(rel=1)@10', 'R@10')): t.add(row, short if len(r['means']) == 1 else f'{escape(n)} {short}', f'{means[m]:.4f}', means[m], measure=m, **source)
+            where = f"{study}/bi-encoders/{r['folder'].name}"
+            source = dict(
+                run=r['folder'].name,
+                identity=r['identity'],
+                run_file=f'{where}/{n}.run.gz',
+                sha256=r['files'][f'{n}.run.gz'],
+                perquery=f'{where}/perquery.csv',
+                perquery_sha256=r['files']['perquery.csv'],
+                perquery_name=f"{r['settings']['name']}/{n}",
+            )
+            for m, short in (
+                ('nDCG@10', 'nDCG@10'),
+                ('RR(rel=1)@10', 'MRR@10'),
+                ('R(rel=1)@10', 'R@10'),
+            ):
+                t.add(
+                    row,
+                    short if len(r['means']) == 1 else f'{escape(n)} {short}',
+                    f'{means[m]:.4f}',
+                    means[m],
+                    measure=m,
+                    **source,
+                )
     return t
 
 # %% ../nbs/87_titetables.ipynb #5d4209da
 def speed_table(measured: dict = None) -> Table:
     "Table 4: speed-up over the same code with pooling off."
-    df = reference('tite_table4'); bert = {k: g.iloc[0] for k, g in df[df['model'] == 'BERT'].groupby('kernel')}; files = sorted((place('runs')/'tite').glob('efficiency-*.json')) if measured is None else []
-    measured = {f.stem.removeprefix('efficiency-'): read_json(f) for f in files} if measured is None else measured; t = Table('tite4', 'Documents per second relative to BERT under the same attention kernel as printed in Table 4 of the TITE paper (about 76 tokens each), and relative to the same code with pooling off as measured here, with the limit that the matrix products set. Only the flash rows of the paper compare like with like: its eager and SDPA rows set an unpadded TITE against a padded BERT.', ('', 'Kernel'), 'r')
+    df = reference('tite_table4')
+    bert = {k: g.iloc[0] for k, g in df[df['model'] == 'BERT'].groupby('kernel')}
+    files = sorted((place('runs') / 'tite').glob('efficiency-*.json')) if measured is None else []
+    measured = (
+        {f.stem.removeprefix('efficiency-'): read_json(f) for f in files}
+        if measured is None
+        else measured
+    )
+    t = Table(
+        'tite4',
+        'Documents per second relative to BERT under the same attention kernel as printed in Table 4 of the TITE paper (about 76 tokens each), and relative to the same code with pooling off as measured here, with the limit that the matrix products set. Only the flash rows of the paper compare like with like: its eager and SDPA rows set an unpadded TITE against a padded BERT.',
+        ('', 'Kernel'),
+        'r',
+    )
     for _, r in df[df['model'] == 'TITE'].iterrows():
-        row = (f"TITE {r['arrangement']}", r['kernel']); c = arrangement(**ARRANGEMENTS[int(r['arrangement'])])
-        t.add(row, 'published', f"{float(r['documents']) / float(bert[r['kernel']]['documents']):.2f}", float(r['documents']) / float(bert[r['kernel']]['documents']), published=r['source']); t.add(row, 'limit, 76 tokens', f'{limit(c, [76]):.2f}', limit(c, [76]), computed='matrix products in closed form')
+        row = (f"TITE {r['arrangement']}", r['kernel'])
+        c = arrangement(**ARRANGEMENTS[int(r['arrangement'])])
+        t.add(
+            row,
+            'published',
+            f"{float(r['documents']) / float(bert[r['kernel']]['documents']):.2f}",
+            float(r['documents']) / float(bert[r['kernel']]['documents']),
+            published=r['source'],
+        )
+        t.add(
+            row,
+            'limit, 76 tokens',
+            f'{limit(c, [76]):.2f}',
+            limit(c, [76]),
+            computed='matrix products in closed form',
+        )
         for device, rows in measured.items():
             for n in sorted({x['tokens'] for x in rows}, key=lambda n: (isinstance(n, str), n)):
-                got = [x for x in rows if x['model'] == r['arrangement'] and x['attention'].split('_')[0] == r['kernel'] and x['tokens'] == n]
-                t.add(row, f'{device}, {n} lengths' if isinstance(n, str) else f'{device}, {n} tokens', f"{got[0]['speed-up']:.2f} of {got[0]['limit']:.2f}" if got else NOT_RUN, got[0]['speed-up'] if got else None, **(dict(computed=f'runs/tite/efficiency-{device}.json') if got else {}))
-        if not measured: t.add(row, 'ours', NOT_RUN)
+                got = [
+                    x
+                    for x in rows
+                    if x['model'] == r['arrangement']
+                    and x['attention'].split('_')[0] == r['kernel']
+                    and x['tokens'] == n
+                ]
+                t.add(
+                    row,
+                    f'{device}, {n} lengths' if isinstance(n, str) else f'{device}, {n} tokens',
+                    f"{got[0]['speed-up']:.2f} of {got[0]['limit']:.2f}" if got else NOT_RUN,
+                    got[0]['speed-up'] if got else None,
+                    **(dict(computed=f'runs/tite/efficiency-{device}.json') if got else {}),
+                )
+        if not measured:
+            t.add(row, 'ours', NOT_RUN)
     return t
 
 # %% ../nbs/87_titetables.ipynb #c5ea1c48
 def cross_table(runs: list) -> Table:
     "The study's cross-encoders, each at its selected epoch, against the encoder without pooling under the same optimizer, and what a pair costs (from `nbs/experiments/throughput.ipynb`)."
-    study = runs[0].cfg.study; (main, lead), *_ = [(s, m) for _, s, m in table_columns(runs)]; speed = {}
-    for f in sorted((place('runs')/study).glob('throughput-*.json'))[:1]: speed |= {(r['backbone'], r['optimizer']): r | dict(file=f'{study}/{f.name}') for r in read_json(f)['rows']}
-    at = {r.folder.name: int(read_json(r.folder/'done.json').get('selected') or r.cfg.epochs) for r in runs}; seen = {r.folder.name: dict(run_epochs(r))[at[r.folder.name]][main] for r in runs}
-    flat = {r.cfg.optimizer: r for r in runs if not pooling_of(r)}; pairs = [(r.folder.name, flat[r.cfg.optimizer].folder.name) for r in runs if pooling_of(r) and r.cfg.optimizer in flat]
+    study = runs[0].cfg.study
+    (main, lead), *_ = [(s, m) for _, s, m in table_columns(runs)]
+    speed = {}
+    for f in sorted((place('runs') / study).glob('throughput-*.json'))[:1]:
+        speed |= {
+            (r['backbone'], r['optimizer']): r | dict(file=f'{study}/{f.name}')
+            for r in read_json(f)['rows']
+        }
+    at = {
+        r.folder.name: int(read_json(r.folder / 'done.json').get('selected') or r.cfg.epochs)
+        for r in runs
+    }
+    seen = {r.folder.name: dict(run_epochs(r))[at[r.folder.name]][main] for r in runs}
+    flat = {r.cfg.optimizer: r for r in runs if not pooling_of(r)}
+    pairs = [
+        (r.folder.name, flat[r.cfg.optimizer].folder.name)
+        for r in runs
+        if pooling_of(r) and r.cfg.optimizer in flat
+    ]
     tests = family({k: df[lead] for k, (df, _) in seen.items()}, pairs) if pairs else None
-    t = Table('titecross', f"TITE as a cross-encoder: the embedded study's encoders, reranking BM25's top {runs[0].cfg.depth} ({len(next(iter(seen.values()))[0])} {escape(main)} topics), at the epoch that the dev topics chose. Minus BERT: difference in {escape(lead)} from the encoder without pooling under the same optimizer, 95\\,\\% paired bootstrap interval; p: randomization, Holm over {len(pairs)} comparisons. Pairs per second: median of interleaved rounds on the same pairs; in brackets relative to BERT's under the same optimizer. Memory: of the process in training.", ('Backbone', 'Optimizer'), 'r')
-    df, source = first_stage(runs, 'BM25')[main]; shown = [(lead, escape(lead)), ('RR(rel=1)@10', 'MRR@10'), ('R(rel=1)@10', 'R@10')]
-    for m, short in shown: t.add(('BM25', ''), short, f'{df[m].mean():.4f}', float(df[m].mean()), measure=m, **source)
+    t = Table(
+        'titecross',
+        f"TITE as a cross-encoder: the embedded study's encoders, reranking BM25's top {runs[0].cfg.depth} ({len(next(iter(seen.values()))[0])} {escape(main)} topics), at the epoch that the dev topics chose. Minus BERT: difference in {escape(lead)} from the encoder without pooling under the same optimizer, 95\\,\\% paired bootstrap interval; p: randomization, Holm over {len(pairs)} comparisons. Pairs per second: median of interleaved rounds on the same pairs; in brackets relative to BERT's under the same optimizer. Memory: of the process in training.",
+        ('Backbone', 'Optimizer'),
+        'r',
+    )
+    df, source = first_stage(runs, 'BM25')[main]
+    shown = [(lead, escape(lead)), ('RR(rel=1)@10', 'MRR@10'), ('R(rel=1)@10', 'R@10')]
+    for m, short in shown:
+        t.add(('BM25', ''), short, f'{df[m].mean():.4f}', float(df[m].mean()), measure=m, **source)
     for r in runs:
-        row, (df, source) = (escape(r.cfg.title), OPTIMIZERS[r.cfg.optimizer]), seen[r.folder.name]; key = (r.folder.name, flat[r.cfg.optimizer].folder.name) if r.cfg.optimizer in flat else None
-        for m, short in shown: t.add(row, short, f'{df[m].mean():.4f}', float(df[m].mean()), measure=m, **source)
+        row, (df, source) = (escape(r.cfg.title), OPTIMIZERS[r.cfg.optimizer]), seen[r.folder.name]
+        key = (
+            (r.folder.name, flat[r.cfg.optimizer].folder.name) if r.cfg.optimizer in flat else None
+        )
+        for m, short in shown:
+            t.add(row, short, f'{df[m].mean():.4f}', float(df[m].mean()), measure=m, **source)
         t.add(row, 'epoch', str(at[r.folder.name]), at[r.folder.name], **source)
-        if key in pairs: x = tests.loc[key]; t.add(row, 'minus BERT', f"${x['difference']:+.3f}$ $[{x['low']:+.3f}, {x['high']:+.3f}]$", x['difference'], measure=lead, **source); t.add(row, 'p', f"{x['corrected']:.3f}" if x['corrected'] >= .001 else '$<$0.001', x['corrected'], measure=lead, **source)
+        if key in pairs:
+            x = tests.loc[key]
+            t.add(
+                row,
+                'minus BERT',
+                f"${x['difference']:+.3f}$ $[{x['low']:+.3f}, {x['high']:+.3f}]$",
+                x['difference'],
+                measure=lead,
+                **source,
+            )
+            t.add(
+                row,
+                'p',
+                f"{x['corrected']:.3f}" if x['corrected'] >= 0.001 else '$<$0.001',
+                x['corrected'],
+                measure=lead,
+                **source,
+            )
         for k in ('trained', 'reranked'):
-            x, other = speed.get((r.cfg.backbone, r.cfg.optimizer)), speed.get((flat[r.cfg.optimizer].cfg.backbone, r.cfg.optimizer)) if r.cfg.optimizer in flat else None
-            if speed: t.add(row, f'{k}/s', '--' if x is None else f'{x[k]:.0f}' + (f" ({x[k] / other[k]:.2f})" if other else ''), x and x[k], **(dict(computed=x['file']) if x else {}))
-        t.add(row, 'GiB', f"{telemetry(r).get('rss_gib', 0):.2f}", telemetry(r).get('rss_gib'), run=r.folder.name, **_sampled([r], 'process [GiB]'))
+            x, other = (
+                speed.get((r.cfg.backbone, r.cfg.optimizer)),
+                speed.get((flat[r.cfg.optimizer].cfg.backbone, r.cfg.optimizer))
+                if r.cfg.optimizer in flat
+                else None,
+            )
+            if speed:
+                t.add(
+                    row,
+                    f'{k}/s',
+                    '--'
+                    if x is None
+                    else f'{x[k]:.0f}' + (f" ({x[k] / other[k]:.2f})" if other else ''),
+                    x and x[k],
+                    **(dict(computed=x['file']) if x else {}),
+                )
+        t.add(
+            row,
+            'GiB',
+            f"{telemetry(r).get('rss_gib', 0):.2f}",
+            telemetry(r).get('rss_gib'),
+            run=r.folder.name,
+            **_sampled([r], 'process [GiB]'),
+        )
     return t
 
 # %% ../nbs/87_titetables.ipynb #d7857f3e
 def pooling_of(run) -> int:
     "Which arrangement a run's backbone pools by; 0: none."
-    b = BACKBONES[run.cfg.backbone]; return read_encoder(run.cfg.backbone, b['encoder']).arrangement if 'encoder' in b else 0
+    b = BACKBONES[run.cfg.backbone]
+    return read_encoder(run.cfg.backbone, b['encoder']).arrangement if 'encoder' in b else 0
+
 
 def tite_findings() -> pd.DataFrame:
     "What the four tables say of themselves."
-    one, out = reference('tite_table1'), []; two, three = reference('tite_table2'), reference('tite_table3'); sets = [c for c in one.columns[3:17]]
-    off = [(r['model'], m, r[m], f(map(float, r[sets]))) for _, r in one.iterrows() for m, f in MEANS.items() if abs(f(list(map(float, r[sets]))) - float(r[m])) > .00151]
-    out.append(dict(about='Means of Table 1', reads=f"{len(off)} of {2 * len(one)} are not the means of their columns", evidence='computed from the fourteen columns', count=len(off)))
-    pairs = [('S-BERT (reproduced)', two.iloc[0]), ('RetroMAE (reproduced)', two.iloc[1]), ('TITE (Base)', two.iloc[3]), ('TITE (Base)', three.iloc[0]), ('TITE (Upscale)', three.iloc[6])]; diff = []
+    one, out = reference('tite_table1'), []
+    two, three = reference('tite_table2'), reference('tite_table3')
+    sets = [c for c in one.columns[3:17]]
+    off = [
+        (r['model'], m, r[m], f(map(float, r[sets])))
+        for _, r in one.iterrows()
+        for m, f in MEANS.items()
+        if abs(f(list(map(float, r[sets]))) - float(r[m])) > 0.00151
+    ]
+    out.append(
+        dict(
+            about='Means of Table 1',
+            reads=f"{len(off)} of {2 * len(one)} are not the means of their columns",
+            evidence='computed from the fourteen columns',
+            count=len(off),
+        )
+    )
+    pairs = [
+        ('S-BERT (reproduced)', two.iloc[0]),
+        ('RetroMAE (reproduced)', two.iloc[1]),
+        ('TITE (Base)', two.iloc[3]),
+        ('TITE (Base)', three.iloc[0]),
+        ('TITE (Upscale)', three.iloc[6]),
+    ]
+    diff = []
     for name, r in pairs:
-        a = one[one['model'] == name].iloc[0]; diff += [f"{m} of {name}: {a[m]} ({a['source'].split(', ')[1]}), {r[m]} ({r['source'].split(', ')[1]})" for m in ('DL19', 'DL20', *MEANS) if a[m] != r[m]]
-    out.append(dict(about='The same model in two tables', reads='; '.join(diff) or 'the same numbers', evidence='Tables 1, 2 and 3', count=len(diff)))
+        a = one[one['model'] == name].iloc[0]
+        diff += [
+            f"{m} of {name}: {a[m]} ({a['source'].split(', ')[1]}), {r[m]} ({r['source'].split(', ')[1]})"
+            for m in ('DL19', 'DL20', *MEANS)
+            if a[m] != r[m]
+        ]
+    out.append(
+        dict(
+            about='The same model in two tables',
+            reads='; '.join(diff) or 'the same numbers',
+            evidence='Tables 1, 2 and 3',
+            count=len(diff),
+        )
+    )
     return pd.DataFrame(out)

@@ -17,17 +17,30 @@ from .store import Run, rank, world
 
 # %% ../nbs/50_training.ipynb #91319c0e
 def make_optimizer(
-    model,           # any torch module
+    model,  # any torch module
     cfg: RunConfig,
 ):
     "AdamW or Lion over the model's parameters, with decay where `cfg.decay_on` says."
     import torch
     from reproduce_kit.lion import Lion
+
     ps = [p for p in model.parameters() if p.requires_grad]
-    decayed = [p for p in ps if cfg.decay_on == 'all' or p.ndim > 1]; rest = [p for p in ps if cfg.decay_on != 'all' and p.ndim <= 1]
-    groups = [g for g in (dict(params=decayed, weight_decay=cfg.weight_decay), dict(params=rest, weight_decay=0.)) if g['params']]
+    decayed = [p for p in ps if cfg.decay_on == 'all' or p.ndim > 1]
+    rest = [p for p in ps if cfg.decay_on != 'all' and p.ndim <= 1]
+    groups = [
+        g
+        for g in (
+            dict(params=decayed, weight_decay=cfg.weight_decay),
+            dict(params=rest, weight_decay=0.0),
+        )
+        if g['params']
+    ]
     kw = dict(lr=cfg.learning_rate, betas=(cfg.beta1, cfg.beta2))
-    return torch.optim.AdamW(groups, fused=True, **kw) if cfg.optimizer == 'adamw' else Lion(groups, **kw)
+    return (
+        torch.optim.AdamW(groups, fused=True, **kw)
+        if cfg.optimizer == 'adamw'
+        else Lion(groups, **kw)
+    )
 
 # %% ../nbs/50_training.ipynb #620d681b
 def make_schedule(
@@ -37,128 +50,237 @@ def make_schedule(
     "`none`: constant; `linear`, `cosine`: warm-up over `cfg.warmup` of the schedule (rounded up, as the trainer does), then down to zero."
     from torch.optim.lr_scheduler import LambdaLR
     from transformers import get_scheduler
-    if cfg.schedule == 'none': return get_scheduler('constant', optimizer)
+
+    if cfg.schedule == 'none':
+        return get_scheduler('constant', optimizer)
     span = cfg.epoch_updates if cfg.chained else cfg.schedule_updates or cfg.updates
-    course = get_scheduler(cfg.schedule, optimizer, num_warmup_steps=math.ceil(cfg.warmup * span), num_training_steps=span)
+    course = get_scheduler(
+        cfg.schedule,
+        optimizer,
+        num_warmup_steps=math.ceil(cfg.warmup * span),
+        num_training_steps=span,
+    )
     return LambdaLR(optimizer, lambda n: course.lr_lambdas[0](n % span)) if cfg.chained else course
+
 
 def planned_rate(
     cfg: RunConfig,
-    n: int,         # updates made before this one
+    n: int,  # updates made before this one
 ) -> float:
     "The rate of update `n` + 1 in closed form; what a run's history is checked against."
-    if cfg.schedule == 'none': return cfg.learning_rate
+    if cfg.schedule == 'none':
+        return cfg.learning_rate
     span = cfg.epoch_updates if cfg.chained else cfg.schedule_updates or cfg.updates
-    warm = math.ceil(cfg.warmup * span); n = n % span if cfg.chained else n
-    if n < warm: return cfg.learning_rate * n / warm
+    warm = math.ceil(cfg.warmup * span)
+    n = n % span if cfg.chained else n
+    if n < warm:
+        return cfg.learning_rate * n / warm
     left = (n - warm) / max(1, span - warm)
-    return cfg.learning_rate * max(0., 1 - left if cfg.schedule == 'linear' else (1 + math.cos(math.pi * left)) / 2)
+    return cfg.learning_rate * max(
+        0.0, 1 - left if cfg.schedule == 'linear' else (1 + math.cos(math.pi * left)) / 2
+    )
 
 # %% ../nbs/50_training.ipynb #545984ed
 def read_history(folder) -> list:
     "The lines of a run's `history.jsonl`; a last line cut short by a kill is left out."
-    path, out = Path(folder)/'history.jsonl', []
+    path, out = Path(folder) / 'history.jsonl', []
     for line in path.read_text().splitlines() if path.exists() else []:
-        try: out.append(json.loads(line))
-        except ValueError: break
+        try:
+            out.append(json.loads(line))
+        except ValueError:
+            break
     return out
+
 
 def rewind_history(folder, step: int):
     "Forget what was logged after update `step`."
     kept = [l for l in read_history(folder) if l['step'] <= step]
-    with writing(Path(folder)/'history.jsonl') as f: f.writelines(json.dumps(l) + '\n' for l in kept)
+    with writing(Path(folder) / 'history.jsonl') as f:
+        f.writelines(json.dumps(l) + '\n' for l in kept)
 
 # %% ../nbs/50_training.ipynb #ec4f23af
 def last_checkpoint(folder):
     "The newest whole checkpoint in a run's folder, or None; damaged ones are deleted, aloud."
-    found = sorted(Path(folder).glob('checkpoint-*'), key=lambda p: int(p.name.split('-')[1]), reverse=True)
+    found = sorted(
+        Path(folder).glob('checkpoint-*'), key=lambda p: int(p.name.split('-')[1]), reverse=True
+    )
     for c in found:
-        if not (why := broken(c)): return c
-        print(f'{c.name}: {why}; going back to the one before', file=sys.stderr); shutil.rmtree(c)
+        if not (why := broken(c)):
+            return c
+        print(f'{c.name}: {why}; going back to the one before', file=sys.stderr)
+        shutil.rmtree(c)
+
 
 def publish(checkpoint: Path, epoch: Path):
     "Copy a checkpoint's model (not its optimizer) to `epoch/model`, whole or not at all."
     weights = 'model.safetensors'
-    if (epoch/'model').exists() and not broken(epoch/'model') and sha256(epoch/'model'/weights) == sha256(checkpoint/weights): return
-    shutil.rmtree(epoch, ignore_errors=True); tmp = epoch/'.model.part'  # with it what was measured on other weights
-    skip = shutil.ignore_patterns('optimizer*', 'scheduler*', 'rng_state*', 'trainer_state*', 'training_args*', 'scaler*', 'README.md', '*.json.part', 'sha256.json')
-    shutil.copytree(checkpoint, tmp, ignore=skip); seal(tmp); tmp.rename(epoch/'model')
+    if (
+        (epoch / 'model').exists()
+        and not broken(epoch / 'model')
+        and sha256(epoch / 'model' / weights) == sha256(checkpoint / weights)
+    ):
+        return
+    shutil.rmtree(epoch, ignore_errors=True)
+    tmp = epoch / '.model.part'  # with it what was measured on other weights
+    skip = shutil.ignore_patterns(
+        'optimizer*',
+        'scheduler*',
+        'rng_state*',
+        'trainer_state*',
+        'training_args*',
+        'scaler*',
+        'README.md',
+        '*.json.part',
+        'sha256.json',
+    )
+    shutil.copytree(checkpoint, tmp, ignore=skip)
+    seal(tmp)
+    tmp.rename(epoch / 'model')
 
 # %% ../nbs/50_training.ipynb #8572f7dd
 class Telemetry(threading.Thread):
     "Samples this process and its GPU until closed."
-    def __init__(self, path: Path, every: float = 1.):
-        super().__init__(daemon=True); self.path, self.every, self.over, self.seen = path, every, threading.Event(), []
+
+    def __init__(self, path: Path, every: float = 1.0):
+        super().__init__(daemon=True)
+        self.path, self.every, self.over, self.seen = path, every, threading.Event(), []
         import psutil, torch
+
         self.process, self.gpu, self.torch = psutil.Process(), None, torch
         self.cuda, self.paused = torch.cuda.is_available(), False
-        if not self.cuda: return
+        if not self.cuda:
+            return
         import pynvml
+
         try:
-            pynvml.nvmlInit(); props = torch.cuda.get_device_properties(torch.cuda.current_device())
+            pynvml.nvmlInit()
+            props = torch.cuda.get_device_properties(torch.cuda.current_device())
             self.nv, self.gpu = pynvml, pynvml.nvmlDeviceGetHandleByUUID(f'GPU-{props.uuid}')
-        except (pynvml.NVMLError, AttributeError): pass  # another vendor, or a slice of a GPU: torch's own numbers remain
+        except (pynvml.NVMLError, AttributeError):
+            pass  # another vendor, or a slice of a GPU: torch's own numbers remain
+
     def sample(self) -> dict:
         out = dict(rss_gib=self.process.memory_info().rss / 2**30)
-        if self.cuda: out |= dict(gpu_allocated_gib=self.torch.cuda.memory_allocated() / 2**30, gpu_reserved_gib=self.torch.cuda.memory_reserved() / 2**30)
+        if self.cuda:
+            out |= dict(
+                gpu_allocated_gib=self.torch.cuda.memory_allocated() / 2**30,
+                gpu_reserved_gib=self.torch.cuda.memory_reserved() / 2**30,
+            )
         if self.gpu is not None:
-            try: m = self.nv.nvmlDeviceGetMemoryInfo(self.gpu); out |= dict(gpu_memory_share=m.used / m.total, gpu_utilisation=self.nv.nvmlDeviceGetUtilizationRates(self.gpu).gpu / 100)
-            except self.nv.NVMLError: pass
+            try:
+                m = self.nv.nvmlDeviceGetMemoryInfo(self.gpu)
+                out |= dict(
+                    gpu_memory_share=m.used / m.total,
+                    gpu_utilisation=self.nv.nvmlDeviceGetUtilizationRates(self.gpu).gpu / 100,
+                )
+            except self.nv.NVMLError:
+                pass
         return out
+
     def run(self):
         while not self.over.wait(self.every):
-            if not self.paused: self.seen.append(self.sample())
+            if not self.paused:
+                self.seen.append(self.sample())
+
     def resume(self):
         "Begin afresh: what was sampled while nothing trained is forgotten."
         self.seen, self.paused = [], False
-        if self.cuda: self.torch.cuda.reset_peak_memory_stats()
+        if self.cuda:
+            self.torch.cuda.reset_peak_memory_stats()
+
     def line(self, step: int):
         "Write the means since the last line."
         seen, self.seen = self.seen + [self.sample()], []
         row = {k: round(sum(s.get(k, 0) for s in seen) / len(seen), 4) for k in seen[0]}
-        if self.cuda: row['gpu_peak_gib'] = round(self.torch.cuda.max_memory_allocated() / 2**30, 4)
-        with open(self.path, 'a') as f: f.write(json.dumps(dict(step=step, time=round(time.time(), 1), samples=len(seen)) | row) + '\n')
-    def close(self): self.over.set()
+        if self.cuda:
+            row['gpu_peak_gib'] = round(self.torch.cuda.max_memory_allocated() / 2**30, 4)
+        with open(self.path, 'a') as f:
+            f.write(
+                json.dumps(dict(step=step, time=round(time.time(), 1), samples=len(seen)) | row)
+                + '\n'
+            )
+
+    def close(self):
+        self.over.set()
 
 # %% ../nbs/50_training.ipynb #07967659
 def _together():
     "Wait for the other processes, if any."
     import torch.distributed as dist
-    if dist.is_available() and dist.is_initialized(): dist.barrier()
+
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+
 
 def optimizer_bytes(optimizer) -> int:
     "Bytes of the tensors that an optimizer keeps between updates."
-    return sum(t.numel() * t.element_size() for s in optimizer.state.values() for t in s.values() if hasattr(t, 'numel') and t.numel() > 1)
+    return sum(
+        t.numel() * t.element_size()
+        for s in optimizer.state.values()
+        for t in s.values()
+        if hasattr(t, 'numel') and t.numel() > 1
+    )
+
 
 def describe_optimizer(optimizer) -> dict:
     "What an optimizer really is, read from itself: its class and, per parameter group, betas, decay and size."
     inner = getattr(optimizer, 'optimizer', optimizer)  # accelerate wraps it
-    return dict(kind=f'{type(inner).__module__}.{type(inner).__name__}', groups=[dict(betas=list(g['betas']), weight_decay=g['weight_decay'], tensors=len(g['params'])) for g in inner.param_groups])
+    return dict(
+        kind=f'{type(inner).__module__}.{type(inner).__name__}',
+        groups=[
+            dict(betas=list(g['betas']), weight_decay=g['weight_decay'], tensors=len(g['params']))
+            for g in inner.param_groups
+        ],
+    )
 
 # %% ../nbs/50_training.ipynb #029d1671
 def _clock(run: Run, on_epoch):
     "The callback that logs, saves, publishes and shows progress."
     from transformers import TrainerCallback
+
     cfg, folder, first = run.cfg, run.folder, rank() == 0
     per_epoch = cfg.epoch_updates
 
     class Clock(TrainerCallback):
         def on_train_begin(self, args, state, control, **_):
             self.since, self.before = time.time(), run.manifest['seconds']['train']
-            self.bar = tqdm(total=cfg.updates, initial=state.global_step, desc=cfg.name, unit='update', mininterval=2, file=sys.stdout, disable=not first)
-            if not first: return
+            self.bar = tqdm(
+                total=cfg.updates,
+                initial=state.global_step,
+                desc=cfg.name,
+                unit='update',
+                mininterval=2,
+                file=sys.stdout,
+                disable=not first,
+            )
+            if not first:
+                return
             from torch.utils.tensorboard import SummaryWriter
-            self.board = SummaryWriter(str(folder/'tensorboard'), purge_step=state.global_step + 1, flush_secs=30)
-            self.telemetry = Telemetry(folder/'telemetry.jsonl'); self.telemetry.start()
+
+            self.board = SummaryWriter(
+                str(folder / 'tensorboard'), purge_step=state.global_step + 1, flush_secs=30
+            )
+            self.telemetry = Telemetry(folder / 'telemetry.jsonl')
+            self.telemetry.start()
 
         def on_epoch_begin(self, args, state, control, optimizer=None, **_):
-            if cfg.chained and state.global_step % per_epoch == 0: optimizer.state.clear()  # not when an epoch is resumed halfway
-            if first: self.telemetry.resume()
+            if cfg.chained and state.global_step % per_epoch == 0:
+                optimizer.state.clear()  # not when an epoch is resumed halfway
+            if first:
+                self.telemetry.resume()
 
-        def on_pre_optimizer_step(self, args, state, control, optimizer=None, **_): self.rate = optimizer.param_groups[0]['lr']
+        def on_pre_optimizer_step(self, args, state, control, optimizer=None, **_):
+            self.rate = optimizer.param_groups[0]['lr']
 
         def on_optimizer_step(self, args, state, control, optimizer=None, model=None, **_):
-            if first and 'memory' not in run.manifest: run.note(optimizer=describe_optimizer(optimizer), memory=dict(optimizer_state_bytes=optimizer_bytes(optimizer), parameters=count_parameters(model)))
+            if first and 'memory' not in run.manifest:
+                run.note(
+                    optimizer=describe_optimizer(optimizer),
+                    memory=dict(
+                        optimizer_state_bytes=optimizer_bytes(optimizer),
+                        parameters=count_parameters(model),
+                    ),
+                )
 
         def on_step_end(self, args, state, control, **_):
             self.bar.update()
@@ -166,40 +288,68 @@ def _clock(run: Run, on_epoch):
             control.should_log = not last and state.global_step % cfg.log_steps == 0
             control.should_save = not last and state.global_step % cfg.save_steps == 0
 
-        def on_epoch_end(self, args, state, control, **_): control.should_log = control.should_evaluate = control.should_save = True
+        def on_epoch_end(self, args, state, control, **_):
+            control.should_log = control.should_evaluate = control.should_save = True
 
         def on_log(self, args, state, control, logs=None, **_):
             line = dict(step=state.global_step, epoch=round(state.global_step / per_epoch, 6))
-            if 'loss' in logs: line |= dict(loss=logs['loss'], grad_norm=float(logs['grad_norm']), learning_rate=self.rate)
-            elif 'eval_loss' in logs: line |= dict(eval_loss=logs['eval_loss'])
-            if len(line) == 2 or not first: return
-            with open(folder/'history.jsonl', 'a') as f: f.write(json.dumps(line) + '\n')
-            for k in line.keys() - {'step', 'epoch'}: self.board.add_scalar(k, line[k], state.global_step)
-            if 'loss' in logs and not math.isfinite(logs['loss']): raise KitError(f"{folder.name}: the loss is {logs['loss']} at update {state.global_step}: the run has diverged; lower the rate, or keep it as a result (history.jsonl has it)")
-            if 'loss' in logs: self.telemetry.line(state.global_step); self.telemetry.paused = state.global_step % per_epoch == 0; self.bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
+            if 'loss' in logs:
+                line |= dict(
+                    loss=logs['loss'], grad_norm=float(logs['grad_norm']), learning_rate=self.rate
+                )
+            elif 'eval_loss' in logs:
+                line |= dict(eval_loss=logs['eval_loss'])
+            if len(line) == 2 or not first:
+                return
+            with open(folder / 'history.jsonl', 'a') as f:
+                f.write(json.dumps(line) + '\n')
+            for k in line.keys() - {'step', 'epoch'}:
+                self.board.add_scalar(k, line[k], state.global_step)
+            if 'loss' in logs and not math.isfinite(logs['loss']):
+                raise KitError(
+                    f"{folder.name}: the loss is {logs['loss']} at update {state.global_step}: the run has diverged; lower the rate, or keep it as a result (history.jsonl has it)"
+                )
+            if 'loss' in logs:
+                self.telemetry.line(state.global_step)
+                self.telemetry.paused = state.global_step % per_epoch == 0
+                self.bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
 
         def on_save(self, args, state, control, **_):
             _together()  # each process has written its part
-            checkpoint, n = folder/f'checkpoint-{state.global_step}', state.global_step // per_epoch
+            checkpoint, n = (
+                folder / f'checkpoint-{state.global_step}',
+                state.global_step // per_epoch,
+            )
             ends = state.global_step % per_epoch == 0
             if first:
-                if ends: publish(checkpoint, run.epoch(n))
+                if ends:
+                    publish(checkpoint, run.epoch(n))
                 seal(checkpoint)
-                run.note(updates=dict(planned=cfg.updates, done=state.global_step), seconds=run.manifest['seconds'] | dict(train=round(self.before + time.time() - self.since, 1)))
-                if ends and on_epoch: t = time.time(); on_epoch(n); self.since += time.time() - t
+                run.note(
+                    updates=dict(planned=cfg.updates, done=state.global_step),
+                    seconds=run.manifest['seconds']
+                    | dict(train=round(self.before + time.time() - self.since, 1)),
+                )
+                if ends and on_epoch:
+                    t = time.time()
+                    on_epoch(n)
+                    self.since += time.time() - t
             _together()
 
         def on_train_end(self, args, state, control, **_):
             self.bar.close()
-            if first: self.board.close(); self.telemetry.close()
+            if first:
+                self.board.close()
+                self.telemetry.close()
+
     return Clock()
 
 # %% ../nbs/50_training.ipynb #967f55d5
 def epoch_sampler(
-    per_epoch: int,      # pairs of one epoch
-    global_batch: int,   # pairs of one update
+    per_epoch: int,  # pairs of one epoch
+    global_batch: int,  # pairs of one update
     keep: bool = False,  # the last batch, when it is not full
-    at=None,             # function that says which epoch it is; None: whatever `set_epoch` was told
+    at=None,  # function that says which epoch it is; None: whatever `set_epoch` was told
 ):
     "The trainer's batch sampler for training data of `per_epoch` pairs per epoch."
     import torch
@@ -207,71 +357,158 @@ def epoch_sampler(
 
     class EpochSampler(DefaultBatchSampler):
         used = per_epoch if keep else per_epoch // global_batch * global_batch
+
         def __init__(self, data, **kw):
-            super().__init__(range(len(data)), **kw); self.blocks = len(data) // per_epoch
-            if len(data) != self.blocks * per_epoch: raise KitError(f"{len(data):,} training pairs are not a whole number of epochs of {per_epoch:,}")
-        def __len__(self): return -(-self.used // self.batch_size)
+            super().__init__(range(len(data)), **kw)
+            self.blocks = len(data) // per_epoch
+            if len(data) != self.blocks * per_epoch:
+                raise KitError(
+                    f"{len(data):,} training pairs are not a whole number of epochs of {per_epoch:,}"
+                )
+
+        def __len__(self):
+            return -(-self.used // self.batch_size)
+
         def __iter__(self):
             epoch = at() if at else self.epoch
             start = epoch % self.blocks * per_epoch
-            order = (start + torch.randperm(per_epoch, generator=torch.Generator().manual_seed(self.seed * 1000 + epoch))).tolist()
-            yield from (order[i:min(i + self.batch_size, self.used)] for i in range(0, self.used, self.batch_size))
+            order = (
+                start
+                + torch.randperm(
+                    per_epoch, generator=torch.Generator().manual_seed(self.seed * 1000 + epoch)
+                )
+            ).tolist()
+            yield from (
+                order[i : min(i + self.batch_size, self.used)]
+                for i in range(0, self.used, self.batch_size)
+            )
+
     return EpochSampler
 
 # %% ../nbs/50_training.ipynb #7389b44d
 def use_bf16(cfg: RunConfig) -> bool:
     "bf16 where asked for, or, under `auto`, on a GPU that computes in it."
     import torch
+
     gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    if cfg.precision == 'bf16' and not gpu and torch.cuda.is_available(): raise KitError(f"precision: bf16 is asked for, but {torch.cuda.get_device_name()} does not compute in it; write auto or fp32")
+    if cfg.precision == 'bf16' and not gpu and torch.cuda.is_available():
+        raise KitError(
+            f"precision: bf16 is asked for, but {torch.cuda.get_device_name()} does not compute in it; write auto or fp32"
+        )
     return cfg.precision == 'bf16' or (cfg.precision == 'auto' and gpu)
+
 
 def _starting_point(run: Run):
     "(checkpoint to go on from or None, updates seen); an epoch model that is gone means starting over."
     cfg, checkpoint = run.cfg, last_checkpoint(run.folder)
     seen = int(checkpoint.name.split('-')[1]) if checkpoint else 0
-    if lost := [n for n in range(1, seen // cfg.epoch_updates + 1) if broken(run.epoch(n)/'model')]:
+    if lost := [
+        n for n in range(1, seen // cfg.epoch_updates + 1) if broken(run.epoch(n) / 'model')
+    ]:
         print(f"the model of epoch {lost[0]} is gone or damaged; starting over", file=sys.stderr)
-        for c in [*run.folder.glob('checkpoint-*'), *run.folder.glob('epoch-*')]: shutil.rmtree(c)
+        for c in [*run.folder.glob('checkpoint-*'), *run.folder.glob('epoch-*')]:
+            shutil.rmtree(c)
         return None, 0
     return checkpoint, seen
+
 
 def _eval_batch(pairs: int, most: int = 64) -> int:
     "Dev pairs taken at once. Of several processes each gets whole batches where it can be: the trainer fills up a short one with pairs that were counted already."
     share, rest = divmod(pairs, world())
     return most if world() == 1 or rest else max(b for b in range(1, most + 1) if share % b == 0)
 
+
 def train(
     run: Run,
-    model,               # from `load_backbone`
-    pairs: dict,         # {'train': datasets.Dataset of query, passage, label, epoch after epoch, 'dev': the same}
-    on_epoch=None,       # called with the epoch's number once its model is published
+    model,  # from `load_backbone`
+    pairs: dict,  # {'train': datasets.Dataset of query, passage, label, epoch after epoch, 'dev': the same}
+    on_epoch=None,  # called with the epoch's number once its model is published
 ):
     "Train the run to its end from its last whole checkpoint; binary cross-entropy on one logit."
     import torch
     from sentence_transformers.base.sampler import DefaultBatchSampler
     from sentence_transformers.cross_encoder import CrossEncoderTrainingArguments
     from reproduce_kit.microbatch import microbatch_trainer
-    cfg = run.cfg; batch = cfg.batch(world())
-    if run.done: return
+
+    cfg = run.cfg
+    batch = cfg.batch(world())
+    if run.done:
+        return
     args = CrossEncoderTrainingArguments(
-        output_dir=str(run.folder), num_train_epochs=cfg.epochs, per_device_train_batch_size=batch['per_device'] * batch['accumulation'], per_device_eval_batch_size=_eval_batch(len(pairs['dev'])),
-        max_grad_norm=cfg.max_grad_norm, seed=cfg.seed, data_seed=cfg.seed, bf16=use_bf16(cfg),
-        logging_strategy='no', logging_nan_inf_filter=False, eval_strategy='no', save_strategy='no', save_total_limit=2, report_to=os.environ.get('REPRODUCE_TRACK', 'none'), run_name=run.folder.name, disable_tqdm=True,
-        dataloader_num_workers=cfg.workers, dataloader_pin_memory=torch.cuda.is_available(), ddp_timeout=24*3600, ddp_find_unused_parameters=False,
-        **(dict(use_cpu=True, ddp_backend='gloo') if world() > 1 and not torch.cuda.is_available() else {}))
-    if args.n_gpu > 1: args._n_gpu = 1  # without torchrun one GPU works; DataParallel would change the batch and the updates
-    if args.world_size != world(): raise KitError(f"{world()} processes were started, but the trainer sees {args.world_size}; nothing was trained")
-    if not rank(): _starting_point(run)  # clears away what is damaged before the others look
-    _together(); checkpoint, seen = _starting_point(run); _together()  # nobody goes on, or tidies up, while another still looks
-    if seen == cfg.updates: return
-    optimizer = make_optimizer(model, cfg); schedule = make_schedule(optimizer, cfg)
+        output_dir=str(run.folder),
+        num_train_epochs=cfg.epochs,
+        per_device_train_batch_size=batch['per_device'] * batch['accumulation'],
+        per_device_eval_batch_size=_eval_batch(len(pairs['dev'])),
+        max_grad_norm=cfg.max_grad_norm,
+        seed=cfg.seed,
+        data_seed=cfg.seed,
+        bf16=use_bf16(cfg),
+        logging_strategy='no',
+        logging_nan_inf_filter=False,
+        eval_strategy='no',
+        save_strategy='no',
+        save_total_limit=2,
+        report_to=os.environ.get('REPRODUCE_TRACK', 'none'),
+        run_name=run.folder.name,
+        disable_tqdm=True,
+        dataloader_num_workers=cfg.workers,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        ddp_timeout=24 * 3600,
+        ddp_find_unused_parameters=False,
+        **(
+            dict(use_cpu=True, ddp_backend='gloo')
+            if world() > 1 and not torch.cuda.is_available()
+            else {}
+        ),
+    )
+    if args.n_gpu > 1:
+        args._n_gpu = (
+            1  # without torchrun one GPU works; DataParallel would change the batch and the updates
+        )
+    if args.world_size != world():
+        raise KitError(
+            f"{world()} processes were started, but the trainer sees {args.world_size}; nothing was trained"
+        )
+    if not rank():
+        _starting_point(run)  # clears away what is damaged before the others look
+    _together()
+    checkpoint, seen = _starting_point(run)
+    _together()  # nobody goes on, or tidies up, while another still looks
+    if seen == cfg.updates:
+        return
+    optimizer = make_optimizer(model, cfg)
+    schedule = make_schedule(optimizer, cfg)
     assert schedule.optimizer is optimizer
-    trainer = microbatch_trainer(model, args, pairs['train'], pairs['dev'], batch['per_device'], optimizers=(optimizer, schedule), callbacks=[_clock(run, on_epoch)])
-    by_epoch = epoch_sampler(cfg.train_pairs, cfg.global_batch, bool(cfg.short_batch), lambda: trainer.state.global_step // cfg.epoch_updates)
-    trainer.get_batch_sampler = lambda data, **kw: by_epoch(data, **kw) if data is trainer.train_dataset else DefaultBatchSampler(range(len(data)), **kw)
-    for c in list(trainer.callback_handler.callbacks):  # neither a printout per log line nor a model card per checkpoint
-        if type(c).__name__ in ('PrinterCallback', 'CrossEncoderModelCardCallback'): trainer.remove_callback(c)
-    if not rank(): rewind_history(run.folder, seen)
-    with quiet(): trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if trainer.state.global_step != cfg.updates: raise KitError(f"{run.folder.name} stopped after {trainer.state.global_step} of {cfg.updates} updates")
+    trainer = microbatch_trainer(
+        model,
+        args,
+        pairs['train'],
+        pairs['dev'],
+        batch['per_device'],
+        optimizers=(optimizer, schedule),
+        callbacks=[_clock(run, on_epoch)],
+    )
+    by_epoch = epoch_sampler(
+        cfg.train_pairs,
+        cfg.global_batch,
+        bool(cfg.short_batch),
+        lambda: trainer.state.global_step // cfg.epoch_updates,
+    )
+    trainer.get_batch_sampler = lambda data, **kw: (
+        by_epoch(data, **kw)
+        if data is trainer.train_dataset
+        else DefaultBatchSampler(range(len(data)), **kw)
+    )
+    for c in list(
+        trainer.callback_handler.callbacks
+    ):  # neither a printout per log line nor a model card per checkpoint
+        if type(c).__name__ in ('PrinterCallback', 'CrossEncoderModelCardCallback'):
+            trainer.remove_callback(c)
+    if not rank():
+        rewind_history(run.folder, seen)
+    with quiet():
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if trainer.state.global_step != cfg.updates:
+        raise KitError(
+            f"{run.folder.name} stopped after {trainer.state.global_step} of {cfg.updates} updates"
+        )

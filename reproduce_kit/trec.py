@@ -13,84 +13,124 @@ from .core import KitError, writing
 
 # %% ../nbs/10_trec.ipynb #257f8f45
 def ranking(
-    scores: dict,   # {docid: score}
-) -> list:          # docids, best first
+    scores: dict,  # {docid: score}
+) -> list:  # docids, best first
     "Docids in trec_eval's order."
     return sorted(scores, key=lambda d: (np.float32(scores[d]), d), reverse=True)
 
 # %% ../nbs/10_trec.ipynb #2b831e74
 def read_lines(
-    path,          # a text file, plain or .gz
-) -> list:         # its lines, without line ends
+    path,  # a text file, plain or .gz
+) -> list:  # its lines, without line ends
     "All lines of a text file; missing, truncated and undecodable files are refused by name."
     path = Path(path)
-    try: raw = path.read_bytes()
-    except FileNotFoundError: raise KitError(f"{path} does not exist") from None
-    except IsADirectoryError: raise KitError(f"{path} is a folder; a file was expected") from None
-    try: text = (gzip.decompress(raw) if raw[:2] == b'\x1f\x8b' else raw).decode('utf-8')
-    except (EOFError, gzip.BadGzipFile, OSError): raise KitError(f"{path} is truncated: the gzip stream ends early; fetch or make it again") from None
-    except UnicodeDecodeError as e: raise KitError(f"{path} is not UTF-8 text (byte {e.start})") from None
-    return [l.removesuffix('\r') for l in text.removesuffix('\n').split('\n')]  # not splitlines: U+2028 is legal within a JSON line
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise KitError(f"{path} does not exist") from None
+    except IsADirectoryError:
+        raise KitError(f"{path} is a folder; a file was expected") from None
+    try:
+        text = (gzip.decompress(raw) if raw[:2] == b'\x1f\x8b' else raw).decode('utf-8')
+    except (EOFError, gzip.BadGzipFile, OSError):
+        raise KitError(
+            f"{path} is truncated: the gzip stream ends early; fetch or make it again"
+        ) from None
+    except UnicodeDecodeError as e:
+        raise KitError(f"{path} is not UTF-8 text (byte {e.start})") from None
+    return [
+        l.removesuffix('\r') for l in text.removesuffix('\n').split('\n')
+    ]  # not splitlines: U+2028 is legal within a JSON line
+
 
 def _table(path, columns: str, make) -> dict:
     "{topic: {docid: value}} from lines of whitespace-separated columns; `make` turns a line's words into (topic, docid, value)."
     out, n = {}, len(columns.split())
     for i, line in enumerate(read_lines(path), 1):
         words = line.split()
-        if not words: continue
+        if not words:
+            continue
         try:
-            if len(words) != n: raise ValueError
+            if len(words) != n:
+                raise ValueError
             qid, docid, value = make(words)
-        except ValueError: raise KitError(f"{path}, line {i}: expected `{columns}`, found {line[:80]!r}; is the file truncated?") from None
-        if docid in out.setdefault(qid, {}): raise KitError(f"{path}, line {i}: document {docid!r} stands twice for topic {qid!r}")
+        except ValueError:
+            raise KitError(
+                f"{path}, line {i}: expected `{columns}`, found {line[:80]!r}; is the file truncated?"
+            ) from None
+        if docid in out.setdefault(qid, {}):
+            raise KitError(f"{path}, line {i}: document {docid!r} stands twice for topic {qid!r}")
         out[qid][docid] = value
-    if not out: raise KitError(f"{path} is empty; expected lines of `{columns}`")
+    if not out:
+        raise KitError(f"{path} is empty; expected lines of `{columns}`")
     return out
 
 # %% ../nbs/10_trec.ipynb #fdd5cb21
 def read_run(
-    path,          # a TREC run file, plain or .gz
-) -> dict:         # {topic: {docid: score}}
+    path,  # a TREC run file, plain or .gz
+) -> dict:  # {topic: {docid: score}}
     "A ranking per topic; the rank column is not trusted, scores are."
+
     def make(w):
-        if not math.isfinite(s := float(w[4])): raise ValueError
+        if not math.isfinite(s := float(w[4])):
+            raise ValueError
         return w[0], w[2], s
+
     return _table(path, 'topic Q0 docid rank score tag', make)
 
+
 def read_qrels(
-    path,          # TREC qrels, plain or .gz
-) -> dict:         # {topic: {docid: grade}}
+    path,  # TREC qrels, plain or .gz
+) -> dict:  # {topic: {docid: grade}}
     "Relevance grades; what is not listed was not judged."
     return _table(path, 'topic 0 docid grade', lambda w: (w[0], w[2], int(w[3])))
 
+
 def read_topics(
-    path,          # tab-separated topic number and text
-) -> dict:         # {topic: text}
+    path,  # tab-separated topic number and text
+) -> dict:  # {topic: text}
     "Topic texts."
     out = {}
     for i, line in enumerate(read_lines(path), 1):
-        if not line.strip(): continue
+        if not line.strip():
+            continue
         qid, tab, text = line.partition('\t')
-        if not tab or not text.strip(): raise KitError(f"{path}, line {i}: expected `topic<TAB>text`, found {line[:80]!r}")
-        if qid.strip() in out: raise KitError(f"{path}, line {i}: topic {qid.strip()!r} stands twice")
+        if not tab or not text.strip():
+            raise KitError(f"{path}, line {i}: expected `topic<TAB>text`, found {line[:80]!r}")
+        if qid.strip() in out:
+            raise KitError(f"{path}, line {i}: topic {qid.strip()!r} stands twice")
         out[qid.strip()] = text.strip()
-    if not out: raise KitError(f"{path} holds no topics; expected lines of `topic<TAB>text`")
+    if not out:
+        raise KitError(f"{path} holds no topics; expected lines of `topic<TAB>text`")
     return out
 
 # %% ../nbs/10_trec.ipynb #2a8b494a
 def _write(path, lines):
     "Lines to `path`, gzipped when its name ends in .gz, whole or not at all."
     data = ''.join(l + '\n' for l in lines).encode()
-    with writing(path, 'wb') as f: f.write(gzip.compress(data, mtime=0) if str(path).endswith('.gz') else data)
+    with writing(path, 'wb') as f:
+        f.write(gzip.compress(data, mtime=0) if str(path).endswith('.gz') else data)
+
 
 def write_run(path, run: dict, tag: str = 'reproduce-kit'):
     "`run` as a TREC run file in trec_eval's order, ranks from 1."
-    _write(path, (f'{q} Q0 {d} {i} {np.float32(scores[d]):.9g} {tag}'
-                  for q, scores in sorted(run.items()) for i, d in enumerate(ranking(scores), 1)))
+    _write(
+        path,
+        (
+            f'{q} Q0 {d} {i} {np.float32(scores[d]):.9g} {tag}'
+            for q, scores in sorted(run.items())
+            for i, d in enumerate(ranking(scores), 1)
+        ),
+    )
+
 
 def write_qrels(path, qrels: dict):
     "`qrels` in TREC format, topics and documents sorted."
-    _write(path, (f'{q} 0 {d} {g}' for q, docs in sorted(qrels.items()) for d, g in sorted(docs.items())))
+    _write(
+        path,
+        (f'{q} 0 {d} {g}' for q, docs in sorted(qrels.items()) for d, g in sorted(docs.items())),
+    )
+
 
 def write_topics(path, topics: dict):
     "`topics` as tab-separated values."

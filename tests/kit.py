@@ -1,4 +1,5 @@
 """What several tests need: the smoke config, a command line, real data or a reason to skip."""
+
 import json
 import os
 import subprocess
@@ -23,8 +24,14 @@ def write_yaml(folder: Path, name: str, **changes) -> Path:
 
 def reproduce(*args, env=None, cwd=ROOT, timeout=900):
     """The console script, as a user types it."""
-    return subprocess.run([str(Path(sys.executable).parent / 'reproduce'), *map(str, args)], capture_output=True, text=True, cwd=cwd, timeout=timeout,
-                          env=os.environ | {k: str(v) for k, v in (env or {}).items()})
+    return subprocess.run(
+        [str(Path(sys.executable).parent / 'reproduce'), *map(str, args)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=timeout,
+        env=os.environ | {k: str(v) for k, v in (env or {}).items()},
+    )
 
 
 def run_dir(runs: Path, name: str) -> Path:
@@ -33,10 +40,15 @@ def run_dir(runs: Path, name: str) -> Path:
 
 
 def metrics(folder: Path) -> dict:
-    return {n: e['means'] for n, e in json.loads((folder / 'done.json').read_text())['epochs'].items()}
+    return {
+        n: e['means'] for n, e in json.loads((folder / 'done.json').read_text())['epochs'].items()
+    }
 
 
 def need(*parts) -> Path:
     path = DATA.joinpath(*parts)
-    if not path.exists(): pytest.skip(f'real data absent: {"/".join(parts)} is not in ../shared/data beside this clone')
+    if not path.exists():
+        pytest.skip(
+            f'real data absent: {"/".join(parts)} is not in ../shared/data beside this clone'
+        )
     return path

@@ -1,4 +1,5 @@
 """Our measures against NIST's own expected outputs and published scores of real run files."""
+
 import pytest
 
 from kit import need
@@ -6,15 +7,26 @@ from reproduce_kit.collection import read_collection
 from reproduce_kit.metrics import evaluate, means, named
 from reproduce_kit.trec import read_qrels, read_run
 
-OURS = {'map': 'AP', 'Rprec': 'Rprec', 'P_10': 'P@10', 'recall_10': 'R@10', 'ndcg_cut_10': 'nDCG@10'}
+OURS = {
+    'map': 'AP',
+    'Rprec': 'Rprec',
+    'P_10': 'P@10',
+    'recall_10': 'R@10',
+    'ndcg_cut_10': 'nDCG@10',
+}
 
 
 def expected(path):
     """{(measure, topic): value} of a trec_eval output."""
-    return {(m, q): v for m, q, v in (l.split() for l in path.read_text().splitlines() if len(l.split()) == 3)}
+    return {
+        (m, q): v
+        for m, q, v in (l.split() for l in path.read_text().splitlines() if len(l.split()) == 3)
+    }
 
 
-@pytest.mark.parametrize('file, level', [('out.test.aq', 1), ('out.test.aqc', 1), ('out.test.aql', 2)])
+@pytest.mark.parametrize(
+    'file, level', [('out.test.aq', 1), ('out.test.aqc', 1), ('out.test.aql', 2)]
+)
 def test_nist(file, level):
     """NIST's own run and expected values, topic by topic and on average.
 
@@ -23,22 +35,34 @@ def test_nist(file, level):
     from the binary qrels.test, with its grades raised to 2.
     """
     folder = need('trec_eval')
-    qrels, run, want = read_qrels(folder / 'qrels.test'), read_run(folder / 'results.test'), expected(folder / file)
+    qrels, run, want = (
+        read_qrels(folder / 'qrels.test'),
+        read_run(folder / 'results.test'),
+        expected(folder / file),
+    )
     topics = ['301', '302', '303', 'all']
     if file.endswith('aqc'):
         lines = [l.split() for l in (folder / 'results.test').read_text().splitlines()]
-        run = {'301': run['301'], '303': {w[2]: float(w[4]) for w in [w for w in lines if w[0] == '303'][:84]}}
-    if file.endswith('aql'): topics, qrels = ['302'], qrels | {'302': {d: 2*g for d, g in qrels['302'].items()}}
+        run = {
+            '301': run['301'],
+            '303': {w[2]: float(w[4]) for w in [w for w in lines if w[0] == '303'][:84]},
+        }
+    if file.endswith('aql'):
+        topics, qrels = ['302'], qrels | {'302': {d: 2 * g for d, g in qrels['302'].items()}}
     got = evaluate(run, qrels)
     for theirs, ours in OURS.items():
         for q in topics:
-            if (theirs, q) not in want: continue  # nDCG@10 is not in every output
+            if (theirs, q) not in want:
+                continue  # nDCG@10 is not in every output
             frame = got[named(ours, level)]
             assert f'{frame[q] if q != "all" else frame.mean():.4f}' == want[theirs, q], (theirs, q)
     assert len([k for k in want if k[0] in OURS and k[1] in topics]) >= 3 * len(topics)
 
 
-@pytest.mark.parametrize('file, ndcg', [('bm25-bert-crossencoder.dl19.res.gz', 0.6855), ('bm25-monot5-top100.dl19.txt', 0.6982)])
+@pytest.mark.parametrize(
+    'file, ndcg',
+    [('bm25-bert-crossencoder.dl19.res.gz', 0.6855), ('bm25-monot5-top100.dl19.txt', 0.6982)],
+)
 def test_real_runs_are_read_by_score(file, ndcg):
     run = read_run(need('runs', file))
     got = means(evaluate(run, read_qrels(need('trec-dl', 'qrels.dl19-passage.txt'))))

@@ -2,6 +2,7 @@
 
 nbdev's own command needs quarto, which PyPI does not carry: here nbdev's processors clean the page and
 nbconvert writes Markdown. Outputs are the ones stored in the notebook."""
+
 import re, sys
 from pathlib import Path
 
@@ -15,8 +16,10 @@ def render() -> str:
     nb = nbformat.read(ROOT / 'nbs/index.ipynb', as_version=4)
     nb.cells = [c for c in nb.cells if '#| hide' not in c.source]
     for c in nb.cells:
-        if c.cell_type != 'code': continue
-        if '#| echo: false' in c.source: c.metadata['transient'] = {'remove_source': True}
+        if c.cell_type != 'code':
+            continue
+        if '#| echo: false' in c.source:
+            c.metadata['transient'] = {'remove_source': True}
         c.source = re.sub(r'^#\|.*\n?', '', c.source, flags=re.M)
     text, _ = MarkdownExporter().from_notebook_node(nb)
     text = re.sub(r'\n{3,}', '\n\n', text.replace('](../', '](')).strip() + '\n'
@@ -26,6 +29,8 @@ def render() -> str:
 if __name__ == '__main__':
     path, new = ROOT / 'README.md', render()
     if '--check' in sys.argv:
-        if not path.exists() or path.read_text() != new: sys.exit('README.md differs from nbs/index.ipynb: run `make readme` and commit')
+        if not path.exists() or path.read_text() != new:
+            sys.exit('README.md differs from nbs/index.ipynb: run `make readme` and commit')
     else:
-        path.write_text(new); print(f'wrote {path.name}')
+        path.write_text(new)
+        print(f'wrote {path.name}')
