@@ -13,7 +13,16 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from .config import BACKBONES, RunConfig
-from .core import KitError, SEAL, broken, exclusive, place, read_json, seal, sha256
+from reproduce_kit.core import (
+    KitError,
+    CHECKSUMS_FILE,
+    checksum_error,
+    cache_lock,
+    artifact_dir,
+    read_json,
+    write_checksums,
+    sha256,
+)
 from .encoders import read_encoder
 from .hub import DATASETS, fetch, full_revision
 
@@ -149,11 +158,11 @@ def gte_config(
 def _native_gte(backbone: str, source: Path) -> Path:
     "GTE's encoder in fp32 under native names, without its head, in `cache/backbones/`; converted once."
     folder = (
-        place('cache')
+        artifact_dir('cache')
         / 'backbones'
         / f"{backbone}-{source.name[:8]}-{sha256([version('transformers'), sha256(source / 'config.json')])[:8]}"
     )
-    if folder.exists() and not broken(folder):
+    if folder.exists() and not checksum_error(folder):
         return folder
     import torch
     from transformers import GteModel
@@ -180,7 +189,7 @@ def _native_gte(backbone: str, source: Path) -> Path:
             model.save_pretrained(str(part), save_original_format=False)
         for f in ('tokenizer.json', 'tokenizer_config.json'):
             shutil.copyfile(source / f, part / f)
-        seal(part)
+        write_checksums(part)
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
     finally:
@@ -207,7 +216,7 @@ def weights_folder(
                 f"backbone {backbone}: {e.folder / 'encoder/model.safetensors'} was changed after its pre-training; delete {e.folder} and run {spec['encoder']}/{backbone}.yaml again"
             )
         return e.folder / 'encoder'
-    with exclusive(f'backbone-{backbone}'):
+    with cache_lock(f'backbone-{backbone}'):
         folder = _from_hub(backbone)
         return _native_gte(backbone, folder) if spec['expect']['model_type'] == 'new' else folder
 
@@ -335,7 +344,7 @@ def load_checkpoint(
         raise KitError(
             f"{folder} holds no model (no config.json); expected a folder like runs/STUDY/RECIPE/NAME-HASH/epoch-1/model"
         )
-    if (folder / SEAL).exists() and (why := broken(folder)):
+    if (folder / CHECKSUMS_FILE).exists() and (why := checksum_error(folder)):
         raise KitError(
             f"checkpoint {folder}: {why}; delete the run's whole folder and run its config again"
         )

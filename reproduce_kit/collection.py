@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from .core import KitError, did_you_mean, sha256, writing
+from .core import KitError, did_you_mean, sha256, atomic_write
 from reproduce_kit.trec import (
     read_lines,
     read_qrels,
@@ -79,7 +79,7 @@ def write_collection(
 ):
     "The collection as `corpus.jsonl`, `topics.SPLIT.tsv`, `qrels.SPLIT.txt` and `candidates.SPLIT.run.gz`."
     folder = Path(folder)
-    with writing(folder / 'corpus.jsonl') as f:
+    with atomic_write(folder / 'corpus.jsonl') as f:
         for d, text in sorted(c.corpus.items()):
             f.write(json.dumps({'id': d, 'contents': text}, ensure_ascii=False) + '\n')
     for s in c.topics:

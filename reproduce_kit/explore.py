@@ -9,7 +9,7 @@ __all__ = ['UP', 'DOWN', 'read_top', 'compare', 'passages_html', 'bars_html', 'E
 import html, json
 import ipywidgets as widgets
 import pandas as pd
-from .core import KitError, did_you_mean, place
+from .core import KitError, did_you_mean, artifact_dir
 from .significance import differences
 from .store import Run, find_runs
 from .tables import row_label, run_epochs
@@ -235,7 +235,7 @@ def explore(study: str = '*', recipe: str = '*', test_set: str = '', measure: st
     ]
     if not runs:
         print(
-            f"no finished runs of study {study!r} in {place('runs').name}/; `reproduce run params/{study}` makes them"
+            f"no finished runs of study {study!r} in {artifact_dir('runs').name}/; `reproduce run params/{study}` makes them"
         )
         return None
     return Explorer(runs, test_set, measure)

@@ -13,7 +13,7 @@ from pathlib import Path
 import lion_pytorch
 import numpy as np
 import torch
-from .core import place, sha256
+from .core import artifact_dir, sha256
 
 # %% ../nbs/48_lion.ipynb #8deb15a8
 SOURCE = r'''
@@ -48,7 +48,7 @@ def _machine() -> str:
 @cache
 def compiled():
     "The C function, compiled where it was not before; None, said once, where there is no compiler."
-    so = place('cache') / 'lion' / f"{sha256([SOURCE, FLAGS, _machine()])[:16]}.so"
+    so = artifact_dir('cache') / 'lion' / f"{sha256([SOURCE, FLAGS, _machine()])[:16]}.so"
     if not so.exists():
         cc = (
             shlex.split(os.environ.get('CC', ''))

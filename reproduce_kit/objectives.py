@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModelForPreTraining
 from transformers.modeling_outputs import ModelOutput
 from .core import KitError
-from .tite import TiteConfig, TiteModel, TitePreTrainedModel, rotate
+from .tite import TiteConfig, TiteModel, TitePreTrainedModel, apply_rope
 
 # %% ../nbs/33_objectives.ipynb #fbb4de27
 class WordHead(nn.Module):
@@ -78,7 +78,7 @@ class MaskedDecoder(nn.Module):
 
         def heads(x, p):
             return (
-                rotate(x.reshape(-1, self.heads, d // self.heads), p.repeat(b), self.theta)
+                apply_rope(x.reshape(-1, self.heads, d // self.heads), p.repeat(b), self.theta)
                 .view(b, -1, self.heads, d // self.heads)
                 .transpose(1, 2)
             )

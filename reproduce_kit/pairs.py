@@ -10,10 +10,10 @@ import random
 from functools import lru_cache
 from .collection import Collection, read_collection
 from .config import RunConfig
-from .core import KitError, exclusive, sha256
-from .docs import build_docs
+from .core import KitError, cache_lock, sha256
+from .docs import build_docstring_collection
 from .msmarco import msmarco_pairs
-from .retrieval import bm25
+from .retrieval import bm25_candidates
 from .trec import ranking
 
 # %% ../nbs/30_pairs.ipynb #60f003bf
@@ -59,7 +59,11 @@ def training_pairs(
 # %% ../nbs/30_pairs.ipynb #444f7e83
 @lru_cache(maxsize=1)
 def _collection(collection, words, test, dev) -> Collection:
-    return build_docs(words, test, dev) if collection == 'docs' else read_collection(collection)
+    return (
+        build_docstring_collection(words, test, dev)
+        if collection == 'docs'
+        else read_collection(collection)
+    )
 
 
 def load_collection(cfg: RunConfig) -> Collection:
@@ -69,7 +73,7 @@ def load_collection(cfg: RunConfig) -> Collection:
 
 def load_pairs(cfg: RunConfig) -> dict:
     "{'train', 'dev': `datasets.Dataset`s of query, passage, label; 'fingerprint'} as a run's settings describe them."
-    with exclusive('prepare'):
+    with cache_lock('prepare'):
         return msmarco_pairs(cfg) if cfg.collection == 'msmarco' else _collection_pairs(cfg)
 
 
@@ -81,7 +85,10 @@ def _collection_pairs(cfg: RunConfig) -> dict:
     for s in ('train', 'dev'):
         c.only(s)
     hard = {
-        s: (c.candidates.get(s) or bm25(c.corpus, c.topics[s], HARD_DEPTH, cfg.bm25_k1, cfg.bm25_b))
+        s: (
+            c.candidates.get(s)
+            or bm25_candidates(c.corpus, c.topics[s], HARD_DEPTH, cfg.bm25_k1, cfg.bm25_b)
+        )
         if cfg.hard_share
         else {}
         for s in ('train', 'dev')

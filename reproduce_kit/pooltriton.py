@@ -10,7 +10,7 @@ __all__ = ['PackedMean', 'pool_triton']
 import torch
 import triton
 import triton.language as tl
-from .pool import Step
+from .pool import PoolingStep
 
 # %% ../nbs/31a_triton.ipynb #bc66eb91
 #| eval: false
@@ -85,7 +85,7 @@ class PackedMean(torch.autograd.Function):
     "`pool.pool` by two kernels."
 
     @staticmethod
-    def forward(ctx, x, step: Step):
+    def forward(ctx, x, step: PoolingStep):
         x = x.contiguous()
         rows, d = len(step.start), x.shape[1]
         y = x.new_empty(rows, d)
@@ -131,6 +131,6 @@ class PackedMean(torch.autograd.Function):
         return dx, None
 
 
-def pool_triton(x, step: Step):
+def pool_triton(x, step: PoolingStep):
     "The mean of each window, on a GPU (or in Triton's interpreter)."
     return PackedMean.apply(x, step) if step.width else x

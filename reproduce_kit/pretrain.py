@@ -19,22 +19,22 @@ from tqdm import tqdm
 from .backbone import weights_folder
 from reproduce_kit.core import (
     KitError,
-    broken,
-    exclusive,
-    place,
+    checksum_error,
+    cache_lock,
+    artifact_dir,
     read_json,
-    seal,
+    write_checksums,
     sha256,
     write_json,
-    writing,
+    atomic_write,
 )
-from .docs import build_docs
+from .docs import build_docstring_collection
 from .encoders import EncoderSettings
 from .hub import DATASETS, fetch
 from .objectives import TiteForPreTraining, mask_words, unigram_bow
 from .store import git_state, hardware
 from .tite import encoder_config, tite_tokenizer
-from .training import read_history, rewind_history
+from .training import read_history, truncate_history
 
 # %% ../nbs/51_pretrain.ipynb #8405fc1e
 def _lines(path: Path):
@@ -82,7 +82,7 @@ def read_texts(
 ) -> tuple:  # (fingerprint, iterator of texts)
     "What an encoder is pre-trained on."
     if s.text == 'docs':
-        c = build_docs(s.words)
+        c = build_docstring_collection(s.words)
         return c.fingerprint, itertools.islice((c.corpus[d] for d in sorted(c.corpus)), s.texts)
     if s.text == 'fineweb-edu':
         return f"{DATASETS['fineweb-edu']['revision']} {s.texts}", _fineweb(s.texts)
@@ -155,8 +155,8 @@ def token_pieces(
     source, texts = read_texts(s)
     cls = not s.arrangement
     key = sha256([source, s.texts, s.vocabulary, s.max_length, cls, version('tokenizers')])[:16]
-    folder = place('cache') / 'text' / key
-    with exclusive(f'text-{key}'):
+    folder = artifact_dir('cache') / 'text' / key
+    with cache_lock(f'text-{key}'):
         if not (folder / 'done.json').exists():
             vocabulary = choose_vocabulary(
                 read_texts(s)[1] if s.vocabulary < 30522 else (), s.vocabulary, _bert_pieces()
@@ -168,7 +168,7 @@ def token_pieces(
             ends, at = [], 0
             first = [tok.cls_token_id] if cls else []
             with (
-                writing(folder / 'ids.bin', 'wb') as f,
+                atomic_write(folder / 'ids.bin', 'wb') as f,
                 tqdm(disable=not progress, desc='tokenizing', unit='text', mininterval=2) as bar,
             ):
                 while some := list(itertools.islice(texts, 1000)):
@@ -181,7 +181,7 @@ def token_pieces(
                             ends.append(at)
             if not ends:
                 raise KitError(f"text: {s.text!r} has no token")
-            with writing(folder / 'ends.bin', 'wb') as f:
+            with atomic_write(folder / 'ends.bin', 'wb') as f:
                 f.write(np.array(ends, np.int64).tobytes())
             write_json(folder / 'vocabulary.json', vocabulary)
             write_json(
@@ -268,7 +268,7 @@ def _save(folder: Path, model, opt, **state):
         new / 'optimizer.safetensors',
     )
     write_json(new / 'state.json', state)
-    seal(new)
+    write_checksums(new)
     shutil.rmtree(old, ignore_errors=True)
     if (folder / 'checkpoint').exists():
         os.replace(folder / 'checkpoint', old)
@@ -278,9 +278,9 @@ def _save(folder: Path, model, opt, **state):
 def _load(folder: Path, model, opt) -> dict:
     "Put a checkpoint back; the state of a start where there is none."
     found = [folder / n for n in ('checkpoint', 'checkpoint.old') if (folder / n).exists()]
-    at = next((c for c in found if not broken(c)), None)
+    at = next((c for c in found if not checksum_error(c)), None)
     for c in found[: found.index(at) if at else None]:
-        print(f'{c}: {broken(c)}; going back', file=sys.stderr)
+        print(f'{c}: {checksum_error(c)}; going back', file=sys.stderr)
         shutil.rmtree(c)
     if at is None:
         return dict(update=0, tokens=0, seconds=0.0)
@@ -300,7 +300,7 @@ def pretrain(
     progress: bool = True,
 ) -> dict:  # done.json's content; {} when stopped before the end
     "Pre-train an encoder into its folder of the run store, or go on where an earlier attempt stopped."
-    with exclusive(s.folder.name, wait=False):
+    with cache_lock(s.folder.name, wait=False):
         return _pretrain(s, pieces, stop_after, progress)
 
 
@@ -328,11 +328,11 @@ def _pretrain(s, pieces, stop_after, progress) -> dict:
     )
     state = _load(folder, model, opt)
     start = state['update']
-    rewind_history(folder, start)
+    truncate_history(folder, start)
     if not start:
         some = [pieces[i] for i in np.random.default_rng(s.seed).permutation(len(pieces))[:20_000]]
         _start_biases(model, some, special)
-        with writing(folder / 'history.jsonl') as f:
+        with atomic_write(folder / 'history.jsonl') as f:
             f.write(
                 json.dumps(
                     dict(

@@ -8,8 +8,15 @@ __all__ = ['find_run', 'model_card', 'push']
 # %% ../nbs/78_push.ipynb #13d06ddd
 import shutil, tempfile
 from pathlib import Path
-from .config import BACKBONES, OPTIMIZERS
-from .core import KitError, SEAL, broken, did_you_mean, place, read_json
+from .config import BACKBONES, OPTIMIZER_TITLES
+from reproduce_kit.core import (
+    KitError,
+    CHECKSUMS_FILE,
+    checksum_error,
+    did_you_mean,
+    artifact_dir,
+    read_json,
+)
 from .store import Run, find_runs
 
 # %% ../nbs/78_push.ipynb #04752276
@@ -30,7 +37,7 @@ def find_run(
             f"{word!r} means several finished runs: {', '.join(f'{r.cfg.study}/{r.cfg.recipe}/{r.folder.name}' for r in hit)}; name one with its identity"
         )
     raise KitError(
-        f"no finished run {word!r} in {place('runs')}{did_you_mean(word, [x for r in runs for x in (r.folder.name, r.cfg.name)] or ['none yet: reproduce run params/embedded'])}"
+        f"no finished run {word!r} in {artifact_dir('runs')}{did_you_mean(word, [x for r in runs for x in (r.folder.name, r.cfg.name)] or ['none yet: reproduce run params/embedded'])}"
     )
 
 # %% ../nbs/78_push.ipynb #42b3224d
@@ -68,7 +75,7 @@ def model_card(
         pipeline_tag='text-ranking',
         license=spec['licence'].lower(),
         tags=['cross-encoder', 'reranker', c.optimizer, 'reproduce-kit'],
-        model_name=f'{c.title} {OPTIMIZERS[c.optimizer]} ({c.study}, {c.recipe})',
+        model_name=f'{c.title} {OPTIMIZER_TITLES[c.optimizer]} ({c.study}, {c.recipe})',
         eval_results=results,
         **(dict(datasets=['sentence-transformers/msmarco']) if c.collection == 'msmarco' else {}),
     )
@@ -84,7 +91,7 @@ def model_card(
     return f"""---
 {data.to_yaml()}
 ---
-# {c.title}, {OPTIMIZERS[c.optimizer]}: {c.study}, {c.recipe}, epoch {epoch} of {c.epochs}
+# {c.title}, {OPTIMIZER_TITLES[c.optimizer]}: {c.study}, {c.recipe}, epoch {epoch} of {c.epochs}
 
 A cross-encoder that reranks passages for a topic, trained by [reproduce-kit] as one run of a reproduction study. {terms}
 
@@ -122,12 +129,14 @@ def push(
         raise KitError(f"{run.folder.name} has epochs 1 to {run.cfg.epochs}, not {epoch}")
     epoch = int(epoch)
     model = run.epoch(epoch) / 'model'
-    if why := broken(model):
+    if why := checksum_error(model):
         raise KitError(f"{model}: {why}; it will not be published")
     if really and '/' not in to:
         raise KitError("say where to: --to USER/NAME")
     with tempfile.TemporaryDirectory() as tmp:
-        shutil.copytree(model, tmp, dirs_exist_ok=True, ignore=shutil.ignore_patterns(SEAL))
+        shutil.copytree(
+            model, tmp, dirs_exist_ok=True, ignore=shutil.ignore_patterns(CHECKSUMS_FILE)
+        )
         card = model_card(run, epoch).replace('REPOSITORY', to or 'USER/NAME')
         Path(tmp, 'README.md').write_text(card)
         files = {

@@ -11,11 +11,17 @@ from pathlib import Path
 import pandas as pd
 import yaml
 from jinja2 import Environment
-from .audit import AS_PRINTED, audit, recompute
+from .audit import PRINTED_NAMES, audit, recompute
 from .check import AGAINST, STATES, check_cells
-from .claims import SOURCES, judge_all, said_verdicts
-from .core import beside, place, sha256, writing
-from .evidence import gap_table, letters_table, replicates, seed_gaps, variance_table
+from .claims import SOURCES, judge_all, verdict_counts
+from .core import project_path, artifact_dir, sha256, atomic_write
+from reproduce_kit.evidence import (
+    gap_table,
+    letters_table,
+    seed_replicates,
+    seed_gaps,
+    variance_table,
+)
 from reproduce_kit.figures import (
     figure1,
     figure2,
@@ -29,7 +35,7 @@ from .store import git_state
 from reproduce_kit.tables import (
     Table,
     memory_table,
-    need_runs,
+    require_runs,
     settings_table,
     table1,
     table2,
@@ -149,7 +155,7 @@ th,td{padding:2px 9px}tr.new>*{padding-top:7px}table.text td{vertical-align:top;
 
 def _verdicts(study: str, recipe: str) -> str:
     "What was reproduced, as the `check` command has it."
-    runs = [r for r in check_configs([r.cfg for r in need_runs(study, recipe)])]
+    runs = [r for r in check_configs([r.cfg for r in require_runs(study, recipe)])]
     cells = check_cells(study, recipe)
     out = '<p>Did the runs do what their files ask for?</p>' + frame_html(
         pd.DataFrame(
@@ -177,7 +183,7 @@ def _verdicts(study: str, recipe: str) -> str:
             row=f"{c['model']} + {c['optimizer']}, epoch {c['epoch']}"
             if c['epoch']
             else c['model'],
-            measure=AS_PRINTED[c['measure']],
+            measure=PRINTED_NAMES[c['measure']],
             published=c['published'],
             ours=f"{c['ours']:.4f}",
             tolerance=f"−{c['tolerance'][0]:.4f} +{c['tolerance'][1]:.4f} ({c['origin']})",
@@ -194,7 +200,7 @@ def _environment(runs: list) -> str:
     "Where the runs were made, and of what."
     rows = [
         {
-            'run': r.folder.relative_to(place('runs')).as_posix(),
+            'run': r.folder.relative_to(artifact_dir('runs')).as_posix(),
             'kit commit': str(r.manifest['git']['commit'])[:12]
             + (' + changes' if r.manifest['git']['dirty'] else ''),
             'finished': (r.manifest.get('attempts') or [{}])[-1].get('started', ''),
@@ -225,12 +231,12 @@ def report(
     out=None,  # the file to write; None: report.html in the study's folder of the run store
 ) -> Path:
     "One HTML page with everything that a reviewer asks for; refused when the study has no finished runs."
-    runs = need_runs(study, recipe)
+    runs = require_runs(study, recipe)
     _, main, lead = table_columns(runs)[0]
     gaps = seed_gaps(runs, main, lead)
     commit = git_state()
     where = [
-        p if (p := beside(f'../shared/data/{d}')).is_dir() else None
+        p if (p := project_path(f'../shared/data/{d}')).is_dir() else None
         for d in ('paper-authors', 'runs', 'trec-dl')
     ]
     found = audit(*where)
@@ -269,7 +275,7 @@ def report(
         )
     )
     said = ''.join(
-        f"<h3>{html.escape(SOURCES[s][0].upper() + SOURCES[s][1:])}</h3><p>{said_verdicts(g)}</p>"
+        f"<h3>{html.escape(SOURCES[s][0].upper() + SOURCES[s][1:])}</h3><p>{verdict_counts(g)}</p>"
         + frame_html(
             g[['id', 'where', 'words', 'verdict', 'because', 'evidence']], f'claims-{s}', 'verdict'
         )
@@ -289,7 +295,7 @@ def report(
         (
             'provenance',
             'Provenance and environment',
-            _environment([r for g in replicates(runs) for r in g]),
+            _environment([r for g in seed_replicates(runs) for r in g]),
         ),
     ]
     page = (
@@ -302,7 +308,7 @@ def report(
             lead=f"{len(runs)} finished runs of {', '.join(dict.fromkeys(r.cfg.title for r in runs))}, seed {', '.join(map(str, dict.fromkeys(r.cfg.seed for r in runs)))}; {lead} on {main} leads. Made by reproduce-kit at commit {str(commit['commit'] or 'unknown')[:12]}{' with uncommitted changes' if commit['dirty'] else ''}. Rest the mouse on a number to see where it comes from.",
         )
     )
-    path = Path(out) if out else place('runs') / study / 'report.html'
-    with writing(path) as f:
+    path = Path(out) if out else artifact_dir('runs') / study / 'report.html'
+    with atomic_write(path) as f:
         f.write(page)
     return path

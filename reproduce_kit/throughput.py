@@ -10,21 +10,21 @@ from functools import partial
 import pandas as pd
 import torch
 from .backbone import load_backbone
-from .bench import interleaved
+from .bench import time_interleaved
 from .config import BACKBONES
 from .core import KitError
-from .efficiency import limit
-from .microbatch import Microbatches, piece_loss
+from .efficiency import max_speedup
+from .microbatch import MicrobatchCollator, piece_loss
 from .pairs import load_collection, load_pairs
 from .rerank import rerank
-from .retrieval import bm25
+from .retrieval import bm25_candidates
 from .training import make_optimizer, use_bf16
 
 # %% ../nbs/64_throughput.ipynb #f723f39c
 def _train(model, opt, pairs, cfg):
     "One pass of forwards, backwards and optimizer over labelled pairs, as the trainer goes: batches in order, in pieces of like length, gradients clipped."
     model.train()
-    collate = Microbatches(model, cfg.device_batch, model.device.type)
+    collate = MicrobatchCollator(model, cfg.device_batch, model.device.type)
     for i in range(0, len(pairs), cfg.global_batch):
         batch = collate(pairs.select(range(i, min(i + cfg.global_batch, len(pairs)))).to_list())
         for part in batch['parts']:
@@ -57,18 +57,18 @@ def pairs_per_second(
     pairs = pairs.select(range(min(len(pairs), batches * c.global_batch)))
     col = load_collection(c)
     test = dict(list(col.topics[c.test_sets[0]].items())[:topics])
-    found = bm25(col.corpus, test, c.depth, c.bm25_k1, c.bm25_b)
+    found = bm25_candidates(col.corpus, test, c.depth, c.bm25_k1, c.bm25_b)
     count = dict(trained=len(pairs), reranked=sum(map(len, found.values())))
     models = {x.name: load_backbone(x) for x in configs}
     opts = {x.name: make_optimizer(models[x.name], x) for x in configs}
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     took = dict(
-        trained=interleaved(
+        trained=time_interleaved(
             {x.name: partial(_train, models[x.name], opts[x.name], pairs, x) for x in configs},
             rounds,
             wait,
         ),
-        reranked=interleaved(
+        reranked=time_interleaved(
             {
                 b: partial(rerank, m.eval(), test, col.corpus, found, c.depth)
                 for b, m in models.items()
@@ -107,5 +107,5 @@ def pairs_per_second(
             if tite
             else []
         )
-        rows.append(row | dict(limit=limit(m.model.config, lengths) if tite else None))
+        rows.append(row | dict(limit=max_speedup(m.model.config, lengths) if tite else None))
     return pd.DataFrame(rows)

@@ -9,22 +9,28 @@ __all__ = ['NOT_RUN', 'MEANS', 'BEIR', 'MODELS', 'own_results', 'effectiveness_t
 # %% ../nbs/87_titetables.ipynb #00123de1
 import statistics
 import pandas as pd
-from .core import KitError, place, read_json, root
-from .efficiency import limit
-from .config import BACKBONES, OPTIMIZERS
-from .encoders import BiEncoderSettings, EncoderSettings, made, read_encoder, read_made
-from .significance import family
+from .core import KitError, artifact_dir, read_json, project_root
+from .efficiency import max_speedup
+from .config import BACKBONES, OPTIMIZER_TITLES
+from reproduce_kit.encoders import (
+    BiEncoderSettings,
+    EncoderSettings,
+    is_trained,
+    read_encoder,
+    read_settings,
+)
+from .significance import compare_runs
 from reproduce_kit.tables import (
     Table,
     _sampled,
     escape,
     first_stage,
-    reference,
+    published_table,
     run_epochs,
     table_columns,
-    telemetry,
+    telemetry_means,
 )
-from .tite import ARRANGEMENTS, arrangement
+from .tite import PUBLISHED, published_config
 
 # %% ../nbs/87_titetables.ipynb #7f8b407c
 NOT_RUN, MEANS = (
@@ -35,12 +41,14 @@ NOT_RUN, MEANS = (
 
 def own_results(study: str = 'tite') -> list:
     "What was measured of each bi-encoder of the study that is finished here, with its folder; what belongs to other parameter files than there are now is passed over."
-    folder = root() / 'params' / study
-    known = {s.identity for s in read_made(EncoderSettings, [folder])} if folder.exists() else ()
+    folder = project_root() / 'params' / study
+    known = (
+        {s.identity for s in read_settings(EncoderSettings, [folder])} if folder.exists() else ()
+    )
     found = [
         read_json(s.folder / 'done.json') | dict(folder=s.folder)
-        for s in (read_made(BiEncoderSettings, [folder]) if folder.exists() else ())
-        if made(s)
+        for s in (read_settings(BiEncoderSettings, [folder]) if folder.exists() else ())
+        if is_trained(s)
     ]
     return [r for r in found if r['encoder']['identity'] in known]
 
@@ -110,7 +118,7 @@ def effectiveness_table(number: int, ours: list = None) -> Table:
     "Table 1, 2 or 3: nDCG@10 as published and as measured here."
     if number not in (1, 2, 3):
         raise KitError(f'table {number} is none of effectiveness; 1, 2 or 3')
-    df = reference(f'tite_table{number}')
+    df = published_table(f'tite_table{number}')
     shown = ['DL19', 'DL20', 'arithmetic mean', 'geometric mean']
     ours = own_results() if ours is None else ours
     label = {
@@ -210,9 +218,13 @@ def docs_table(study: str = 'tite') -> Table:
 # %% ../nbs/87_titetables.ipynb #5d4209da
 def speed_table(measured: dict = None) -> Table:
     "Table 4: speed-up over the same code with pooling off."
-    df = reference('tite_table4')
+    df = published_table('tite_table4')
     bert = {k: g.iloc[0] for k, g in df[df['model'] == 'BERT'].groupby('kernel')}
-    files = sorted((place('runs') / 'tite').glob('efficiency-*.json')) if measured is None else []
+    files = (
+        sorted((artifact_dir('runs') / 'tite').glob('efficiency-*.json'))
+        if measured is None
+        else []
+    )
     measured = (
         {f.stem.removeprefix('efficiency-'): read_json(f) for f in files}
         if measured is None
@@ -226,7 +238,7 @@ def speed_table(measured: dict = None) -> Table:
     )
     for _, r in df[df['model'] == 'TITE'].iterrows():
         row = (f"TITE {r['arrangement']}", r['kernel'])
-        c = arrangement(**ARRANGEMENTS[int(r['arrangement'])])
+        c = published_config(**PUBLISHED[int(r['arrangement'])])
         t.add(
             row,
             'published',
@@ -237,8 +249,8 @@ def speed_table(measured: dict = None) -> Table:
         t.add(
             row,
             'limit, 76 tokens',
-            f'{limit(c, [76]):.2f}',
-            limit(c, [76]),
+            f'{max_speedup(c, [76]):.2f}',
+            max_speedup(c, [76]),
             computed='matrix products in closed form',
         )
         for device, rows in measured.items():
@@ -267,7 +279,7 @@ def cross_table(runs: list) -> Table:
     study = runs[0].cfg.study
     (main, lead), *_ = [(s, m) for _, s, m in table_columns(runs)]
     speed = {}
-    for f in sorted((place('runs') / study).glob('throughput-*.json'))[:1]:
+    for f in sorted((artifact_dir('runs') / study).glob('throughput-*.json'))[:1]:
         speed |= {
             (r['backbone'], r['optimizer']): r | dict(file=f'{study}/{f.name}')
             for r in read_json(f)['rows']
@@ -283,7 +295,7 @@ def cross_table(runs: list) -> Table:
         for r in runs
         if pooling_of(r) and r.cfg.optimizer in flat
     ]
-    tests = family({k: df[lead] for k, (df, _) in seen.items()}, pairs) if pairs else None
+    tests = compare_runs({k: df[lead] for k, (df, _) in seen.items()}, pairs) if pairs else None
     t = Table(
         'titecross',
         f"TITE as a cross-encoder: the embedded study's encoders, reranking BM25's top {runs[0].cfg.depth} ({len(next(iter(seen.values()))[0])} {escape(main)} topics), at the epoch that the dev topics chose. Minus BERT: difference in {escape(lead)} from the encoder without pooling under the same optimizer, 95\\,\\% paired bootstrap interval; p: randomization, Holm over {len(pairs)} comparisons. Pairs per second: median of interleaved rounds on the same pairs; in brackets relative to BERT's under the same optimizer. Memory: of the process in training.",
@@ -295,7 +307,10 @@ def cross_table(runs: list) -> Table:
     for m, short in shown:
         t.add(('BM25', ''), short, f'{df[m].mean():.4f}', float(df[m].mean()), measure=m, **source)
     for r in runs:
-        row, (df, source) = (escape(r.cfg.title), OPTIMIZERS[r.cfg.optimizer]), seen[r.folder.name]
+        row, (df, source) = (
+            (escape(r.cfg.title), OPTIMIZER_TITLES[r.cfg.optimizer]),
+            seen[r.folder.name],
+        )
         key = (
             (r.folder.name, flat[r.cfg.optimizer].folder.name) if r.cfg.optimizer in flat else None
         )
@@ -340,8 +355,8 @@ def cross_table(runs: list) -> Table:
         t.add(
             row,
             'GiB',
-            f"{telemetry(r).get('rss_gib', 0):.2f}",
-            telemetry(r).get('rss_gib'),
+            f"{telemetry_means(r).get('rss_gib', 0):.2f}",
+            telemetry_means(r).get('rss_gib'),
             run=r.folder.name,
             **_sampled([r], 'process [GiB]'),
         )
@@ -356,8 +371,8 @@ def pooling_of(run) -> int:
 
 def tite_findings() -> pd.DataFrame:
     "What the four tables say of themselves."
-    one, out = reference('tite_table1'), []
-    two, three = reference('tite_table2'), reference('tite_table3')
+    one, out = published_table('tite_table1'), []
+    two, three = published_table('tite_table2'), published_table('tite_table3')
     sets = [c for c in one.columns[3:17]]
     off = [
         (r['model'], m, r[m], f(map(float, r[sets])))

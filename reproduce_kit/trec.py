@@ -9,7 +9,7 @@ __all__ = ['ranking', 'read_lines', 'read_run', 'read_qrels', 'read_topics', 'wr
 import gzip, math
 from pathlib import Path
 import numpy as np
-from .core import KitError, writing
+from .core import KitError, atomic_write
 
 # %% ../nbs/10_trec.ipynb #257f8f45
 def ranking(
@@ -108,7 +108,7 @@ def read_topics(
 def _write(path, lines):
     "Lines to `path`, gzipped when its name ends in .gz, whole or not at all."
     data = ''.join(l + '\n' for l in lines).encode()
-    with writing(path, 'wb') as f:
+    with atomic_write(path, 'wb') as f:
         f.write(gzip.compress(data, mtime=0) if str(path).endswith('.gz') else data)
 
 

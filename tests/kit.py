@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from conftest import DATA, ROOT
-from reproduce_kit.config import example
-from reproduce_kit.miniature import made_up_run as invent
+from reproduce_kit.config import example_settings
+from reproduce_kit.miniature import fake_run as invent
 
-SMOKE = example()
+SMOKE = example_settings()
 
 
 def write_yaml(folder: Path, name: str, **changes) -> Path:

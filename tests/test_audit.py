@@ -5,13 +5,20 @@ import shutil
 import numpy as np
 
 from kit import need
-from reproduce_kit.audit import audit, audit_table, authors, early, read_early, read_raw
-from reproduce_kit.tables import reference
+from reproduce_kit.audit import (
+    audit,
+    audit_table,
+    author_results,
+    author_topic_values,
+    read_early,
+    read_raw,
+)
+from reproduce_kit.tables import published_table
 
 
 def test_42_of_108():
     """Table I: 42 printed cells are not the raw outputs'; the headline cells are."""
-    cells = audit_table(reference('table1'), read_raw(need('paper-authors')))
+    cells = audit_table(published_table('table1'), read_raw(need('paper-authors')))
     differs = cells[cells['state'] == 'differs']
     assert len(cells) == 108 and len(differs) == 42
     key = (
@@ -35,7 +42,7 @@ def test_42_of_108():
 def test_finds_what_is_changed():
     """Ten random cells of a copy that agrees, each moved by 0.0002: found, and nothing else."""
     raw = read_raw(need('paper-authors'))
-    table = reference('table1')
+    table = published_table('table1')
     measures = [c for c in table.columns if c in raw.columns]
     exact = table.copy()
     for i, p in exact.iterrows():
@@ -59,7 +66,7 @@ def test_finds_what_is_changed():
 
 def test_the_numbers_that_ship_are_the_files_numbers():
     now = read_raw(need('paper-authors'))
-    shipped = authors()
+    shipped = author_results()
     assert (now.loc[shipped.index, shipped.columns] == shipped).all().all() and len(shipped) == 18
 
 
@@ -92,7 +99,7 @@ def test_findings_with_all_files(tmp_path):
 
 
 def test_the_topics_that_ship_are_the_files_topics():
-    shipped = early()
+    shipped = author_topic_values()
     now = read_early(need('paper-authors'))
     assert shipped.keys() == now.keys() and all(
         (now[k][df.columns].loc[df.index] == df).all().all() for k, df in shipped.items()

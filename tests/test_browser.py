@@ -145,9 +145,11 @@ def test_explore_in_jupyterlab(runs, tmp_path):
 def test_explore_without_a_front_end(runs, tmp_path):
     """A batch run leaves bars and text in the notebook."""
     import nbformat
-    from reproduce_kit.notebook import execute
+    from reproduce_kit.notebook import execute_notebook
 
-    execute(ROOT / 'nbs/analysis/explore.ipynb', tmp_path / 'out.ipynb', dict(study='embedded'))
+    execute_notebook(
+        ROOT / 'nbs/analysis/explore.ipynb', tmp_path / 'out.ipynb', dict(study='embedded')
+    )
     (shown,) = [
         o['data']
         for c in nbformat.read(tmp_path / 'out.ipynb', 4).cells

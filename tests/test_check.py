@@ -8,13 +8,13 @@ import pytest
 
 from conftest import ROOT
 from kit import invent, reproduce
-from reproduce_kit.check import check_cells, published_cells, verdict
-from reproduce_kit.config import BACKBONES, OPTIMIZERS, make_config, read_configs
+from reproduce_kit.check import check_cells, published_cells, exit_code
+from reproduce_kit.config import BACKBONES, OPTIMIZER_TITLES, make_config, read_configs
 from reproduce_kit.evidence import gap_table, seed_gaps, variance_table
 from reproduce_kit.metrics import MEASURES
-from reproduce_kit.paper import why
-from reproduce_kit.store import finished
-from reproduce_kit.tables import groups, table1, write_table
+from reproduce_kit.paper import trace
+from reproduce_kit.store import finished_runs
+from reproduce_kit.tables import seed_groups, table1, write_table
 
 CONFIGS = {(c.recipe, c.name): c for c in read_configs([ROOT / 'params/lion-vs-adamw'])}
 
@@ -38,7 +38,7 @@ def frames(cfg, means, topics=43, spread=0.2, seed=1):
 def published(cfg, against='paper'):
     """{epoch: {measure: value}} of the row."""
     cells = published_cells(against)
-    b, o = BACKBONES[cfg.backbone]['repo'], OPTIMIZERS[cfg.optimizer]
+    b, o = BACKBONES[cfg.backbone]['repo'], OPTIMIZER_TITLES[cfg.optimizer]
     return {
         n: {m: float(v) for (x, y, e, m), v in cells.items() if (x, y, e) == (b, o, str(n))}
         for n in (1, 2, 3)
@@ -71,8 +71,8 @@ def test_states_of_real_rows(runs):
     )  # the invented first stage is none
     assert (
         set(states([c for c in cells if c not in mine and c is not bm25])) == {'not-run'}
-        and verdict(mine) == 0
-        and verdict(mine + [c for c in cells if c['state'] == 'not-run']) == 3
+        and exit_code(mine) == 0
+        and exit_code(mine + [c for c in cells if c['state'] == 'not-run']) == 3
     )
     assert (
         'of the 17 other published rows be' in mine[0]['why']
@@ -97,7 +97,7 @@ def test_states_of_real_rows(runs):
     )
     assert (
         states(check_cells('lion-vs-adamw', 'as-stated')) == ['not-run'] * 108
-        and verdict(check_cells('lion-vs-adamw', 'as-stated')) == 3
+        and exit_code(check_cells('lion-vs-adamw', 'as-stated')) == 3
     )
 
 
@@ -178,8 +178,8 @@ def three_seeds(runs, sd=0.01):
 
 def test_rows_are_means_over_seeds(runs, tmp_path, monkeypatch):
     three_seeds(runs)
-    found = finished('lion-vs-adamw', 'controlled')
-    assert [len(g) for g in groups(found)] == [3, 3]
+    found = finished_runs('lion-vs-adamw', 'controlled')
+    assert [len(g) for g in seed_groups(found)] == [3, 3]
     t = table1(found)
     row = ('ModernBERT', 'AdamW', '3')
     (cell,) = [c for c in t.cells if c['row'] == row and c['column'] == ('grades', 'nDCG@10')]
@@ -190,15 +190,18 @@ def test_rows_are_means_over_seeds(runs, tmp_path, monkeypatch):
     )
     monkeypatch.setenv('REPRODUCE_PAPER', str(tmp_path / 'paper'))
     path = write_table(t, found, 'here')
-    assert {c['check'] for c in why(path, 'AdamW 3 nDCG')['cells']} <= {'matches', 'source matches'}
+    assert {c['check'] for c in trace(path, 'AdamW 3 nDCG')['cells']} <= {
+        'matches',
+        'source matches',
+    }
     f = found[0].epoch(3) / 'perquery.csv'
     f.write_text(f.read_text().replace('0.', '0.1', 1))
-    assert 'run file changed' in {c['check'] for c in why(path, 'AdamW 3 nDCG')['cells']}
+    assert 'run file changed' in {c['check'] for c in trace(path, 'AdamW 3 nDCG')['cells']}
 
 
 def test_the_gap_against_seeds(runs):
     three_seeds(runs)
-    found = finished('lion-vs-adamw', 'controlled')
+    found = finished_runs('lion-vs-adamw', 'controlled')
     (gap,) = seed_gaps(found, 'dl19', 'nDCG@10').values()
     assert (
         gap['gap'].shape == (43, 3)
@@ -228,7 +231,7 @@ def test_seeds_decide_what_is_reproduced(runs, monkeypatch):
         row = {n: {m: v + 0.004 * (i - 1) for m, v in ms.items()} for n, ms in published(c).items()}
         made.append(invent(c, frames(c, row)))
     monkeypatch.setattr(check, 'read_configs', lambda *_: configs)
-    monkeypatch.setattr(check, 'finished', lambda *_: made)
+    monkeypatch.setattr(check, 'finished_runs', lambda *_: made)
     cells = [c for c in check_cells('lion-vs-adamw', 'as-run') if c['model'] != 'BM25']
     assert {c['origin'] for c in cells} == {'seeds'} and set(states(cells)) == {'reproduced'}
     assert all(

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reproduce_kit.claims import TREC, collect, judge, read_claims
+from reproduce_kit.claims import TREC, collect_evidence, judge_claim, read_claims
 
-EVIDENCE = collect()
+EVIDENCE = collect_evidence()
 MODELS = ('MiniLM', 'GTE', 'ModernBERT')
 DECIDED = [c for c in read_claims() if c.holds]
 
@@ -150,8 +150,8 @@ MUTATED = list(mutations(EVIDENCE))
 
 @pytest.mark.parametrize('claim', DECIDED, ids=lambda c: c.id)
 def test_every_verdict_follows_its_evidence(claim):
-    before = judge(claim, EVIDENCE)['verdict']
-    assert any(judge(claim, ev)['verdict'] != before for ev in MUTATED), claim.holds
+    before = judge_claim(claim, EVIDENCE)['verdict']
+    assert any(judge_claim(claim, ev)['verdict'] != before for ev in MUTATED), claim.holds
 
 
 def test_what_a_claim_does_not_read_does_not_move_it():
@@ -159,12 +159,16 @@ def test_what_a_claim_does_not_read_does_not_move_it():
     far = other(
         EVIDENCE, table2={k: 0.9 for k in EVIDENCE.table2}, cited={k: 0.9 for k in EVIDENCE.cited}
     )
-    moved = {c.id for c in DECIDED if judge(c, far)['verdict'] != judge(c, EVIDENCE)['verdict']}
+    moved = {
+        c.id
+        for c in DECIDED
+        if judge_claim(c, far)['verdict'] != judge_claim(c, EVIDENCE)['verdict']
+    }
     assert moved and all(i.startswith('D-') for i in moved)
 
 
 def test_verdicts_of_the_headlines():
-    got = {c.id: judge(c, EVIDENCE)['verdict'] for c in read_claims()}
+    got = {c.id: judge_claim(c, EVIDENCE)['verdict'] for c in read_claims()}
     assert {
         got[i]
         for i in ('A-ndcg', 'A-map', 'E-gte', 'T-memory', 'Q15', 'Q03-memory', 'VA-interacts')
@@ -185,20 +189,20 @@ def test_verdicts_of_the_headlines():
 def test_what_a_ground_does_not_have_is_not_lent_to_it():
     """Per-topic values of the raw outputs decide nothing for a printed table, and our own runs nothing for the authors' outputs."""
     gte = next(c for c in DECIDED if c.id == 'VA-gte-clearly')
-    assert list(judge(gte, EVIDENCE)['answers']) == ['raw outputs']
+    assert list(judge_claim(gte, EVIDENCE)['answers']) == ['raw outputs']
     modernbert = next(c for c in DECIDED if c.id == 'VA-modernbert-significant')
     ours = copy.deepcopy(EVIDENCE)
     made = with_topics(EVIDENCE, ModernBERT=1)
     ours.tables['our runs (as-run)'] = ours.tables['Table I']
     ours.topics['our runs (as-run)'] = made.topics['raw outputs']
-    assert judge(modernbert, ours)['answers'] == {'our runs (as-run)': True}
+    assert judge_claim(modernbert, ours)['answers'] == {'our runs (as-run)': True}
     alone = copy.deepcopy(EVIDENCE)
     alone.topics['raw outputs'] = {
         k: v for k, v in alone.topics['raw outputs'].items() if k[0] == 'MiniLM'
     }
     assert (
-        judge(gte, alone)['verdict'] == 'undecidable'
-        and judge(gte, alone)['because'] == 'not in these data'
+        judge_claim(gte, alone)['verdict'] == 'undecidable'
+        and judge_claim(gte, alone)['because'] == 'not in these data'
     )
 
 

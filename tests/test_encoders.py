@@ -13,9 +13,9 @@ from conftest import ROOT
 from kit import reproduce
 from reproduce_kit.backbone import load_backbone
 from reproduce_kit.cli import main
-from reproduce_kit.config import example, make_config
+from reproduce_kit.config import example_settings, make_config
 from reproduce_kit.core import KitError
-from reproduce_kit.pool import plan, pool
+from reproduce_kit.pool import pooling_plan, pool
 from reproduce_kit.tite import (
     TiteConfig,
     TiteForSequenceClassification,
@@ -151,9 +151,9 @@ def test_a_study_from_text_to_a_bi_encoder(clone, monkeypatch):
 def test_an_encoder_that_is_not_there_is_named_with_its_command(tmp_path, monkeypatch):
     monkeypatch.setenv('REPRODUCE_RUNS', str(tmp_path))
     with pytest.raises(KitError, match='reproduce run params/tite/encoders/tite-k2-docs.yaml'):
-        load_backbone(make_config(example(backbone='tite-k2-docs', layers=6)))
+        load_backbone(make_config(example_settings(backbone='tite-k2-docs', layers=6)))
     with pytest.raises(KitError, match='whose 6 belong together'):
-        make_config(example(backbone='tite-k2-docs', layers=3))
+        make_config(example_settings(backbone='tite-k2-docs', layers=3))
 
 
 @pytest.fixture
@@ -225,7 +225,7 @@ def test_the_pooling_test_sees_the_classic_trap():
     """A cotangent that is the same everywhere cannot tell the trap from the truth; the one that our gradient test uses can."""
     x = torch.randn(8, 3, dtype=torch.float64, requires_grad=True)
     w = torch.randn(4, 3, dtype=torch.float64)
-    (step,) = plan([8], [2], [2])
+    (step,) = pooling_plan([8], [2], [2])
     assert torch.autograd.gradcheck(
         lambda x: Trap.apply(x, 2).sum(), x
     ) and not torch.autograd.gradcheck(lambda x: Trap.apply(x, 2) * w, x, raise_exception=False)

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from reproduce_kit.backbone import load_backbone
-from reproduce_kit.config import BACKBONES, example, make_config
+from reproduce_kit.config import BACKBONES, example_settings, make_config
 from reproduce_kit.core import read_json
 from reproduce_kit.hub import fetch
-from reproduce_kit.miniature import tiny_model
+from reproduce_kit.miniature import fake_model
 
 
 def original(w, cfg, ids):
@@ -60,7 +60,7 @@ def original(w, cfg, ids):
 
 def test_native_equals_original(tmp_path, monkeypatch):
     monkeypatch.setenv('REPRODUCE_CACHE', str(tmp_path))
-    tiny_model('tiny-gte')
+    fake_model('tiny-gte')
     spec = BACKBONES['tiny-gte']
     folder = fetch(spec['repo'], spec['revision'], ['*'])
     stored = load_file(folder / 'model.safetensors')
@@ -68,7 +68,7 @@ def test_native_equals_original(tmp_path, monkeypatch):
     w = {k: v.float() for k, v in stored.items()}
     cfg = read_json(folder / 'config.json')
     model = load_backbone(
-        make_config(example(backbone='tiny-gte', layers=2, dropout=0.0, max_length=512))
+        make_config(example_settings(backbone='tiny-gte', layers=2, dropout=0.0, max_length=512))
     ).model.eval()
     for i in range(2):  # fresh weights attend to everything alike: make positions matter
         w[f'new.encoder.layer.{i}.attention.qkv_proj.weight'] *= 25

@@ -4,7 +4,7 @@ import pytest
 
 from kit import need
 from reproduce_kit.collection import read_collection
-from reproduce_kit.metrics import evaluate, means, named
+from reproduce_kit.metrics import evaluate, means, measure_name
 from reproduce_kit.trec import read_qrels, read_run
 
 OURS = {
@@ -54,7 +54,7 @@ def test_nist(file, level):
         for q in topics:
             if (theirs, q) not in want:
                 continue  # nDCG@10 is not in every output
-            frame = got[named(ours, level)]
+            frame = got[measure_name(ours, level)]
             assert f'{frame[q] if q != "all" else frame.mean():.4f}' == want[theirs, q], (theirs, q)
     assert len([k for k in want if k[0] in OURS and k[1] in topics]) >= 3 * len(topics)
 

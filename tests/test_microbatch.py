@@ -12,14 +12,14 @@ from kit import SMOKE
 from reproduce_kit.backbone import load_backbone
 from reproduce_kit.config import make_config
 from reproduce_kit.microbatch import microbatch_trainer
-from reproduce_kit.miniature import made_up_words, tiny_model
+from reproduce_kit.miniature import fake_words, fake_model
 from reproduce_kit.store import open_run
 from reproduce_kit.training import read_history, train
 
 
 def rows(n):
     g = np.random.default_rng(n)
-    words = made_up_words()
+    words = fake_words()
     return Dataset.from_list(
         [
             dict(
@@ -34,7 +34,7 @@ def rows(n):
 
 def cross_encoder(backbone, folder):
     if backbone != 'tiny-tite':
-        tiny_model(backbone)
+        fake_model(backbone)
         return load_backbone(
             make_config(SMOKE | dict(backbone=backbone, layers=2, max_length=48, dropout=0.0))
         ).to('cpu')

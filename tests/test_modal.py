@@ -522,7 +522,7 @@ def test_the_end_of_a_call_is_read_before_its_runs(monkeypatch):
             )
         ],
     )
-    assert remote.watch([cfg], 'fc-1', said.append, 0.01)[0][
+    assert remote.follow_runs([cfg], 'fc-1', said.append, 0.01)[0][
         'message'
     ] == 'preparing failed' and said == ['away: failed; preparing failed']
 

@@ -104,7 +104,9 @@ def test_outputs_are_of_no_machine(path):
 
 def test_everything_is_formatted():
     """`make format` changes nothing."""
-    p = subprocess.run([BIN / 'ruff', 'format', '--check', '.'], cwd=ROOT, capture_output=True, text=True)
+    p = subprocess.run(
+        [BIN / 'ruff', 'format', '--check', '.'], cwd=ROOT, capture_output=True, text=True
+    )
     assert p.returncode == 0, p.stdout
 
 

@@ -14,7 +14,7 @@ if importlib.util.find_spec('triton') is None:
         allow_module_level=True,
     )
 
-from reproduce_kit.pool import plan, pool  # noqa: E402
+from reproduce_kit.pool import pooling_plan, pool  # noqa: E402
 from reproduce_kit.pooltriton import pool_triton  # noqa: E402
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -25,7 +25,7 @@ def test_value_and_gradient(k):
     torch.manual_seed(k)
     for s in range(1, k + 1):
         lengths = [1, 7, 2, 1, 12, 5, 3, 30]
-        (step,) = plan(lengths, [k], [s], DEVICE)
+        (step,) = pooling_plan(lengths, [k], [s], DEVICE)
         n = sum(lengths)
         w = torch.randn(len(step.out.slot), 5, dtype=torch.float64, device=DEVICE)
         a = torch.randn(n, 5, dtype=torch.float64, device=DEVICE, requires_grad=True)
@@ -39,13 +39,13 @@ def test_value_and_gradient(k):
 
 @pytest.mark.parametrize('k', [2, 3])
 def test_gradcheck(k):
-    (step,) = plan([1, 4, 9, 2], [k], [k], DEVICE)
+    (step,) = pooling_plan([1, 4, 9, 2], [k], [k], DEVICE)
     x = torch.randn(16, 3, dtype=torch.float64, device=DEVICE, requires_grad=True)
     w = torch.randn(len(step.out.slot), 3, dtype=torch.float64, device=DEVICE)
     assert torch.autograd.gradcheck(lambda x: pool_triton(x, step) * w, x)
 
 
 def test_half_precision_and_wide_rows():
-    (step,) = plan([64, 33], [2], [2], DEVICE)
+    (step,) = pooling_plan([64, 33], [2], [2], DEVICE)
     x = torch.randn(97, 300, device=DEVICE).to(torch.bfloat16)
     assert (pool_triton(x, step).float() - pool(x.float(), step)).abs().max() < 0.02

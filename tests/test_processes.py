@@ -101,11 +101,14 @@ def test_two_processes_say_one_error(tmp_path):
 
 
 def test_a_batch_that_does_not_divide_uses_fewer_processes(tmp_path, monkeypatch):
-    from reproduce_kit.config import example, make_config
-    from reproduce_kit.notebook import processes
+    from reproduce_kit.config import example_settings, make_config
+    from reproduce_kit.notebook import process_count
 
     monkeypatch.setenv('REPRODUCE_PROCESSES', '3')
-    assert [processes(make_config(example(global_batch=b, device_batch=b))) for b in (16, 12)] == [
+    assert [
+        process_count(make_config(example_settings(global_batch=b, device_batch=b)))
+        for b in (16, 12)
+    ] == [
         2,
         3,
     ]

@@ -9,13 +9,19 @@ import pytest
 from conftest import DATA, ROOT
 from kit import need
 from reproduce_kit.backbone import load_backbone, sources
-from reproduce_kit.config import BACKBONES, RunConfig, example, make_config, read_configs
+from reproduce_kit.config import BACKBONES, RunConfig, example_settings, make_config, read_configs
 from reproduce_kit.core import KitError, read_json, sha256
 from reproduce_kit.metrics import evaluate
 from reproduce_kit.pairs import load_pairs
 from reproduce_kit.plan import check_run, plan_run
-from reproduce_kit.rerank import load_selector, load_sets, measure, measure_first_stage, summary
-from reproduce_kit.store import finish, open_run, same_data
+from reproduce_kit.rerank import (
+    load_selector,
+    load_test_sets,
+    evaluate_epoch,
+    evaluate_first_stage,
+    epoch_table,
+)
+from reproduce_kit.store import mark_done, open_run, record_data
 from reproduce_kit.training import make_optimizer, make_schedule, planned_rate, read_history, train
 from tiny import hub, recipes, shrink
 
@@ -141,10 +147,10 @@ class Stop(Exception):
 def go(cfg, stop_after=None):
     """What train.ipynb does, in this process."""
     run = open_run(cfg)
-    sets = load_sets(cfg)
-    measure_first_stage(run, sets)
+    sets = load_test_sets(cfg)
+    evaluate_first_stage(run, sets)
     pairs = load_pairs(cfg)
-    same_data(
+    record_data(
         run,
         pairs=pairs['fingerprint'],
         **{n: s.fingerprint for n, s in sets.items()},
@@ -155,10 +161,10 @@ def go(cfg, stop_after=None):
     def after(n):
         if n == stop_after:
             raise Stop
-        measure(run, sets, n, select)
+        evaluate_epoch(run, sets, n, select)
 
     train(run, model, pairs, on_epoch=after)
-    finish(run, {n: measure(run, sets, n, select) for n in range(1, cfg.epochs + 1)})
+    mark_done(run, {n: evaluate_epoch(run, sets, n, select) for n in range(1, cfg.epochs + 1)})
     return run
 
 
@@ -211,7 +217,7 @@ def test_end_to_end_in_miniature(cache, key):
     )
     per = m['memory']['optimizer_state_bytes'] / m['memory']['parameters']['total']
     assert abs(per - (8 if cfg.optimizer == 'adamw' else 4)) < 0.1
-    assert len(summary(run)) == 5
+    assert len(epoch_table(run)) == 5
 
 
 def test_tables_of_the_paper_study(cache):
@@ -220,8 +226,8 @@ def test_tables_of_the_paper_study(cache):
     from reproduce_kit.figures import gap_frame, history_frame
     from reproduce_kit.tables import (
         memory_table,
-        need_runs,
-        numbers,
+        require_runs,
+        number_macros,
         settings_table,
         table1,
         table2,
@@ -230,7 +236,7 @@ def test_tables_of_the_paper_study(cache):
     for k in THREE:  # whichever of the runs above were not asked for
         if k.startswith('as-run') or k.endswith('/minilm-lion'):
             go(shrink(THREE[k]))
-    runs = need_runs('tiny', 'as-run')
+    runs = require_runs('tiny', 'as-run')
     t = table1(runs)
     rows = list(dict.fromkeys(c['row'] for c in t.cells))
     columns = dict.fromkeys(c['column'] for c in t.cells)
@@ -249,8 +255,8 @@ def test_tables_of_the_paper_study(cache):
         if c['source']
     )
     with pytest.raises(KitError, match=r'several recipes \(as-run, as-stated, controlled\)'):
-        need_runs('tiny')
-    for f in (table2, numbers, settings_table, memory_table):
+        require_runs('tiny')
+    for f in (table2, number_macros, settings_table, memory_table):
         assert f(runs).cells
     gap, letters = gap_table(runs), letters_table(runs)
     assert [c['row'][1] for c in gap.cells if c['column'] == 'effect'] == [
@@ -324,12 +330,12 @@ def test_check_fails_when_a_run_is_not_its_recipe(cache):
 def test_wrong_first_stage_stops_before_training(cache):
     if not (DATA / 'trec-dl').exists():
         pytest.skip('real data absent: trec-dl is not in ../shared/data beside this clone')
-    from reproduce_kit.msmarco import keep_set, set_folder
+    from reproduce_kit.msmarco import write_set, set_folder
     from reproduce_kit.collection import read_collection
 
     c = read_collection(DATA / 'trec-dl')
     cfg = shrink(ALL['as-run/minilm-lion'], name='gate', bm25_b=0.5)
-    keep_set(
+    write_set(
         set_folder('dl19', cfg),
         c.topics['dl19'],
         c.qrels['dl19'],
@@ -385,7 +391,7 @@ def test_resuming_reads_only_what_is_left(cache):
     from datasets import Dataset
 
     cfg = make_config(
-        example(
+        example_settings(
             backbone='tiny-bert',
             layers=2,
             dropout=None,

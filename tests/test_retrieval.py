@@ -7,7 +7,7 @@ import pytrec_eval
 
 from kit import need
 from reproduce_kit.metrics import evaluate
-from reproduce_kit.retrieval import lucene
+from reproduce_kit.retrieval import lucene_search
 from reproduce_kit.trec import read_qrels, read_run
 
 
@@ -22,7 +22,7 @@ def test_cacm(tmp_path):
         m[1]: ' '.join(m[2].split())
         for m in re.finditer(r'<DOCNO>\s*(\d+)\s*</DOCNO>(.*?)</DOC>', text, re.S)
     }
-    made = lucene(tmp_path, topics, 1000, 0.9, 0.4, format='HtmlCollection')
+    made = lucene_search(tmp_path, topics, 1000, 0.9, 0.4, format='HtmlCollection')
     run, stats = made['run'], made['stats']
     assert stats['documents'] == 3204 and stats['unique_terms'] == 14363
     qrels = read_qrels(folder / 'qrels.cacm.txt')
@@ -41,10 +41,10 @@ def test_an_index_that_is_there(tmp_path):
     import subprocess
     from importlib.util import find_spec
     from pathlib import Path
-    from reproduce_kit.miniature import made_up_words
+    from reproduce_kit.miniature import fake_words
     from reproduce_kit.retrieval import java_home
 
-    words = made_up_words()
+    words = fake_words()
     docs = tmp_path / 'docs'
     docs.mkdir()
     (docs / 'corpus.jsonl').write_text(
@@ -80,7 +80,10 @@ def test_an_index_that_is_there(tmp_path):
         capture_output=True,
     )
     topics = {f't{i}': ' '.join(words[i * 3 + 2 : i * 3 + 4]) for i in range(150)}
-    there, fresh = lucene(None, topics, 10, index=tmp_path / 'index'), lucene(docs, topics, 10)
+    there, fresh = (
+        lucene_search(None, topics, 10, index=tmp_path / 'index'),
+        lucene_search(docs, topics, 10),
+    )
     assert (
         there['run'] == fresh['run']
         and there['stats'] == fresh['stats']

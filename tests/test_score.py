@@ -7,17 +7,17 @@ import torch
 from kit import SMOKE, need
 from reproduce_kit.backbone import load_backbone
 from reproduce_kit.config import make_config
-from reproduce_kit.miniature import made_up_words, tiny_model
-from reproduce_kit.score import Joiner, batches, score_pairs
+from reproduce_kit.miniature import fake_words, fake_model
+from reproduce_kit.score import Joiner, length_batches, score_pairs
 
 
 @pytest.mark.parametrize('backbone', ['tiny-bert', 'tiny-gte', 'tiny-modernbert'])
 def test_tokens_and_scores_are_the_models_own(backbone):
-    tiny_model(backbone)
+    fake_model(backbone)
     model = load_backbone(make_config(SMOKE | dict(backbone=backbone, layers=2, max_length=48)))
     model.eval()
     g = np.random.default_rng(1)
-    words = made_up_words()
+    words = fake_words()
 
     def text(n):
         return ' '.join(g.choice(words, n))
@@ -50,7 +50,7 @@ def test_tokens_and_scores_are_the_models_own(backbone):
 def test_batches_take_everything_once():
     g = np.random.default_rng(2)
     lengths = g.integers(1, 300, 5_000)
-    found = batches(lengths, 2_000)
+    found = length_batches(lengths, 2_000)
     assert sorted(np.concatenate(found)) == list(range(5_000)) and all(
         len(b) == 1 or len(b) * lengths[b].max() <= 2_000 for b in found
     )

@@ -6,7 +6,7 @@ from scipy import stats
 
 from reproduce_kit.significance import (
     TESTS,
-    correct,
+    correct_p_values,
     power,
     randomization,
     t_test,
@@ -31,7 +31,7 @@ def test_no_difference_is_rarely_found(test, monkeypatch):
     rng = np.random.default_rng(12)
     options = dict(permutations=2_000, seed=3) if test == 'randomization' else {}
     p = [TESTS[test](study(rng), **options) for _ in range(2_000)]
-    holm = np.mean([correct(x).min() <= 0.05 for x in p])
+    holm = np.mean([correct_p_values(x).min() <= 0.05 for x in p])
     raw = np.mean([x.min() <= 0.05 for x in p])
     assert holm <= 0.05 and raw > 0.25, (holm, raw)
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from reproduce_kit.core import KitError
-from reproduce_kit.pool import plan, pool
-from reproduce_kit.tite import ARRANGEMENTS, TiteConfig, TiteModel, tiny_tite
+from reproduce_kit.pool import pooling_plan, pool
+from reproduce_kit.tite import PUBLISHED, TiteConfig, TiteModel, tiny_tite
 
 
 def ragged(n=64, longest=512, seed=3):
@@ -28,9 +28,7 @@ def ragged(n=64, longest=512, seed=3):
     return torch.tensor(ids), torch.tensor(mask)
 
 
-@pytest.mark.parametrize(
-    'number, where', list(itertools.product(ARRANGEMENTS, ('center', 'index')))
-)
+@pytest.mark.parametrize('number, where', list(itertools.product(PUBLISHED, ('center', 'index'))))
 def test_a_ragged_batch_is_each_sequence_alone(number, where):
     torch.manual_seed(number)
     model = TiteModel(tiny_tite(number, rope_position=where)).double().eval()
@@ -87,7 +85,7 @@ def test_pooling_gradient(k):
     """Every kernel and stride up to five, ragged, single tokens among them, against autograd's numbers with a cotangent that varies by position."""
     for s in range(1, k + 1):
         lengths = [1, 7, 2, 1, 12, 5, 3]
-        (step,) = plan(lengths, [k], [s])
+        (step,) = pooling_plan(lengths, [k], [s])
         x = torch.randn(sum(lengths), 2, dtype=torch.float64, requires_grad=True)
         w = torch.randn(len(step.out.slot), 2, dtype=torch.float64)
         assert torch.autograd.gradcheck(lambda x: pool(x, step) * w, x)

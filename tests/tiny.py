@@ -7,9 +7,9 @@ import pytest
 from conftest import DATA, ROOT
 from reproduce_kit.collection import read_collection
 from reproduce_kit.config import BACKBONES, make_config, read_runs
-from reproduce_kit.miniature import tiny_model, tiny_msmarco, tiny_nanobeir, tiny_qa
+from reproduce_kit.miniature import fake_model, fake_msmarco, fake_nanobeir, fake_qa
 from reproduce_kit.trec import ranking
-from reproduce_kit.msmarco import eval_set, first_triplets, keep_set, questions, set_folder
+from reproduce_kit.msmarco import eval_set, first_triplets, write_set, questions, set_folder
 
 TINY = {
     'minilm-l12-h384': 'tiny-bert',
@@ -66,13 +66,13 @@ def hub(cfg):
         c = read_collection(real)
         corpus, topics = c.corpus, c.topics['dl19']
     rows = DATA / 'msmarco-v1.1-sample/train-200.json'
-    tiny_msmarco(corpus=corpus, topics=topics)
-    tiny_nanobeir()
-    tiny_qa(json.loads(rows.read_text())[:40] if rows.exists() else None)
+    fake_msmarco(corpus=corpus, topics=topics)
+    fake_nanobeir()
+    fake_qa(json.loads(rows.read_text())[:40] if rows.exists() else None)
     for b in TINY.values():
-        tiny_model(b)
+        fake_model(b)
     if real.exists():
-        keep_set(
+        write_set(
             set_folder('dl19', cfg),
             topics,
             c.qrels['dl19'],
@@ -86,7 +86,7 @@ def keep_mini(cfg):
     asked = questions()
     own = {r['query_id']: r['positive_id'] for r in first_triplets(400).to_pylist()}
     some = sorted(own)[:8]
-    keep_set(
+    write_set(
         set_folder('mini', cfg),
         {q: asked[q] for q in some},
         {q: {own[q]: 3} for q in some},

@@ -7,8 +7,8 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from reproduce_kit.core import did_you_mean, root
-from reproduce_kit.notebook import execute
+from reproduce_kit.core import did_you_mean, project_root
+from reproduce_kit.notebook import execute_notebook
 
 real = os.environ.get('BENCH', '')
 texts = (
@@ -45,14 +45,14 @@ if __name__ == '__main__':
         if sys.argv[1:] and name not in sys.argv[1:]:
             continue
         start = time.time()
-        execute(
-            root() / f'nbs/experiments/{name}.ipynb',
+        execute_notebook(
+            project_root() / f'nbs/experiments/{name}.ipynb',
             Path(tempfile.mkdtemp()) / f'{name}.ipynb',
             values | dict(keep=True),
         )
         print(f'{name}: {time.time() - start:.0f} s', flush=True)
-    execute(
-        root() / 'nbs/analysis/performance.ipynb',
+    execute_notebook(
+        project_root() / 'nbs/analysis/performance.ipynb',
         Path(tempfile.mkdtemp()) / 'performance.ipynb',
         {},
     )
