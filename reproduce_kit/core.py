@@ -8,7 +8,11 @@ __all__ = ['CHECKSUMS_FILE', 'KitError', 'did_you_mean', 'project_root', 'projec
            'checksum_error']
 
 # %% ../nbs/00_core.ipynb #083bdb59
-import difflib, errno, hashlib, json, os
+import difflib
+import errno
+import hashlib
+import json
+import os
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,12 +43,12 @@ def project_root() -> Path:
         "change into your clone, or set REPRODUCE_ROOT to it"
     )
 
-
+# %% ../nbs/00_core.ipynb #4fcb9c9d
 def project_path(path) -> Path:
     "A path as it stands in a notebook: relative to the clone, wherever the notebook runs."
     return project_root() / path  # an absolute one stays what it is
 
-
+# %% ../nbs/00_core.ipynb #eb09ae80
 def artifact_dir(
     kind: str,  # `runs`, `cache`, `paper` or `figures`
 ) -> Path:  # absolute folder; not created here
@@ -68,7 +72,7 @@ def as_kit_error(
         f"cannot write {path}: {what}, then run the same command again. What was finished before is kept."
     )
 
-
+# %% ../nbs/00_core.ipynb #0b966bee
 @contextmanager
 def atomic_write(
     path,  # the file to create or replace
@@ -95,7 +99,7 @@ def write_json(path, obj):
     with atomic_write(path) as f:
         f.write(json.dumps(obj, indent=1, ensure_ascii=False) + '\n')
 
-
+# %% ../nbs/00_core.ipynb #03c746e4
 def read_json(path):
     "What `write_json` wrote; a damaged file is refused by name."
     try:
@@ -114,7 +118,7 @@ def canonical_json(obj) -> str:
         obj, sort_keys=True, separators=(',', ':'), ensure_ascii=False, allow_nan=False
     )
 
-
+# %% ../nbs/00_core.ipynb #b5780bbc
 def sha256(
     what,  # a `Path` (its bytes), bytes, or any JSON value (its canonical spelling)
 ) -> str:  # 64 hexadecimal digits
@@ -167,7 +171,7 @@ def write_checksums(folder):
         },
     )
 
-
+# %% ../nbs/00_core.ipynb #e2ae2d9a
 def checksum_error(
     folder,
 ) -> str:  # '' if whole, else what is wrong

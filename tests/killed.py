@@ -21,9 +21,10 @@ import conftest  # noqa: F401  the small hub's folder
 import sentence_transformers.cross_encoder  # noqa: F401
 import torch.utils.tensorboard  # noqa: F401
 import transformers  # noqa: F401
-from reproduce_kit.store import run_folder
 from test_recipes import ALL, go
 from tiny import hub, shrink
+
+from reproduce_kit.store.run import run_folder
 
 
 def fork(f) -> int:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from conftest import DATA, ROOT
-from reproduce_kit.config import example_settings
-from reproduce_kit.miniature import fake_run as invent
+
+from reproduce_kit.config.files import example_settings
 
 SMOKE = example_settings()
 

@@ -20,12 +20,12 @@ from pathlib import Path
 
 import psutil
 from aiohttp import web
+from google.protobuf.empty_pb2 import Empty
 from grpclib import GRPCError, Status
 from grpclib.server import Server
 from modal._utils.grpc_testing import patch_mock_servicer
 from modal_proto import api_pb2 as api
 from modal_proto.api_grpc import ModalClientBase
-from google.protobuf.empty_pb2 import Empty
 
 GR = api.GenericResult
 BLOCK = 8 * 2**20

@@ -3,22 +3,21 @@
 import shutil
 
 import numpy as np
-
 from kit import need
-from reproduce_kit.audit import (
+
+from reproduce_kit.data.published import published_table
+from reproduce_kit.studies.lion_vs_adamw.audit import (
     audit,
     audit_table,
-    author_results,
     author_topic_values,
     read_early,
-    read_raw,
 )
-from reproduce_kit.tables import published_table
+from reproduce_kit.verdicts.sources import author_results, read_raw
 
 
 def test_42_of_108():
     """Table I: 42 printed cells are not the raw outputs'; the headline cells are."""
-    cells = audit_table(published_table('table1'), read_raw(need('paper-authors')))
+    cells = audit_table(published_table('lion-vs-adamw', 'table1'), read_raw(need('paper-authors')))
     differs = cells[cells['state'] == 'differs']
     assert len(cells) == 108 and len(differs) == 42
     key = (
@@ -42,7 +41,7 @@ def test_42_of_108():
 def test_finds_what_is_changed():
     """Ten random cells of a copy that agrees, each moved by 0.0002: found, and nothing else."""
     raw = read_raw(need('paper-authors'))
-    table = published_table('table1')
+    table = published_table('lion-vs-adamw', 'table1')
     measures = [c for c in table.columns if c in raw.columns]
     exact = table.copy()
     for i, p in exact.iterrows():

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-
 from conftest import ROOT
 from kit import invent
-from reproduce_kit.collection import EvalSet
-from reproduce_kit.config import read_configs
-from reproduce_kit.metrics import MEASURES
+
+from reproduce_kit.config.files import read_configs
+from reproduce_kit.data.collection import EvalSet
+from reproduce_kit.evaluation.metrics import MEASURES
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None
@@ -145,7 +145,8 @@ def test_explore_in_jupyterlab(runs, tmp_path):
 def test_explore_without_a_front_end(runs, tmp_path):
     """A batch run leaves bars and text in the notebook."""
     import nbformat
-    from reproduce_kit.notebook import execute_notebook
+
+    from reproduce_kit.engines.papermill import execute_notebook
 
     execute_notebook(
         ROOT / 'nbs/analysis/explore.ipynb', tmp_path / 'out.ipynb', dict(study='embedded')

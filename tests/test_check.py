@@ -5,16 +5,18 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-
 from conftest import ROOT
 from kit import invent, reproduce
-from reproduce_kit.check import check_cells, published_cells, exit_code
-from reproduce_kit.config import BACKBONES, OPTIMIZER_TITLES, make_config, read_configs
-from reproduce_kit.evidence import gap_table, seed_gaps, variance_table
-from reproduce_kit.metrics import MEASURES
-from reproduce_kit.paper import trace
-from reproduce_kit.store import finished_runs
-from reproduce_kit.tables import seed_groups, table1, write_table
+
+from reproduce_kit.config.backbones import BACKBONES, OPTIMIZER_TITLES
+from reproduce_kit.config.files import make_config, read_configs
+from reproduce_kit.evaluation.metrics import MEASURES
+from reproduce_kit.publish.trace import trace
+from reproduce_kit.results.latex import write_table
+from reproduce_kit.results.run_tables import seed_groups, table1
+from reproduce_kit.results.significance_tables import gap_table, seed_gaps, variance_table
+from reproduce_kit.store.run import finished_runs
+from reproduce_kit.verdicts.cells import check_cells, exit_code, published_cells
 
 CONFIGS = {(c.recipe, c.name): c for c in read_configs([ROOT / 'params/lion-vs-adamw'])}
 
@@ -219,7 +221,7 @@ def test_the_gap_against_seeds(runs):
 
 def test_seeds_decide_what_is_reproduced(runs, monkeypatch):
     """With three seeds of a published recipe the tolerance is the prediction interval of a next run."""
-    import reproduce_kit.check as check
+    import reproduce_kit.verdicts.cells as check
 
     base = CONFIGS['as-run', 'modernbert-lion']
     configs = [

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reproduce_kit.claims import TREC, collect_evidence, judge_claim, read_claims
+from reproduce_kit.verdicts.claims import TREC, collect_evidence, judge_claim, read_claims
 
 EVIDENCE = collect_evidence()
 MODELS = ('MiniLM', 'GTE', 'ModernBERT')

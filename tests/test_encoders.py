@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
-
 from click.testing import CliRunner
 from conftest import ROOT
 from kit import reproduce
-from reproduce_kit.backbone import load_backbone
-from reproduce_kit.cli import main
-from reproduce_kit.config import example_settings, make_config
+
+from reproduce_kit.cli.app import main
+from reproduce_kit.config.files import example_settings, make_config
 from reproduce_kit.core import KitError
-from reproduce_kit.pool import pooling_plan, pool
-from reproduce_kit.tite import (
+from reproduce_kit.models.backbone import load_backbone
+from reproduce_kit.models.pooling import pool, pooling_plan
+from reproduce_kit.models.tite import (
     TiteConfig,
     TiteForSequenceClassification,
     TiteModel,
@@ -30,7 +30,7 @@ def clone(tmp_path):
     """A clone whose TITE study takes seconds: the same files with fewer updates, topics and pairs."""
     (tmp_path / 'pyproject.toml').write_text((ROOT / 'pyproject.toml').read_text())
     (tmp_path / 'nbs').symlink_to(ROOT / 'nbs')
-    from reproduce_kit.collection import Collection, write_collection
+    from reproduce_kit.data.collection import Collection, write_collection
 
     g = np.random.default_rng(2)
     words = [a + b + c for a in 'bdgk' for b in 'aeio' for c in 'lnrs']

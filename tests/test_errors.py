@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from conftest import ROOT
 from kit import reproduce, run_dir, write_yaml
 
@@ -200,7 +199,7 @@ def test_no_java(tmp_path):
 
 def test_no_latex(tmp_path):
     """An empty PATH but for the interpreter: tables are kept, the packages are named for three systems."""
-    import reproduce_kit.paper as paper
+    import reproduce_kit.publish.pages as paper
     from reproduce_kit.core import KitError
 
     keep, os.environ['PATH'] = os.environ['PATH'], str(tmp_path)
@@ -220,7 +219,7 @@ def test_latex_error_is_quoted(tmp_path, monkeypatch):
 
     if not shutil.which('latexmk'):
         pytest.skip('LaTeX is not installed')
-    import reproduce_kit.paper as paper
+    import reproduce_kit.publish.pages as paper
     from reproduce_kit.core import KitError
 
     monkeypatch.setenv('REPRODUCE_PAPER', str(tmp_path))

@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from reproduce_kit.backbone import load_backbone
-from reproduce_kit.config import BACKBONES, example_settings, make_config
+from reproduce_kit.config.backbones import BACKBONES
+from reproduce_kit.config.files import example_settings, make_config
 from reproduce_kit.core import read_json
-from reproduce_kit.hub import fetch
-from reproduce_kit.miniature import fake_model
+from reproduce_kit.data.hub import fetch
+from reproduce_kit.models.backbone import load_backbone
+from reproduce_kit.testing.fake_hub import fake_model
 
 
 def original(w, cfg, ids):

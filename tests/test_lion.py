@@ -7,11 +7,11 @@ import sys
 import lion_pytorch
 import pytest
 import torch
-
 from kit import SMOKE
-from reproduce_kit.config import make_config
-from reproduce_kit.lion import Lion, gpu_step
-from reproduce_kit.training import describe_optimizer, make_optimizer
+
+from reproduce_kit.config.files import make_config
+from reproduce_kit.training.lion import Lion, gpu_step
+from reproduce_kit.training.optimizers import describe_optimizer, make_optimizer
 
 CUDA = torch.cuda.is_available()
 
@@ -88,7 +88,7 @@ def test_each_resumes_the_other(first, then):
 def test_without_a_compiler_the_parents_step_is_taken_and_said_once(tmp_path):
     code = '''
 import lion_pytorch, torch
-from reproduce_kit.lion import Lion
+from reproduce_kit.training.lion import Lion
 out = []
 for kind in (lion_pytorch.Lion, Lion):
     torch.manual_seed(1); p = torch.nn.Parameter(torch.randn(100)); opt = kind([p], lr=.1)
@@ -145,5 +145,5 @@ def test_training_takes_it():
         describe_optimizer(make_optimizer(model, make_config(SMOKE | dict(optimizer='lion'))))[
             'kind'
         ]
-        == 'reproduce_kit.lion.Lion'
+        == 'reproduce_kit.training.lion.Lion'
     )

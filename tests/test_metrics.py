@@ -1,11 +1,11 @@
 """Our measures against NIST's own expected outputs and published scores of real run files."""
 
 import pytest
-
 from kit import need
-from reproduce_kit.collection import read_collection
-from reproduce_kit.metrics import evaluate, means, measure_name
-from reproduce_kit.trec import read_qrels, read_run
+
+from reproduce_kit.data.collection import read_collection
+from reproduce_kit.data.trec import read_qrels, read_run
+from reproduce_kit.evaluation.metrics import evaluate, means, measure_name
 
 OURS = {
     'map': 'AP',

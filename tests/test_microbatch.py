@@ -4,17 +4,18 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from kit import SMOKE
 from sentence_transformers import CrossEncoder
 from sentence_transformers.cross_encoder import CrossEncoderTrainingArguments
 from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 
-from kit import SMOKE
-from reproduce_kit.backbone import load_backbone
-from reproduce_kit.config import make_config
-from reproduce_kit.microbatch import microbatch_trainer
-from reproduce_kit.miniature import fake_words, fake_model
-from reproduce_kit.store import open_run
-from reproduce_kit.training import read_history, train
+from reproduce_kit.config.files import make_config
+from reproduce_kit.models.backbone import load_backbone
+from reproduce_kit.store.history import read_history
+from reproduce_kit.store.run import open_run
+from reproduce_kit.testing.fake_hub import fake_model, fake_words
+from reproduce_kit.training.cross_encoder import train
+from reproduce_kit.training.microbatch import microbatch_trainer
 
 
 def rows(n):
@@ -38,7 +39,7 @@ def cross_encoder(backbone, folder):
         return load_backbone(
             make_config(SMOKE | dict(backbone=backbone, layers=2, max_length=48, dropout=0.0))
         ).to('cpu')
-    from reproduce_kit.tite import TiteForSequenceClassification, tiny_tite
+    from reproduce_kit.models.tite import TiteForSequenceClassification, tiny_tite
 
     tok = cross_encoder('tiny-bert', folder).tokenizer
     torch.manual_seed(1)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from conftest import ROOT
 from kit import reproduce
 from loopback import Modal
@@ -348,7 +347,7 @@ def test_stop_change_go_on(cloud, tmp_path):
         'other/as-run/at-the-same-time-00000000': [[then + 30, then + 90, 3 * mine]],
         'other/as-run/days-before-00000000': [[then - 200_000, then - 190_000, 99.0]],
     }
-    code = "import json, sys; from reproduce_kit.remote import connect, settle; print(settle([sys.argv[1]], json.loads(sys.argv[2]), connect()))"
+    code = "import json, sys; from reproduce_kit.engines.modal_client import connect, record_costs; print(record_costs([sys.argv[1]], json.loads(sys.argv[2]), connect()))"
 
     def settled():
         return subprocess.run(
@@ -501,7 +500,8 @@ def test_trouble(cloud, tmp_path):
 def test_the_end_of_a_call_is_read_before_its_runs(monkeypatch):
     """Between two looks preparing may fail: the run's own message wins over the call's, whichever came first."""
     from types import SimpleNamespace as N
-    from reproduce_kit import remote
+
+    import reproduce_kit.engines.modal_client as remote
 
     said, ended, cfg = [], [], small('as-run/minilm-adamw', 'away')
     monkeypatch.setattr(
@@ -555,14 +555,14 @@ def functions(cloud):
 
 def test_app(cloud):
     """What `modal deploy` asks for, for every study's configs: GPU with its fallbacks, limits, retries, volumes, secrets, image."""
-    from reproduce_kit.cloud import VOLUMES, function_name
-    from reproduce_kit.config import read_configs
+    from reproduce_kit.config.files import read_configs
+    from reproduce_kit.engines.modal_app import VOLUMES, function_name
 
     env = os.environ | {k: str(v) for k, v in cloud_env(cloud, Path('/nowhere')).items()}
     cloud.secrets |= dict(huggingface=dict(HF_TOKEN='x'), wandb=dict(WANDB_API_KEY='x'))
     modal = Path(sys.executable).parent / 'modal'
     p = subprocess.run(
-        [modal, 'deploy', '-m', 'reproduce_kit.cloud'],
+        [modal, 'deploy', '-m', 'reproduce_kit.engines.modal_app'],
         env=env | dict(REPRODUCE_SECRETS='huggingface,wandb'),
         cwd=ROOT,
         text=True,
@@ -616,7 +616,7 @@ def test_app(cloud):
             assert (
                 list(d.supported_output_formats) == [4]
                 and d.implementation_name == verb
-                and d.module_name == 'reproduce_kit.cloud'
+                and d.module_name == 'reproduce_kit.engines.modal_app'
             )  # CBOR, no pickle
     for n in ('start', 'prepare'):
         _, d = asked[n]
@@ -639,14 +639,14 @@ def test_app(cloud):
     assert all(l in every for l in lock)
     shipped = {n for m in cloud.mounts.values() for n in m}
     assert {
-        '/root/reproduce_kit/reference/modal_rates.csv',
+        '/root/reproduce_kit/engines/modal_rates.csv',
         '/root/nbs/experiments/train.ipynb',
-        '/root/reproduce_kit/cloud.py',
+        '/root/reproduce_kit/engines/modal_app.py',
     } <= shipped and not any(
         'pycache' in n or 'params' in n or '.git' in n for n in shipped if n.startswith('/root')
     )
     p = subprocess.run(
-        [modal, 'run', '-m', 'reproduce_kit.cloud', '--help'],
+        [modal, 'run', '-m', 'reproduce_kit.engines.modal_app', '--help'],
         env=env,
         cwd=ROOT,
         text=True,
@@ -664,7 +664,7 @@ def test_modal_run(cloud, tmp_path):
             Path(sys.executable).parent / 'modal',
             'run',
             '-m',
-            'reproduce_kit.cloud',
+            'reproduce_kit.engines.modal_app',
             '--paths',
             str(params),
         ],
@@ -681,7 +681,7 @@ def test_modal_run(cloud, tmp_path):
 
 def test_without_an_account():
     """The app's functions are defined, and plans are made, without a token, a network or torch."""
-    code = "import sys; from reproduce_kit.cloud import FUNCTIONS; assert 'prepare' in FUNCTIONS; from reproduce_kit.remote import price; assert not {'torch', 'transformers', 'pandas'} & set(sys.modules)"
+    code = "import sys; from reproduce_kit.engines.modal_app import FUNCTIONS; assert 'prepare' in FUNCTIONS; from reproduce_kit.engines.modal_client import plan_with_cost; assert not {'torch', 'transformers', 'pandas'} & set(sys.modules)"
     subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
     p = reproduce('plan', 'params/lion-vs-adamw/as-run', '--on', 'modal', '--json')
     plan = json.loads(p.stdout)
@@ -697,7 +697,7 @@ def test_without_an_account():
     )
 
 
-LOCAL = "import json, sys; from reproduce_kit.config import read_config; from reproduce_kit.cloud import function_name, make_app; c = read_config(sys.argv[1]); print('answer', json.dumps(make_app([c])[1][function_name(c)].local(json.loads(c.model_dump_json()))))"
+LOCAL = "import json, sys; from reproduce_kit.config.files import read_config; from reproduce_kit.engines.modal_app import function_name, make_app; c = read_config(sys.argv[1]); print('answer', json.dumps(make_app([c])[1][function_name(c)].local(json.loads(c.model_dump_json()))))"
 
 
 def start_local(config: Path, runs: Path, cloud):
@@ -802,7 +802,7 @@ def test_two_starts_at_once(cloud, tmp_path):
 
 def test_page():
     """nbs/modal.ipynb: every command exists with its options, has its recorded output, and the plan is today's."""
-    from reproduce_kit.cli import main
+    from reproduce_kit.cli.app import main
 
     cells = json.loads((ROOT / 'nbs/modal.ipynb').read_text())['cells']
     text = '\n'.join(''.join(c['source']) for c in cells)

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from conftest import ROOT
 
 NOTEBOOKS = sorted(
@@ -192,7 +191,7 @@ def test_jupyterlab_serves_the_notebooks(tmp_path):
                 timeout=30,
             )
         )
-        assert {'index.ipynb', '50_training.ipynb', 'experiments'} <= {
+        assert {'index.ipynb', 'training', 'experiments'} <= {
             f['name'] for f in get('/api/contents')['content']
         }
         assert 'python3' in get('/api/kernelspecs')['kernelspecs']

@@ -5,7 +5,6 @@ import shutil
 import subprocess
 
 import pytest
-
 from conftest import ROOT
 
 PAPER = ROOT / 'paper'
@@ -89,6 +88,6 @@ def test_published_numbers_are_typed_right():
         ),
         ('table2', ['nDCG@10']),
     ):
-        for row in csv.DictReader(open(ROOT / f'reproduce_kit/reference/{name}.csv')):
+        for row in csv.DictReader(open(ROOT / f'params/lion-vs-adamw/published/{name}.csv')):
             line = lines[int(re.search(r'line (\d+)', row['source'])[1]) - 1]
             assert all(row[c] in line for c in columns), (row, line)

@@ -29,7 +29,8 @@ def test_killed_at_random_moments(tmp_path):
 def test_two_processes_equal_one_also_when_killed(tmp_path):
     """torchrun with gloo: the same notebook and global batch give the same losses and weights as one process; SIGKILL in the second epoch, and the resumed run equals to the bit."""
     from safetensors.numpy import load_file
-    from reproduce_kit.training import read_history
+
+    from reproduce_kit.store.history import read_history
 
     change = dict(
         dropout=0.0,
@@ -101,8 +102,8 @@ def test_two_processes_say_one_error(tmp_path):
 
 
 def test_a_batch_that_does_not_divide_uses_fewer_processes(tmp_path, monkeypatch):
-    from reproduce_kit.config import example_settings, make_config
-    from reproduce_kit.notebook import process_count
+    from reproduce_kit.config.files import example_settings, make_config
+    from reproduce_kit.engines.papermill import process_count
 
     monkeypatch.setenv('REPRODUCE_PROCESSES', '3')
     assert [

@@ -5,25 +5,31 @@ import math
 import shutil
 
 import pytest
-
 from conftest import DATA, ROOT
 from kit import need
-from reproduce_kit.backbone import load_backbone, sources
-from reproduce_kit.config import BACKBONES, RunConfig, example_settings, make_config, read_configs
+from tiny import hub, recipes, shrink
+
+from reproduce_kit.config.backbones import BACKBONES
+from reproduce_kit.config.files import example_settings, make_config, read_configs
+from reproduce_kit.config.settings import RunConfig
 from reproduce_kit.core import KitError, read_json, sha256
-from reproduce_kit.metrics import evaluate
-from reproduce_kit.pairs import load_pairs
-from reproduce_kit.plan import check_run, plan_run
-from reproduce_kit.rerank import (
-    load_selector,
-    load_test_sets,
+from reproduce_kit.data.pairs import load_pairs
+from reproduce_kit.engines.compliance import check_run
+from reproduce_kit.engines.estimate import plan_run
+from reproduce_kit.evaluation.metrics import evaluate
+from reproduce_kit.evaluation.rerank import (
+    epoch_table,
     evaluate_epoch,
     evaluate_first_stage,
-    epoch_table,
+    load_selector,
 )
-from reproduce_kit.store import mark_done, open_run, record_data
-from reproduce_kit.training import make_optimizer, make_schedule, planned_rate, read_history, train
-from tiny import hub, recipes, shrink
+from reproduce_kit.evaluation.test_sets import load_test_sets
+from reproduce_kit.models.backbone import load_backbone, sources
+from reproduce_kit.store.history import read_history
+from reproduce_kit.store.run import mark_done, open_run, record_data
+from reproduce_kit.training.cross_encoder import train
+from reproduce_kit.training.optimizers import make_optimizer
+from reproduce_kit.training.schedules import make_schedule, planned_rate
 
 ALL = recipes('as-run', 'as-stated', 'as-discussed', 'controlled')
 THREE = {k: c for k, c in ALL.items() if not k.startswith('as-discussed')}
@@ -222,16 +228,16 @@ def test_end_to_end_in_miniature(cache, key):
 
 def test_tables_of_the_paper_study(cache):
     """Table I with a row per backbone, optimizer and epoch, both MRR protocols never in one column, every cell traceable; recipes are not mixed."""
-    from reproduce_kit.evidence import gap_table, letters_table
-    from reproduce_kit.figures import gap_frame, history_frame
-    from reproduce_kit.tables import (
+    from reproduce_kit.results.figures import gap_frame, history_frame
+    from reproduce_kit.results.run_tables import (
         memory_table,
-        require_runs,
         number_macros,
+        require_runs,
         settings_table,
         table1,
         table2,
     )
+    from reproduce_kit.results.significance_tables import gap_table, letters_table
 
     for k in THREE:  # whichever of the runs above were not asked for
         if k.startswith('as-run') or k.endswith('/minilm-lion'):
@@ -330,8 +336,8 @@ def test_check_fails_when_a_run_is_not_its_recipe(cache):
 def test_wrong_first_stage_stops_before_training(cache):
     if not (DATA / 'trec-dl').exists():
         pytest.skip('real data absent: trec-dl is not in ../shared/data beside this clone')
-    from reproduce_kit.msmarco import write_set, set_folder
-    from reproduce_kit.collection import read_collection
+    from reproduce_kit.data.collection import read_collection
+    from reproduce_kit.data.msmarco import set_folder, write_set
 
     c = read_collection(DATA / 'trec-dl')
     cfg = shrink(ALL['as-run/minilm-lion'], name='gate', bm25_b=0.5)
@@ -352,8 +358,9 @@ def test_wrong_first_stage_stops_before_training(cache):
 def test_qa_protocol_on_real_rows():
     """The MRR@10 of the paper: order given 0.326, ceiling 0.945, random order about 0.340."""
     import numpy as np
-    from reproduce_kit.metrics import ceiling
-    from reproduce_kit.msmarco import qa_set
+
+    from reproduce_kit.data.msmarco import qa_set
+    from reproduce_kit.evaluation.metrics import ceiling
 
     rows = json.loads(need('msmarco-v1.1-sample', 'train-200.json').read_text())
     s = qa_set(rows)

@@ -4,11 +4,11 @@ import re
 import tarfile
 
 import pytrec_eval
-
 from kit import need
-from reproduce_kit.metrics import evaluate
-from reproduce_kit.retrieval import lucene_search
-from reproduce_kit.trec import read_qrels, read_run
+
+from reproduce_kit.data.bm25 import lucene_search
+from reproduce_kit.data.trec import read_qrels, read_run
+from reproduce_kit.evaluation.metrics import evaluate
 
 
 def test_cacm(tmp_path):
@@ -41,8 +41,9 @@ def test_an_index_that_is_there(tmp_path):
     import subprocess
     from importlib.util import find_spec
     from pathlib import Path
-    from reproduce_kit.miniature import fake_words
-    from reproduce_kit.retrieval import java_home
+
+    from reproduce_kit.data.bm25 import java_home
+    from reproduce_kit.testing.fake_hub import fake_words
 
     words = fake_words()
     docs = tmp_path / 'docs'

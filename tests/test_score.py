@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
-
 from kit import SMOKE, need
-from reproduce_kit.backbone import load_backbone
-from reproduce_kit.config import make_config
-from reproduce_kit.miniature import fake_words, fake_model
-from reproduce_kit.score import Joiner, length_batches, score_pairs
+
+from reproduce_kit.config.files import make_config
+from reproduce_kit.evaluation.pair_scoring import length_batches, score_pairs
+from reproduce_kit.models.backbone import load_backbone
+from reproduce_kit.models.pair_tokens import PairTokenizer
+from reproduce_kit.testing.fake_hub import fake_model, fake_words
 
 
 @pytest.mark.parametrize('backbone', ['tiny-bert', 'tiny-gte', 'tiny-modernbert'])
@@ -31,7 +32,7 @@ def test_tokens_and_scores_are_the_models_own(backbone):
     order = g.permutation(len(pairs))
     pairs = [pairs[i] for i in order]
     texts = [(first[q], second[d]) for q, d in pairs]
-    join = Joiner(model)
+    join = PairTokenizer(model)
     a, b = ({k: e for k, e in zip(t, join.texts(t.values()))} for t in (first, second))
     for i in range(0, len(pairs), 37):
         ours, theirs = (
@@ -61,7 +62,7 @@ def test_batches_take_everything_once():
 
 def test_real_passages_in_the_same_order():
     """DL 2019's first topics with BM25's candidates: `predict`'s scores and order."""
-    from reproduce_kit.collection import read_collection
+    from reproduce_kit.data.collection import read_collection
 
     c = read_collection(need('trec-dl'))
     model = load_backbone(make_config(SMOKE | dict(layers=2, max_length=256)))

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from reproduce_kit.significance import (
+from reproduce_kit.evaluation.power import power
+from reproduce_kit.evaluation.significance import (
     TESTS,
     correct_p_values,
-    power,
     randomization,
     t_test,
     topics_and_seeds,

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-
 from conftest import ROOT
 from kit import metrics, need, reproduce, run_dir, write_yaml
 
@@ -211,7 +210,7 @@ def test_tables_figures_and_why(study):
 
 def test_only_what_would_change_is_made_again(study, monkeypatch):
     """A page is executed again only where something that it reads, or wrote, is another."""
-    from reproduce_kit.paper import make_outputs
+    from reproduce_kit.publish.pages import make_outputs
 
     for k, v in study['env'].items():
         monkeypatch.setenv(k, str(v))
@@ -233,7 +232,7 @@ def test_only_what_would_change_is_made_again(study, monkeypatch):
 
 def test_what_a_page_can_read_is_in_its_key(tmp_path, monkeypatch):
     """One change of each kind, and the page is made again."""
-    from reproduce_kit import paper
+    import reproduce_kit.publish.pages as paper
 
     for d in ('reproduce_kit', 'params', 'runs/s/r/x', 'paper/performance', 'data'):
         (tmp_path / d).mkdir(parents=True)
@@ -364,6 +363,6 @@ def test_rerank_real_passages(study, tmp_path):
         and got['split'] == 'dl19'
         and set(got['measures']) == {'first stage', 'reranked', 'ceiling'}
     )
-    from reproduce_kit.trec import read_run
+    from reproduce_kit.data.trec import read_run
 
     assert {len(s) for s in read_run(tmp_path / 'dl19.run.gz').values()} == {5}

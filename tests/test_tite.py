@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from reproduce_kit.core import KitError
-from reproduce_kit.pool import pooling_plan, pool
-from reproduce_kit.tite import PUBLISHED, TiteConfig, TiteModel, tiny_tite
+from reproduce_kit.models.pooling import pool, pooling_plan
+from reproduce_kit.models.tite import PUBLISHED, TiteConfig, TiteModel, tiny_tite
 
 
 def ragged(n=64, longest=512, seed=3):

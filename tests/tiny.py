@@ -2,14 +2,13 @@
 
 import json
 
-import pytest
-
 from conftest import DATA, ROOT
-from reproduce_kit.collection import read_collection
-from reproduce_kit.config import BACKBONES, make_config, read_runs
-from reproduce_kit.miniature import fake_model, fake_msmarco, fake_nanobeir, fake_qa
-from reproduce_kit.trec import ranking
-from reproduce_kit.msmarco import eval_set, first_triplets, write_set, questions, set_folder
+
+from reproduce_kit.config.files import make_config, read_runs
+from reproduce_kit.data.collection import read_collection
+from reproduce_kit.data.msmarco import first_triplets, questions, set_folder, write_set
+from reproduce_kit.data.trec import ranking
+from reproduce_kit.testing.fake_hub import fake_model, fake_msmarco, fake_nanobeir, fake_qa
 
 TINY = {
     'minilm-l12-h384': 'tiny-bert',

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from reproduce_kit.core import did_you_mean, project_root
-from reproduce_kit.notebook import execute_notebook
+from reproduce_kit.engines.papermill import execute_notebook
 
 real = os.environ.get('BENCH', '')
 texts = (

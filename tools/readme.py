@@ -3,7 +3,8 @@
 nbdev's own command needs quarto, which PyPI does not carry: here nbdev's processors clean the page and
 nbconvert writes Markdown. Outputs are the ones stored in the notebook."""
 
-import re, sys
+import re
+import sys
 from pathlib import Path
 
 import nbformat

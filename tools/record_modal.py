@@ -3,7 +3,13 @@
 About ten minutes on two cores. A cell's `#| after: 100 updates` waits until runs are that far, `#| after: done` until they have ended;
 `#| here` runs in this clone, the others in an empty run store."""
 
-import json, os, re, subprocess, sys, tempfile, time
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 import nbformat
