@@ -11,8 +11,9 @@ from reproduce_kit.studies.lion_vs_adamw.audit import (
     audit_table,
     author_topic_values,
     read_early,
+    read_raw,
 )
-from reproduce_kit.verdicts.sources import author_results, read_raw
+from reproduce_kit.verdicts.sources import author_results
 
 
 def test_42_of_108():

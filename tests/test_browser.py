@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
-from kit import invent
 
 from reproduce_kit.config.files import read_configs
 from reproduce_kit.data.collection import EvalSet
 from reproduce_kit.evaluation.metrics import MEASURES
+from reproduce_kit.testing.fake_runs import fake_run
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None
@@ -49,7 +49,7 @@ def runs(tmp_path_factory):
             }
             for n in (1, 2, 3)
         }
-        invent(cfg, frames, {'test': EvalSet('test', TOPICS, qrels, {}, corpus, 'made up')})
+        fake_run(cfg, frames, {'test': EvalSet('test', TOPICS, qrels, {}, corpus, 'made up')})
     yield folder
     os.environ['REPRODUCE_RUNS'] = before
 

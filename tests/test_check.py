@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
-from kit import invent, reproduce
+from kit import reproduce
 
 from reproduce_kit.config.backbones import BACKBONES, OPTIMIZER_TITLES
 from reproduce_kit.config.files import make_config, read_configs
@@ -16,6 +16,7 @@ from reproduce_kit.results.latex import write_table
 from reproduce_kit.results.run_tables import seed_groups, table1
 from reproduce_kit.results.significance_tables import gap_table, seed_gaps, variance_table
 from reproduce_kit.store.run import finished_runs
+from reproduce_kit.testing.fake_runs import fake_run
 from reproduce_kit.verdicts.cells import check_cells, exit_code, published_cells
 
 CONFIGS = {(c.recipe, c.name): c for c in read_configs([ROOT / 'params/lion-vs-adamw'])}
@@ -40,7 +41,7 @@ def frames(cfg, means, topics=43, spread=0.2, seed=1):
 def published(cfg, against='paper'):
     """{epoch: {measure: value}} of the row."""
     cells = published_cells(against)
-    b, o = BACKBONES[cfg.backbone]['repo'], OPTIMIZER_TITLES[cfg.optimizer]
+    b, o = BACKBONES[cfg.backbone].repo, OPTIMIZER_TITLES[cfg.optimizer]
     return {
         n: {m: float(v) for (x, y, e, m), v in cells.items() if (x, y, e) == (b, o, str(n))}
         for n in (1, 2, 3)
@@ -59,7 +60,7 @@ def runs(tmp_path, monkeypatch):
 
 def test_states_of_real_rows(runs):
     cfg = CONFIGS['as-run', 'modernbert-lion']
-    invent(cfg, frames(cfg, published(cfg)))
+    fake_run(cfg, frames(cfg, published(cfg)))
     cells = check_cells('lion-vs-adamw', 'as-run')
     mine = [c for c in cells if c['model'] == 'ModernBERT' and c['optimizer'] == 'Lion']
     assert (
@@ -82,7 +83,7 @@ def test_states_of_real_rows(runs):
     assert all(c['runs'] for c in mine) and abs(mine[0]['ours'] - 0.7142) < 1e-9
     # MiniLM's small measures are contested between Table I and the raw outputs; its nDCG@10 is not
     cfg = CONFIGS['as-run', 'minilm-lion']
-    invent(cfg, frames(cfg, published(cfg, 'authors')))
+    fake_run(cfg, frames(cfg, published(cfg, 'authors')))
     cells = [
         c
         for c in check_cells('lion-vs-adamw', 'as-run')
@@ -107,7 +108,7 @@ def test_higher_is_not_a_pass_and_the_command_says_so(runs):
     cfg = CONFIGS['as-stated', 'modernbert-adamw']
     row = published(cfg)
     row[2]['nDCG@10'] += 0.2
-    invent(cfg, frames(cfg, row))
+    fake_run(cfg, frames(cfg, row))
     p = reproduce('check', 'lion-vs-adamw', '--json', env=dict(REPRODUCE_RUNS=runs))
     got = json.loads(p.stdout)
     off = [c for c in got['cells'] if c['state'] == 'differs' and c['model'] != 'BM25']
@@ -133,7 +134,7 @@ def test_higher_is_not_a_pass_and_the_command_says_so(runs):
 
 def test_another_protocol_is_not_compared(runs):
     cfg = CONFIGS['as-stated', 'gte-lion']
-    run = invent(cfg, frames(cfg, published(cfg)))
+    run = fake_run(cfg, frames(cfg, published(cfg)))
     cells = check_cells('lion-vs-adamw', 'as-stated')
     assert 'not-comparable' not in states(cells)
     manifest = run.manifest
@@ -147,7 +148,7 @@ def test_another_protocol_is_not_compared(runs):
     )
     run.note(**manifest)
     c = CONFIGS['controlled', 'modernbert-lion-lr2e-6-s12']
-    invent(c, frames(c, published(c)))
+    fake_run(c, frames(c, published(c)))
     cells = [
         c for c in check_cells('lion-vs-adamw', 'controlled') if c['runs'] and c['model'] != 'BM25'
     ]
@@ -174,7 +175,7 @@ def three_seeds(runs, sd=0.01):
             )
             for n in values:
                 values[n]['dl19']['nDCG@10'] += noise
-            made.append(invent(cfg, values))
+            made.append(fake_run(cfg, values))
     return made
 
 
@@ -231,7 +232,7 @@ def test_seeds_decide_what_is_reproduced(runs, monkeypatch):
     made = []
     for i, c in enumerate(configs):
         row = {n: {m: v + 0.004 * (i - 1) for m, v in ms.items()} for n, ms in published(c).items()}
-        made.append(invent(c, frames(c, row)))
+        made.append(fake_run(c, frames(c, row)))
     monkeypatch.setattr(check, 'read_configs', lambda *_: configs)
     monkeypatch.setattr(check, 'finished_runs', lambda *_: made)
     cells = [c for c in check_cells('lion-vs-adamw', 'as-run') if c['model'] != 'BM25']

@@ -63,7 +63,7 @@ def test_native_equals_original(tmp_path, monkeypatch):
     monkeypatch.setenv('REPRODUCE_CACHE', str(tmp_path))
     fake_model('tiny-gte')
     spec = BACKBONES['tiny-gte']
-    folder = fetch(spec['repo'], spec['revision'], ['*'])
+    folder = fetch(spec.repo, spec.revision, ['*'])
     stored = load_file(folder / 'model.safetensors')
     assert {t.dtype for t in stored.values()} == {torch.float16}
     w = {k: v.float() for k, v in stored.items()}

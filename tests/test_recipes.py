@@ -200,7 +200,7 @@ def test_end_to_end_in_miniature(cache, key):
         'sentence-transformers/msmarco',
         'microsoft/ms_marco',
         'sentence-transformers/NanoBEIR-en',
-        BACKBONES[cfg.backbone]['repo'],
+        BACKBONES[cfg.backbone].repo,
     } and all(len(v) >= 40 for v in m['data'].values())
     assert (
         set(done['epochs']['3']['means']) == {main, 'qa'}

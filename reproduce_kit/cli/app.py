@@ -921,10 +921,7 @@ def check(paths, against, as_json):
     )
     runs = check_configs(configs)
     bad = [r for r in runs if r['state'] == 'differs']
-    asked = {
-        (BACKBONES[c.backbone].get('repo'), c.recipe, OPTIMIZER_TITLES[c.optimizer])
-        for c in configs
-    }
+    asked = {(BACKBONES[c.backbone].repo, c.recipe, OPTIMIZER_TITLES[c.optimizer]) for c in configs}
     cells = [
         x
         for s in dict.fromkeys(c.study for c in configs)
@@ -1242,13 +1239,13 @@ def checkup() -> list:
         return p.stderr.splitlines()[0]
 
     def weights():
-        from reproduce_kit.config.backbones import BACKBONES
+        from reproduce_kit.config.backbones import BACKBONES, PackageBackbone
         from reproduce_kit.models.backbone import weights_folder
 
         return ', '.join(
             f'{b} ({weights_folder(b).parent.name}, hash as published)'
             for b, spec in BACKBONES.items()
-            if 'package' in spec
+            if isinstance(spec, PackageBackbone)
         )
 
     def latex():

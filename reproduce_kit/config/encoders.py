@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from .backbones import BACKBONES
+from .backbones import BACKBONES, KitBackbone
 from .files import read_parameters, validated
 from .settings import Count, Rate, Share, Word
 from ..core import KitError, artifact_dir, did_you_mean, project_root, sha256
@@ -206,9 +206,9 @@ def encoders_of(
     found = [
         read_encoder(c.encoder, f'params/{c.study}/encoders')
         if isinstance(c, BiEncoderSettings)
-        else read_encoder(c.backbone, BACKBONES[c.backbone]['encoder'])
+        else read_encoder(c.backbone, BACKBONES[c.backbone].folder)
         for c in configs
-        if isinstance(c, BiEncoderSettings) or 'encoder' in BACKBONES[c.backbone]
+        if isinstance(c, BiEncoderSettings) or isinstance(BACKBONES[c.backbone], KitBackbone)
     ]
     return list({s.identity: s for s in found}.values())
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from .backbones import BACKBONES
+from .backbones import BACKBONES, KitBackbone
 from ..core import KitError, did_you_mean, sha256
 
 # %% ../../nbs/config/20_settings.ipynb #e4969a8c
@@ -156,9 +156,9 @@ def _conflicts(c: Settings):
     yield from only('hard_share', 'docs and folders', not marco)
     if c.backbone not in BACKBONES:
         yield f"backbone: {c.backbone!r} is unknown{did_you_mean(c.backbone, BACKBONES)}"
-    elif c.layers > (most := BACKBONES[c.backbone]['max_layers']):
+    elif c.layers > (most := BACKBONES[c.backbone].max_layers):
         yield f"layers: {c.layers} asked of {c.backbone}, which has {most}"
-    elif 'encoder' in BACKBONES[c.backbone] and c.layers < most:
+    elif isinstance(BACKBONES[c.backbone], KitBackbone) and c.layers < most:
         yield f"layers: {c.layers} asked of {c.backbone}, whose {most} belong together: its lengths end in one vector only after the last"
     if marco and c.train_triplets and c.train_pairs + c.dev_pairs > 2 * c.train_triplets:
         yield f"train_pairs: {c.train_pairs:,} and {c.dev_pairs:,} dev_pairs do not come out of {c.train_triplets:,} triplets, which make {2 * c.train_triplets:,}"
@@ -191,7 +191,7 @@ class RunConfig(Settings):
 
     @property
     def title(self) -> str:
-        return BACKBONES[self.backbone]['title'].format(layers=self.layers)
+        return BACKBONES[self.backbone].title.format(layers=self.layers)
 
     @property
     def identity(self) -> str:

@@ -52,7 +52,7 @@ def parameter_counts(
     layers: int,
 ) -> dict:  # {total, embedding, encoder}: `encoder` is what the field calls non-embedding parameters, head included
     "A backbone's parameters in closed form, head of one logit included; nothing is loaded or built."
-    e = BACKBONES[backbone]['expect']
+    e = BACKBONES[backbone].expect
     h, i, v, kind = e['hidden_size'], e['intermediate_size'], e['vocab_size'], e['model_type']
     pooler, head = h * h + h, h + 1
     if kind == 'bert':
@@ -110,7 +110,7 @@ def matmul_tflops() -> float:
 # %% ../../nbs/engines/40_estimate.ipynb #a092b6fe
 def assumed_hours(cfg: RunConfig, gpu) -> tuple:
     "(hours on the config's GPUs or, for None, on this machine's processor; the assumption), scoring on one device: 2 operations per parameter and token forwards, three times that with the way back, plus attention."
-    e, w = BACKBONES[cfg.backbone]['expect'], workload(cfg)
+    e, w = BACKBONES[cfg.backbone].expect, workload(cfg)
     encoder = parameter_counts(cfg.backbone, cfg.layers)['encoder']
 
     def pair(tokens):
@@ -231,7 +231,7 @@ def plan_error(gpu, runs: list = None):
 # %% ../../nbs/engines/40_estimate.ipynb #3b0ba5bc
 def memory_gib(cfg: RunConfig, per_device: int) -> dict:
     "GiB of one device by what holds them."
-    e = BACKBONES[cfg.backbone]['expect']
+    e = BACKBONES[cfg.backbone].expect
     n = parameter_counts(cfg.backbone, cfg.layers)['total'] / 2**30
     out = dict(
         parameters=4 * n,

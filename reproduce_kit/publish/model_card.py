@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from ..config.backbones import BACKBONES, OPTIMIZER_TITLES
+from ..config.backbones import BACKBONES, OPTIMIZER_TITLES, HubBackbone, KitBackbone
 from reproduce_kit.core import (
     CHECKSUMS_FILE,
     KitError,
@@ -67,17 +67,21 @@ def model_card(
         for s, means in got['means'].items()
         for k, v in means.items()
     ]
-    base = None if 'encoder' in spec else spec.get('repo', 'sentence-transformers/all-MiniLM-L6-v2')
+    base = (
+        None
+        if isinstance(spec, KitBackbone)
+        else spec.repo or 'sentence-transformers/all-MiniLM-L6-v2'
+    )
     own = (
         "import reproduce_kit.models.tite  # so that transformers knows it\n"
-        if 'encoder' in spec
+        if isinstance(spec, KitBackbone)
         else ''
     )
     data = ModelCardData(
         base_model=base,
         library_name='sentence-transformers',
         pipeline_tag='text-ranking',
-        license=spec['licence'].lower(),
+        license=spec.licence.lower(),
         tags=['cross-encoder', 'reranker', c.optimizer, 'reproduce-kit'],
         model_name=f'{c.title} {OPTIMIZER_TITLES[c.optimizer]} ({c.study}, {c.recipe})',
         eval_results=results,
@@ -109,7 +113,7 @@ model.predict([('topic', 'passage')])
 |---|---|---|
 {scores}
 
-Run `{run.folder.name}`, kit commit `{m['git']['commit']}`, {m['updates']['done']:,} updates, global batch {m['batch']['global']} = {m['batch']['per_device']} x {m['batch']['world']} devices x {m['batch']['accumulation']} pieces or more, PyTorch {m['packages']['torch']}, transformers {m['packages']['transformers']}. Weights of the encoder: {base or f'pre-trained by the kit ({c.backbone}), sha256 ' + str(m['data'].get('weights'))[:12]}{f" at {spec['revision']}" if 'revision' in spec else ''}.
+Run `{run.folder.name}`, kit commit `{m['git']['commit']}`, {m['updates']['done']:,} updates, global batch {m['batch']['global']} = {m['batch']['per_device']} x {m['batch']['world']} devices x {m['batch']['accumulation']} pieces or more, PyTorch {m['packages']['torch']}, transformers {m['packages']['transformers']}. Weights of the encoder: {base or f'pre-trained by the kit ({c.backbone}), sha256 ' + str(m['data'].get('weights'))[:12]}{f" at {spec.revision}" if isinstance(spec, HubBackbone) else ''}.
 
 <details><summary>All settings</summary>
 

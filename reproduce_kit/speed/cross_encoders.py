@@ -92,8 +92,8 @@ def pairs_per_second(
                 f'{k} relative': t['ratio'],
             }
         tite = (
-            BACKBONES[x.backbone]['expect']['model_type']
-            == BACKBONES[c.backbone]['expect']['model_type']
+            BACKBONES[x.backbone].expect['model_type']
+            == BACKBONES[c.backbone].expect['model_type']
             == 'tite'
         )
         m = models[x.name]

@@ -200,7 +200,7 @@ def fake_model(
     from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertForMaskedLM
 
     spec = BACKBONES[backbone]
-    e = spec['expect']
+    e = spec.expect
     sizes = {k: v for k, v in e.items() if k != 'model_type'}
     from reproduce_kit.models.backbone import quiet
 
@@ -230,7 +230,7 @@ def fake_model(
                     eos_token_id=ids['[SEP]'],
                 )
             ).save_pretrained(tmp)
-        return install_repository(spec['repo'], spec['revision'], folder)
+        return install_repository(spec.repo, spec.revision, folder)
 
 # %% ../../nbs/testing/10_fake_hub.ipynb #5531f0fe
 def _parquet(path: Path, rows_per_file: int = 0, **columns):

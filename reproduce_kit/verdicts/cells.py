@@ -175,9 +175,9 @@ def check_cells(
         here, read = {}, {}
         for g in seed_groups(finished_runs(study, name)):
             here.setdefault(
-                (BACKBONES[g[0].cfg.backbone].get('repo'), OPTIMIZER_TITLES[g[0].cfg.optimizer]), []
+                (BACKBONES[g[0].cfg.backbone].repo, OPTIMIZER_TITLES[g[0].cfg.optimizer]), []
             ).append(g)
-        asked = {(BACKBONES[c.backbone].get('repo'), OPTIMIZER_TITLES[c.optimizer]) for c in mine}
+        asked = {(BACKBONES[c.backbone].repo, OPTIMIZER_TITLES[c.optimizer]) for c in mine}
         for (b, o, e, m), printed in cells.items():
             if (b, o) not in asked:
                 continue

@@ -145,7 +145,7 @@ def collect_evidence() -> Evidence:
     for r in published_table('lion-vs-adamw', 'statements').itertuples():
         said.setdefault((r.key, r.of), []).append((r.value, r.how))
     gpu = published_table('lion-vs-adamw', 'gpu_memory')
-    name = {b: MODEL_NAMES.get(s.get('repo')) for b, s in BACKBONES.items()}
+    name = {b: MODEL_NAMES.get(s.repo) for b, s in BACKBONES.items()}
     ev = Evidence(
         tables={
             'Table I': _rows(table),
@@ -166,15 +166,9 @@ def collect_evidence() -> Evidence:
         gpu_of=gpu['quantity'][0],
         measured=measure_optimizers(),
         sizes={
-            n: parameter_counts(b, BACKBONES[b]['max_layers'])['total']
-            for b, n in name.items()
-            if n
+            n: parameter_counts(b, BACKBONES[b].max_layers)['total'] for b, n in name.items() if n
         },
-        contexts={
-            n: BACKBONES[b]['more'].get('max_position_embeddings', 512)
-            for b, n in name.items()
-            if n
-        },
+        contexts={n: BACKBONES[b].max_positions or 512 for b, n in name.items() if n},
     )
     return _with_runs(ev)
 
@@ -185,7 +179,7 @@ def _with_runs(ev: Evidence) -> Evidence:
         got, topics, seeds, curves, ground = {}, {}, {}, {}, f'our runs ({recipe})'
         for g in seed_groups(finished_runs(STUDY, recipe)):
             who = (
-                MODEL_NAMES[BACKBONES[g[0].cfg.backbone]['repo']],
+                MODEL_NAMES[BACKBONES[g[0].cfg.backbone].repo],
                 OPTIMIZER_TITLES[g[0].cfg.optimizer],
             )
             seeds[ground, who[0]] = min(len(g), seeds.get((ground, who[0]), len(g)))

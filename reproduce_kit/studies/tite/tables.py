@@ -11,7 +11,7 @@ import statistics
 
 import pandas as pd
 
-from ...config.backbones import BACKBONES, OPTIMIZER_TITLES
+from ...config.backbones import BACKBONES, OPTIMIZER_TITLES, KitBackbone
 from reproduce_kit.config.encoders import (
     BiEncoderSettings,
     EncoderSettings,
@@ -369,7 +369,7 @@ def cross_table(runs: list) -> Table:
 def pooling_of(run) -> int:
     "Which arrangement a run's backbone pools by; 0: none."
     b = BACKBONES[run.cfg.backbone]
-    return read_encoder(run.cfg.backbone, b['encoder']).arrangement if 'encoder' in b else 0
+    return read_encoder(run.cfg.backbone, b.folder).arrangement if isinstance(b, KitBackbone) else 0
 
 # %% ../../../nbs/studies/tite/10_tables.ipynb #785fbf5e
 def tite_findings() -> pd.DataFrame:
