@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-DATA = ROOT.parent / 'shared' / 'data'
+DATA = Path(os.environ.get('KIT_DATA') or ROOT / 'data').resolve()
 
 WORKER = 'PYTEST_XDIST_WORKER' in os.environ
 BASE = os.environ['TMPDIR'] if WORKER else tempfile.mkdtemp(prefix='kit-')

@@ -1,4 +1,4 @@
-"""Run the commands of nbs/modal.ipynb, top to bottom, against the tests' stand-in for Modal, and keep what they print.
+"""Run the commands of nbs/tutorials/modal.ipynb, top to bottom, against the tests' stand-in for Modal, and keep what they print.
 
 About ten minutes on two cores. A cell's `#| after: 100 updates` waits until runs are that far, `#| after: done` until they have ended;
 `#| here` runs in this clone, the others in an empty run store."""
@@ -15,10 +15,10 @@ from pathlib import Path
 import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / 'tests'))
+sys.path.insert(0, str(ROOT / 'tests/helpers'))
 from loopback import Modal
 
-PAGE = ROOT / 'nbs/modal.ipynb'
+PAGE = ROOT / 'nbs/tutorials/modal.ipynb'
 
 
 def main():

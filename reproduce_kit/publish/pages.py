@@ -19,6 +19,7 @@ from pathlib import Path
 from reproduce_kit.core import (
     KitError,
     artifact_dir,
+    data_folder,
     project_root,
     read_json,
     sha256,
@@ -104,7 +105,7 @@ def _keys(pages: dict, study: str, recipe: str) -> dict:
             for v in papermill.inspect_notebook(str(page)).values()
             if v['default'][:1] in '\'"'
             and (t := ast.literal_eval(v['default']))
-            and (p := project_root() / t).exists()
+            and (p := data_folder() / t).exists()
         ]
 
     return {

@@ -16,7 +16,7 @@ import pandas as pd
 import yaml
 from jinja2 import Environment
 
-from ..core import artifact_dir, atomic_write, project_path, sha256
+from ..core import artifact_dir, atomic_write, data_folder, sha256
 from ..engines.compliance import check_configs
 from reproduce_kit.results.figures import (
     figure1,
@@ -242,7 +242,7 @@ def report(
     gaps = seed_gaps(runs, main, lead)
     commit = git_state()
     where = [
-        p if (p := project_path(f'../shared/data/{d}')).is_dir() else None
+        p if (p := data_folder() / d).is_dir() else None
         for d in ('paper-authors', 'runs', 'trec-dl')
     ]
     found = audit(*where)

@@ -335,7 +335,7 @@ def test_check_fails_when_a_run_is_not_its_recipe(cache):
 
 def test_wrong_first_stage_stops_before_training(cache):
     if not (DATA / 'trec-dl').exists():
-        pytest.skip('real data absent: trec-dl is not in ../shared/data beside this clone')
+        pytest.skip(f'public data absent: trec-dl is not in {DATA}; set KIT_DATA')
     from reproduce_kit.data.collection import read_collection
     from reproduce_kit.data.msmarco import set_folder, write_set
 

@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 from conftest import ROOT
+from kit import papers_folder
 
 PAPER = ROOT / 'paper'
 
@@ -77,9 +78,7 @@ def test_published_numbers_are_typed_right():
     """reference/*.csv against the stored text of the paper."""
     import csv
 
-    path = ROOT.parent / 'shared/papers/lion-vs-adamw-paper.txt'
-    if not path.exists():
-        pytest.skip('../shared/papers is not beside this clone')
+    path = papers_folder() / 'lion-vs-adamw-paper.txt'
     lines = path.read_text().split('\n')
     for name, columns in (
         (

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pandas as pd
 import pytest
+from kit import papers_folder
 
 from reproduce_kit.verdicts.claims import TREC, collect_evidence, judge_claim, read_claims
 
@@ -208,16 +209,12 @@ def test_what_a_ground_does_not_have_is_not_lent_to_it():
 
 def test_claims_quote_their_sources():
     """The words of a claim stand in the source that it names."""
-    from conftest import DATA
-
     papers = dict(
         paper='lion-vs-adamw-paper.txt',
         thesis='lion-vs-adamw-thesis.txt',
         question='minilm-scaling-question.txt',
     )
-    folder = DATA.parent / 'papers'
-    if not folder.is_dir():
-        pytest.skip('the papers are not in ../shared/papers beside this clone')
+    folder = papers_folder()
     import re
 
     flat = lambda t: re.sub(r'[^a-z0-9@.]+', '', t.lower().replace('’', "'"))

@@ -16,7 +16,8 @@ os.environ |= dict(
     TOKENIZERS_PARALLELISM='false',
     HF_HUB_OFFLINE='1',
 )
-sys.path.insert(0, str(Path(__file__).parent))
+TESTS = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(TESTS), str(TESTS / 'helpers'), str(TESTS / 'end_to_end')]
 import conftest  # noqa: F401  the small hub's folder
 import sentence_transformers.cross_encoder  # noqa: F401
 import torch.utils.tensorboard  # noqa: F401

@@ -15,7 +15,12 @@ from kit import reproduce, run_dir, write_yaml
 def test_killed_at_random_moments(tmp_path):
     """SIGKILL during steps, checkpoints and evaluations; the same weights, bit for bit, as never killed. KIT_KILLS=20 for the long version."""
     p = subprocess.run(
-        [sys.executable, ROOT / 'tests/killed.py', tmp_path, os.environ.get('KIT_KILLS', '3')],
+        [
+            sys.executable,
+            ROOT / 'tests/helpers/killed.py',
+            tmp_path,
+            os.environ.get('KIT_KILLS', '3'),
+        ],
         capture_output=True,
         text=True,
         cwd=ROOT,

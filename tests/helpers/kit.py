@@ -47,7 +47,13 @@ def metrics(folder: Path) -> dict:
 def need(*parts) -> Path:
     path = DATA.joinpath(*parts)
     if not path.exists():
-        pytest.skip(
-            f'real data absent: {"/".join(parts)} is not in ../shared/data beside this clone'
-        )
+        pytest.skip(f'public data absent: {"/".join(parts)} is not in {DATA}; set KIT_DATA')
     return path
+
+
+def papers_folder() -> Path:
+    """The folder of the papers' texts: `papers` in the public data, or beside it."""
+    for folder in (DATA / 'papers', DATA.parent / 'papers'):
+        if folder.is_dir():
+            return folder
+    pytest.skip(f'the papers are not in {DATA}; set KIT_DATA')
