@@ -41,3 +41,10 @@ def pytest_sessionfinish(exitstatus):
             ) if p.is_dir() else p.unlink()  # those are multiprocessing's, which removes them itself
     if not os.listdir(BASE):
         os.rmdir(BASE)
+
+
+def pytest_collection_modifyitems(items):
+    """Pages run on whichever worker is free; the tests of any other file share their fixtures and stay together."""
+    for item in items:
+        if item.path.name != 'test_notebooks.py':
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
