@@ -132,7 +132,6 @@ def test_kernel_is_this_environment(tmp_path):
 def test_jupyterlab_serves_the_notebooks(tmp_path):
     """`make lab`'s server, for real: it lists the pages and offers this environment's kernel."""
     import os
-    import re
     import time
     import urllib.request
 
