@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TRIPLET_COLUMNS', 'LUCENE_INDEX', 'MSMARCO_SETS', 'SET_MEASURES', 'Texts', 'passages', 'questions', 'first_triplets',
            'labelled_pairs', 'WithTexts', 'msmarco_pairs', 'set_folder', 'write_set', 'judgments_fingerprint',
-           'eval_set', 'qa_set', 'qa_v11']
+           'eval_set']
 
 # %% ../../nbs/data/60_msmarco.ipynb #bc2c1ade
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ from reproduce_kit.core import (
 )
 from .bm25 import lucene_search
 from .collection import EvalSet
-from .hub import DATASETS, fetch
+from .hub import DATASETS, fetch_dataset
 from reproduce_kit.data.trec import (
     read_qrels,
     read_run,
@@ -37,19 +37,13 @@ from reproduce_kit.data.trec import (
 )
 
 # %% ../../nbs/data/60_msmarco.ipynb #c7ccd133
-def _fetch_data(name: str, patterns: list) -> Path:
-    "Return the folder of a pinned dataset's files."
-    pin = DATASETS[name]
-    return fetch(pin['repo'], pin['revision'], patterns, 'dataset', pin['ref'])
-
-
 def _mapped_table(config: str):
     "Return a part of `sentence-transformers/msmarco` as a memory-mapped `datasets.Dataset`."
     from datasets import Dataset
     from datasets.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    folder = _fetch_data('msmarco', [f'{config}/*.parquet'])
+    folder = fetch_dataset('msmarco', [f'{config}/*.parquet'])
     files = [str(path) for path in sorted(folder.glob(f'{config}/*.parquet'))]
     cache = artifact_dir('cache') / 'datasets' / folder.name
     return Dataset.from_parquet(files, cache_dir=str(cache))
@@ -126,7 +120,7 @@ TRIPLET_COLUMNS = ['query_id', 'positive_id', 'negative_id']
 def _triplet_file(number: int) -> Path:
     "Return a numbered file of triplets; raise `OutOfData` when there is none."
     pattern = f'triplets/train-{number:05d}-of-*.parquet'
-    (file,) = _fetch_data('msmarco', [pattern]).glob(pattern)
+    (file,) = fetch_dataset('msmarco', [pattern]).glob(pattern)
     return file
 
 
@@ -381,29 +375,3 @@ def eval_set(
         )
     revision = DATASETS['msmarco']['revision']
     return EvalSet(name, topics, qrels, run, corpus, revision, SET_MEASURES.get(name))
-
-# %% ../../nbs/data/60_msmarco.ipynb #45d3767d
-def qa_set(
-    rows,  # of the dataset: query_id, query, passages {is_selected, passage_text}
-    source: str = '',  # the dataset's revision
-) -> EvalSet:
-    "Return the v1.1 protocol as an evaluation set; the candidates are in the order given."
-    topics, qrels, run, corpus = {}, {}, {}, {}
-    for row in rows:
-        topic, given = str(row['query_id']), row['passages']
-        topics[topic] = row['query']
-        docids = [f'{topic}-{i}' for i in range(len(given['passage_text']))]
-        corpus |= zip(docids, given['passage_text'])
-        qrels[topic] = dict(zip(docids, map(int, given['is_selected'])))
-        run[topic] = {docid: float(-i) for i, docid in enumerate(docids)}
-    return EvalSet('qa', topics, qrels, run, corpus, source, SET_MEASURES['qa'], 'order given')
-
-# %% ../../nbs/data/60_msmarco.ipynb #33eff6cd
-def qa_v11() -> EvalSet:
-    "Return all 10,047 questions of the validation split."
-    import pyarrow.parquet
-
-    name = 'v1.1/validation-00000-of-00001.parquet'
-    path = _fetch_data('qa', [name]) / name
-    table = pyarrow.parquet.read_table(path, columns=['query_id', 'query', 'passages'])
-    return qa_set(table.to_pylist(), DATASETS['qa']['revision'])

@@ -9,9 +9,9 @@ from reproduce_kit.data.msmarco import (
     labelled_pairs,
     msmarco_pairs,
     passages,
-    qa_v11,
     questions,
 )
+from reproduce_kit.data.msmarco_qa import qa_v11
 from reproduce_kit.evaluation.metrics import evaluate
 from reproduce_kit.testing.fake_hub import fake_msmarco, fake_qa
 
