@@ -133,7 +133,7 @@ def matmul_tflops() -> float:
     return 2 * 1024**3 / min(seconds) / 1e12
 
 # %% ../../nbs/engines/40_estimate.ipynb #a092b6fe
-# Assumed share of a GPU's speed, training in bf16 and scoring in fp32; small: below 512 hidden units
+# Assumed share of a GPU's speed, training in bf16, scoring in fp32; small: below 512 hidden units
 GPU_UTILISATION = dict(train=0.25, small=0.12, score=0.5)
 # And of a matrix product on a processor: about what `make bench` measures
 CPU_UTILISATION = dict(train=0.7, score=0.85)
