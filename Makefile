@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 TEX := texlive-latex-base texlive-latex-recommended texlive-publishers texlive-fonts-recommended latexmk
 
-.PHONY: reproduce test format lab readme bench clean latex browser triton
+.PHONY: reproduce test soak format lab readme bench clean latex browser triton
 
 reproduce: $(VENV)/.ready latex
 	$(BIN)/reproduce run params/embedded
@@ -13,7 +13,11 @@ reproduce: $(VENV)/.ready latex
 
 # Notebooks and tests, two processes of one thread each.
 test: $(VENV)/.ready browser triton
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+# The long proofs: random kills, several processes, all configs through Modal's container program.
+soak: $(VENV)/.ready browser triton
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m soak
 
 format: $(VENV)/.ready
 	$(BIN)/ruff format .

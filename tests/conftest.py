@@ -1,4 +1,6 @@
-"""Tests write nowhere but to one temporary folder, which is removed when all is well; the caches of collections and candidates are shared."""
+"""Tests write to one temporary folder, which is removed when all is well.
+
+The caches of collections and candidates are shared with the clone."""
 
 import os
 import shutil
@@ -9,35 +11,51 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get('KIT_DATA') or ROOT / 'data').resolve()
+IS_WORKER = 'PYTEST_XDIST_WORKER' in os.environ
+BASE = os.environ['TMPDIR'] if IS_WORKER else tempfile.mkdtemp(prefix='kit-')
 
-WORKER = 'PYTEST_XDIST_WORKER' in os.environ
-BASE = os.environ['TMPDIR'] if WORKER else tempfile.mkdtemp(prefix='kit-')
-os.environ['TMPDIR'] = tempfile.tempdir = BASE  # for workers, notebooks and commands too
-os.environ.setdefault('REPRODUCE_ROOT', str(ROOT))
-os.environ.setdefault('REPRODUCE_RUNS', tempfile.mkdtemp(prefix='kit-runs-'))
-os.environ.setdefault('REPRODUCE_PAPER', tempfile.mkdtemp(prefix='kit-paper-'))
-os.environ.setdefault('REPRODUCE_FIGURES', tempfile.mkdtemp(prefix='kit-figures-'))
-os.environ.setdefault('HF_HUB_OFFLINE', '1')
-os.environ.setdefault('MPLBACKEND', 'agg')
-if not shutil.which('nvidia-smi'):
-    os.environ.setdefault('TRITON_INTERPRET', '1')  # before anything imports triton, and torch may
-os.environ['HF_HUB_CACHE'] = tempfile.mkdtemp(
-    prefix='kit-hub-'
-)  # a small hub, made by the tests that need one
-os.environ['HF_DATASETS_CACHE'] = tempfile.mkdtemp(prefix='kit-datasets-')
-os.environ['MODAL_CONFIG_PATH'] = '/nowhere'  # nobody's account
-for k in ('MODAL_TOKEN_ID', 'MODAL_TOKEN_SECRET', 'MODAL_PROFILE'):
-    os.environ.pop(k, None)
+
+def set_environment():
+    """For workers, notebooks and commands too; before anything imports torch or triton."""
+    os.environ['TMPDIR'] = tempfile.tempdir = BASE
+    os.environ['KIT_DATA'] = str(DATA)
+    os.environ.setdefault('REPRODUCE_ROOT', str(ROOT))
+    for kind in ('runs', 'paper', 'figures'):
+        folder = tempfile.mkdtemp(prefix=f'kit-{kind}-')
+        os.environ.setdefault(f'REPRODUCE_{kind.upper()}', folder)
+    os.environ.setdefault('HF_HUB_OFFLINE', '1')
+    os.environ.setdefault('MPLBACKEND', 'agg')
+    if not shutil.which('nvidia-smi'):
+        os.environ.setdefault('TRITON_INTERPRET', '1')
+    # A small hub, made by the tests that need one.
+    os.environ['HF_HUB_CACHE'] = tempfile.mkdtemp(prefix='kit-hub-')
+    os.environ['HF_DATASETS_CACHE'] = tempfile.mkdtemp(prefix='kit-datasets-')
+    # No account of a real service.
+    os.environ['MODAL_CONFIG_PATH'] = '/nowhere'
+    for name in ('MODAL_TOKEN_ID', 'MODAL_TOKEN_SECRET', 'MODAL_PROFILE'):
+        os.environ.pop(name, None)
+
+
+set_environment()
+
+
+def pytest_collection_modifyitems(items):
+    """Pages run on whichever worker is free; the tests of another file share its fixtures."""
+    for item in items:
+        if item.path.name != 'test_notebooks.py':
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 @pytest.hookimpl(trylast=True)  # once the workers are gone
 def pytest_sessionfinish(exitstatus):
-    if WORKER or exitstatus:
+    if IS_WORKER or exitstatus:
         return  # after a failure there is something to look at
-    for p in Path(BASE).iterdir():
-        if not p.name.startswith('pymp-'):
-            shutil.rmtree(
-                p, ignore_errors=True
-            ) if p.is_dir() else p.unlink()  # those are multiprocessing's, which removes them itself
+    for path in Path(BASE).iterdir():
+        if path.name.startswith('pymp-'):
+            continue  # multiprocessing's own, which it removes itself
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
     if not os.listdir(BASE):
         os.rmdir(BASE)

@@ -1,0 +1,69 @@
+"""MS MARCO in miniature, through the real loading code."""
+
+import pytest
+
+from reproduce_kit.config.files import make_config
+from reproduce_kit.config.settings import example_settings
+from reproduce_kit.data.msmarco import (
+    first_triplets,
+    labelled_pairs,
+    msmarco_pairs,
+    passages,
+    qa_v11,
+    questions,
+)
+from reproduce_kit.evaluation.metrics import evaluate
+from reproduce_kit.testing.fake_hub import fake_msmarco, fake_qa
+
+RUN = dict(
+    collection='msmarco',
+    passage_words=None,
+    test_topics=None,
+    hard_share=None,
+    train_triplets=400,
+    train_pairs=700,
+    dev_pairs=40,
+    test_sets=['qa'],
+)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def small_hub():
+    fake_msmarco()
+    fake_qa()
+
+
+def test_pairs_are_the_triplets_positives_and_negatives():
+    triplets = first_triplets(400)
+    tables = labelled_pairs(triplets, 760, 40, 'pairs', 12)
+    pairs = [row for table in tables for row in table.to_pylist()]
+    found = {(row['query_id'], row['passage_id'], row['label']) for row in pairs}
+    expected = set()
+    for row in triplets.to_pylist():
+        expected.add((row['query_id'], row['positive_id'], 1.0))
+        expected.add((row['query_id'], row['negative_id'], 0.0))
+    assert found == expected
+    assert len(pairs) == 800
+
+
+def test_a_row_has_the_texts_of_its_ids():
+    train = msmarco_pairs(make_config(example_settings(**RUN)))['train']
+    ids, row = train.with_format(None)[5], train[5]
+    assert row['passage'] == passages()[ids['passage_id']]
+    assert row['query'] == questions()[ids['query_id']]
+
+
+def test_an_unanswered_question_counts_zero():
+    qa = qa_v11()
+    rows = evaluate(qa.candidates, qa.qrels, qa.shown)
+    unanswered = [topic for topic, grades in qa.qrels.items() if not any(grades.values())]
+    assert unanswered and len(rows) == len(qa.topics)
+    assert (rows.loc[unanswered, 'mrr10_qa_v11'] == 0).all()
+
+
+def test_the_rank_of_the_selected_passage_decides():
+    qa = qa_v11()
+    rows = evaluate(qa.candidates, qa.qrels, qa.shown)
+    topic = next(topic for topic, grades in qa.qrels.items() if any(grades.values()))
+    rank = 1 + list(qa.qrels[topic].values()).index(1)
+    assert rows.loc[topic, 'mrr10_qa_v11'] == pytest.approx(1 / rank)

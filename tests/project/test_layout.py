@@ -1,0 +1,82 @@
+"""Rooms import one way: a module uses its own room and the rooms before it, never a later one."""
+
+import ast
+
+import pytest
+from conftest import ROOT
+
+# Rooms on one line do not import each other.
+ORDER = [
+    {'core'},
+    {'config'},
+    {'data', 'store'},
+    {'models'},
+    {'evaluation'},
+    {'training'},
+    {'speed'},
+    {'engines', 'results'},
+    {'verdicts'},
+    {'studies'},
+    {'publish'},
+    {'testing'},
+    {'cli'},
+]
+LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
+LIBRARY = ROOT / 'reproduce_kit'
+MODULES = sorted(p for p in LIBRARY.rglob('*.py') if not p.name.startswith('_'))
+
+
+def room_of(module: str) -> str:
+    return module.split('.')[1]
+
+
+def imported_modules(path) -> set:
+    """Absolute names of the kit's modules that a file imports, late imports too."""
+    package = path.relative_to(ROOT).parent.parts
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            names.add('.'.join([*base, *([node.module] if node.module else [])]))
+    return {name for name in names if name.startswith('reproduce_kit.')}
+
+
+@pytest.mark.parametrize('path', MODULES, ids=lambda p: str(p.relative_to(LIBRARY)))
+def test_a_module_imports_only_earlier_rooms(path):
+    room = path.relative_to(LIBRARY).parts[0].removesuffix('.py')
+    for module in imported_modules(path):
+        other = room_of(module)
+        assert other == room or LEVEL[other] < LEVEL[room], f'{room} imports {module}'
+
+
+@pytest.mark.parametrize('room', sorted(LEVEL.keys() - {'core'}))
+def test_modules_of_a_room_import_each_other_without_a_circle(room):
+    graph = {}
+    for path in (LIBRARY / room).rglob('*.py'):
+        if path.name.startswith('_'):
+            continue
+        name = '.'.join(path.relative_to(ROOT).with_suffix('').parts)
+        graph[name] = {m for m in imported_modules(path) if room_of(m) == room}
+    done, doing = set(), []
+
+    def visit(module):
+        assert module not in doing, ' -> '.join([*doing, module])
+        if module in done or module not in graph:
+            return
+        doing.append(module)
+        for other in graph[module]:
+            visit(other)
+        done.add(doing.pop())
+
+    for module in graph:
+        visit(module)
+
+
+def test_every_notebook_of_a_room_exports_a_module_of_that_room():
+    for path in (ROOT / 'nbs').rglob('*.ipynb'):
+        folder = path.parent.relative_to(ROOT / 'nbs')
+        if folder.parts and folder.parts[0] in LEVEL and '.ipynb_checkpoints' not in path.parts:
+            wanted = '.'.join([*folder.parts, path.stem.split('_', 1)[1]])
+            assert f'#| default_exp {wanted}"' in path.read_text(), f'{path}: expected {wanted}'
