@@ -85,7 +85,7 @@ def is_available(
     return is_silent or _has_ended(entry['holder'])
 
 # %% ../../nbs/engines/20_lease.ipynb #57589a4c
-class LeaseLost(Exception):  # noqa: N818
+class LeaseLost(Exception):
     "Another holder took the lease over."
 
 # %% ../../nbs/engines/20_lease.ipynb #ad613a21

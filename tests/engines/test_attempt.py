@@ -2,7 +2,8 @@
 
 import pytest
 
-from reproduce_kit.config.files import example_settings, make_config
+from reproduce_kit.config.files import make_config
+from reproduce_kit.config.settings import example_settings
 from reproduce_kit.core import DiskFull, KitError, read_json
 from reproduce_kit.engines import attempt as attempt_module
 from reproduce_kit.engines import local

@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 
-from reproduce_kit.config.files import example_settings, make_config
+from reproduce_kit.config.files import make_config
+from reproduce_kit.config.settings import example_settings
 from reproduce_kit.engines.compliance import check_configs, check_run, logged_updates
 from reproduce_kit.store.run import open_run
 from reproduce_kit.testing.fake_runs import fake_run

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from reproduce_kit.config.files import example_settings, make_config
+from reproduce_kit.config.files import make_config
+from reproduce_kit.config.settings import example_settings
 from reproduce_kit.core import KitError
 from reproduce_kit.engines.cost import cost, dollars_per_hour, match_gpu, read_rates, split_bill
 from reproduce_kit.store.attempts import attempts, record_attempt

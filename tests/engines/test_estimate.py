@@ -5,7 +5,8 @@ import json
 import pandas as pd
 import pytest
 
-from reproduce_kit.config.files import example_settings, make_config, read_config
+from reproduce_kit.config.files import make_config, read_config
+from reproduce_kit.config.settings import example_settings
 from reproduce_kit.core import KitError, atomic_write, project_root, read_json, sha256, write_json
 from reproduce_kit.engines.estimate import (
     estimate_hours,

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from reproduce_kit.config.files import example_settings, make_config
+from reproduce_kit.config.files import make_config
+from reproduce_kit.config.settings import example_settings
 from reproduce_kit.core import DiskFull, read_json
 from reproduce_kit.engines import monitor as monitor_module
 from reproduce_kit.engines.lease import LeaseLost, acquire

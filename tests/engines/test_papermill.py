@@ -3,7 +3,8 @@
 import nbformat
 import pytest
 
-from reproduce_kit.config.files import example_settings, make_config
+from reproduce_kit.config.files import make_config
+from reproduce_kit.config.settings import example_settings
 from reproduce_kit.core import DiskFull, KitError, NotCached
 from reproduce_kit.engines.papermill import execute_notebook, execute_rank, process_count
 
