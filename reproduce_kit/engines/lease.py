@@ -13,11 +13,14 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 # %% ../../nbs/engines/20_lease.ipynb #f291d3c4
 class FolderBoard:
-    "A board in a folder, for processes of one machine."
+    "A board in a folder, for the processes of one machine."
 
     def __init__(self, path):
         self.path = Path(path)
@@ -26,131 +29,129 @@ class FolderBoard:
         return self.path / f"{key.replace('/', '~')}.json"
 
     def get(self, key):
-        "The value, or None."
+        "Return the value, or None."
         try:
             return json.loads(self._file(key).read_text())
         except (FileNotFoundError, ValueError):
             return None
 
-    def put(self, key, value, new: bool = False) -> bool:
-        "Whether it was put; with `new`, only when the key was not there."
+    def put(
+        self,
+        key,
+        value,
+        new: bool = False,  # only if the key is not there
+    ) -> bool:
+        "Put a value, and return whether it was put."
         self.path.mkdir(parents=True, exist_ok=True)
-        tmp = self.path / f'.{os.getpid()}-{time.monotonic_ns()}.part'
-        tmp.write_text(json.dumps(value))
+        part = self.path / f'.{os.getpid()}-{time.monotonic_ns()}.part'
+        part.write_text(json.dumps(value))
+        if not new:
+            part.replace(self._file(key))
+            return True
         try:
-            if new:
-                os.link(tmp, self._file(key))
-                tmp.unlink()
-            else:
-                tmp.replace(self._file(key))
+            os.link(part, self._file(key))
             return True
         except FileExistsError:
-            tmp.unlink()
             return False
+        finally:
+            part.unlink()
 
 # %% ../../nbs/engines/20_lease.ipynb #bfab593f
-HEARTBEAT_SECONDS = float(os.environ.get('REPRODUCE_BEAT', 10))  # seconds between two beats
-MISSED_HEARTBEATS = 6  # beats missed until a holder counts as gone
-
-
-def this_process() -> dict:
-    "This process, as a holder."
-    import psutil
-
+def this_process() -> dict:  # {'host', 'pid', 'born'}
+    "Describe this process as a holder."
     return dict(host=socket.gethostname(), pid=os.getpid(), born=psutil.Process().create_time())
 
-# %% ../../nbs/engines/20_lease.ipynb #48640a09
-def _dead(holder: dict) -> bool:
-    "Whether the holder was a process of this machine that has ended."
-    import psutil
 
+def _has_ended(holder: dict) -> bool:
     if 'pid' not in holder or holder['host'] != socket.gethostname():
-        return False
+        return False  # on another machine: unknown from here
     try:
         return psutil.Process(holder['pid']).create_time() != holder['born']
     except psutil.NoSuchProcess:
         return True
 
 # %% ../../nbs/engines/20_lease.ipynb #6549b93a
-def is_available(entry) -> bool:
-    "Whether the number after this entry may be put."
-    return (
-        not entry
-        or entry['given_back']
-        or time.time() - entry['beat'] > MISSED_HEARTBEATS * HEARTBEAT_SECONDS
-        or _dead(entry['holder'])
-    )
+HEARTBEAT_SECONDS = float(os.environ.get('REPRODUCE_BEAT', 10))
+MISSED_HEARTBEATS = 6  # until a holder counts as gone
+
+
+def is_available(
+    entry: dict | None,  # of the last number; None: there is none
+) -> bool:
+    "Tell whether the next number may be put."
+    if not entry or entry['given_back']:
+        return True
+    is_silent = time.time() - entry['beat'] > MISSED_HEARTBEATS * HEARTBEAT_SECONDS
+    return is_silent or _has_ended(entry['holder'])
 
 # %% ../../nbs/engines/20_lease.ipynb #57589a4c
 class LeaseLost(Exception):
     "Another holder took the lease over."
 
 # %% ../../nbs/engines/20_lease.ipynb #ad613a21
+@dataclass
 class Lease:
-    "Attempt `number` at `name`, held."
+    "A lease that is held: attempt `number` at `name`."
 
-    def __init__(self, board, name: str, number: int, holder: dict):
-        self.board, self.name, self.number, self.holder, self.since = (
-            board,
-            name,
-            number,
-            holder,
-            time.time(),
-        )
+    board: object
+    name: str
+    number: int
+    holder: dict  # from `this_process`, or what identifies a rented machine
+    since: float = field(default_factory=time.time)
 
-    def _entry(self, **more):
-        return dict(holder=self.holder, since=self.since, beat=time.time(), given_back=False) | more
+    def entry(self, given_back: bool = False) -> dict:
+        "Return what the board shows of this lease."
+        return dict(holder=self.holder, since=self.since, beat=time.time(), given_back=given_back)
 
-    def beat(self):
-        "Say that the holder lives; raises `Lost` when it was taken for dead."
+    def renew(self):
+        "Show that the holder is alive; raise `LeaseLost` when it was taken for dead."
         if self.board.get(f'{self.name}/{self.number + 1}'):
             raise LeaseLost(self.name)
         self.board.put(self.name, self.number)
-        self.board.put(f'{self.name}/{self.number}', self._entry())
+        self.board.put(f'{self.name}/{self.number}', self.entry())
 
-    def give_back(self):
-        self.board.put(f'{self.name}/{self.number}', self._entry(given_back=True))
+    def release(self):
+        "Give the lease back."
+        self.board.put(f'{self.name}/{self.number}', self.entry(given_back=True))
 
 # %% ../../nbs/engines/20_lease.ipynb #bdd5b114
 def acquire(
     board,
     name: str,  # what is leased
     holder: dict,  # who asks
-):  # (Lease, None), or (None, the entry of who holds it)
-    "The lease, if it is free."
-    n = (
-        board.get(name) or 0
-    )  # where to look first: a Modal table forgets what nobody touched for a week
-    while board.get(f'{name}/{n + 1}'):
-        n += 1
-    last = board.get(f'{name}/{n}') if n else None
+) -> tuple:  # (Lease, None), or (None, the entry of who holds it)
+    "Take the lease, if it is free."
+    number = board.get(name) or 0
+    while board.get(f'{name}/{number + 1}'):
+        number += 1
+    last = board.get(f'{name}/{number}') if number else None
     if not is_available(last):
         return None, last
-    lease = Lease(board, name, n + 1, holder)
-    if board.put(f'{name}/{n + 1}', lease._entry(), new=True):
+    lease = Lease(board, name, number + 1, holder)
+    if board.put(f'{name}/{number + 1}', lease.entry(), new=True):
         return lease, None
-    return None, board.get(f'{name}/{n + 1}')
+    return None, board.get(f'{name}/{number + 1}')
 
 # %% ../../nbs/engines/20_lease.ipynb #7cc6f61b
 @contextmanager
 def keep_alive(lease: Lease):
-    "Keep a lease while the block runs, and give it back."
-    over = threading.Event()
+    "Renew a lease while the block runs, and give it back."
+    is_over = threading.Event()
 
-    def beats():
-        while not over.wait(HEARTBEAT_SECONDS):
+    def renew_until_over():
+        while not is_over.wait(HEARTBEAT_SECONDS):
             try:
-                lease.beat()
+                lease.renew()
             except LeaseLost:
                 return
-            except Exception:
-                pass  # the board is away for a moment
+            except Exception:  # the board does not answer; it may at the next heartbeat
+                continue
 
-    t = threading.Thread(target=beats, daemon=True)
-    t.start()
+    thread = threading.Thread(target=renew_until_over, daemon=True)
+    thread.start()
     try:
         yield lease
     finally:
-        over.set()
-        t.join()
-        lease.give_back()
+        is_over.set()
+        thread.join()
+        lease.release()

@@ -7,37 +7,104 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 from conftest import ROOT
 from kit import metrics, need, reproduce, run_dir, write_yaml
 
+import reproduce_kit.publish.pages as pages
+from reproduce_kit.data.trec import read_run
+
+BIN = Path(sys.executable).parent
+
+
+@dataclass
+class Study:
+    """Two smoke runs, and the folders of what was made from them."""
+
+    base: Path
+    params: Path
+    output: str  # what `reproduce run` said
+
+    @property
+    def env(self) -> dict:
+        return {
+            f'REPRODUCE_{kind}': self.base / kind.lower() for kind in ('RUNS', 'PAPER', 'FIGURES')
+        }
+
+    @property
+    def table1(self) -> Path:
+        return self.base / 'paper/tables/table1.tex'
+
+    def run(self, name: str) -> Path:
+        return run_dir(self.base / 'runs', name)
+
 
 @pytest.fixture(scope='module')
 def study(tmp_path_factory):
-    """Two smoke runs and what was made of them."""
+    """A study of two smoke runs, trained."""
     base = tmp_path_factory.mktemp('study')
-    env = dict(
-        REPRODUCE_RUNS=base / 'runs',
-        REPRODUCE_PAPER=base / 'paper',
-        REPRODUCE_FIGURES=base / 'figures',
-    )
     params = base / 'params'
     params.mkdir()
     write_yaml(params, 'smoke-lion')
     write_yaml(params, 'smoke-adamw', optimizer='adamw', learning_rate=1.0e-4, beta2=0.999)
-    p = reproduce('run', params, env=env)
-    assert p.returncode == 0, p.stdout + p.stderr
-    return dict(base=base, env=env, params=params, said=p.stdout + p.stderr)
+    study = Study(base, params, '')
+    p = reproduce('run', params, env=study.env)
+    study.output = p.stdout + p.stderr
+    assert p.returncode == 0, study.output
+    return study
 
 
-def test_run_says_how_long_and_what_next(study):
-    assert '2 to train, about' in study['said'] and 'next: reproduce paper' in study['said']
-    folder = run_dir(study['base'] / 'runs', 'smoke-lion')
-    have = {p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file()}
-    assert {
+@pytest.fixture(scope='module')
+def paper(study):
+    """The same study, with its tables and figures."""
+    for command in ('tables', 'figures'):
+        p = reproduce(command, '--study', 'smoke', env=study.env)
+        assert p.returncode == 0, p.stdout + p.stderr
+    return study
+
+
+def start(*args, env, **pipes):
+    """A command in a process group of its own, which Ctrl-C reaches as it does in a terminal."""
+    return subprocess.Popen(
+        [str(arg) for arg in args],
+        cwd=ROOT,
+        env=os.environ | {key: str(value) for key, value in env.items()},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # a background job's is off
+        **pipes,
+    )
+
+
+def wait_for(value, seconds=240):
+    """What `value()` gives, once it gives something."""
+    deadline = time.time() + seconds
+    while not (result := value()):
+        assert time.time() < deadline, 'it did not happen'
+        time.sleep(0.02)
+    return result
+
+
+# running
+
+
+def test_a_study_says_how_long_it_takes_and_what_comes_next(study):
+    assert '2 to train, about' in study.output
+    assert 'next: reproduce paper' in study.output
+
+
+def test_a_finished_run_has_all_its_files_and_no_checkpoint(study):
+    folder = study.run('smoke-lion')
+    files = {p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file()}
+    assert files >= {
         'manifest.json',
         'history.jsonl',
         'done.json',
@@ -46,323 +113,280 @@ def test_run_says_how_long_and_what_next(study):
         'epoch-2/test.run.gz',
         'epoch-2/perquery.csv',
         'epoch-2/model/model.safetensors',
-    } <= have
-    m = json.loads((folder / 'manifest.json').read_text())
-    assert (
-        m['batch']['global'] == 16
-        and m['updates'] == dict(planned=8, done=8)
-        and m['data'].keys() == {'test', 'pairs', 'weights'}
-        and m['packages']['torch']
-    )
-    assert (folder / 'epoch-2/perquery.csv').read_text().splitlines()[0] == 'name,qid,measure,value'
+    }
     assert not list(folder.glob('checkpoint-*')), 'checkpoints are only for resuming'
+    header = (folder / 'epoch-2/perquery.csv').read_text().splitlines()[0]
+    assert header == 'name,qid,measure,value'
 
 
-def test_second_run_skips(study):
-    p = reproduce('run', study['params'], '--json', env=study['env'])
-    assert (
-        p.returncode == 0
-        and json.loads(p.stdout)['skipped'] == ['smoke-adamw', 'smoke-lion']
-        and json.loads(p.stdout)['done'] == []
-    )
+def test_a_manifest_says_what_a_run_was_made_from(study):
+    manifest = json.loads((study.run('smoke-lion') / 'manifest.json').read_text())
+    assert manifest['batch']['global'] == 16
+    assert manifest['updates'] == dict(planned=8, done=8)
+    assert manifest['data'].keys() == {'test', 'pairs', 'weights'}
+    assert manifest['packages']['torch']
 
 
-def test_list(study):
-    p = reproduce('list', study['params'], '--json', env=study['env'])
-    rows = json.loads(p.stdout)
-    assert [(r['name'], r['state']) for r in rows] == [
-        ('smoke-adamw', 'done'),
-        ('smoke-lion', 'done'),
-    ]
+def test_finished_runs_are_skipped(study):
+    p = reproduce('run', study.params, '--json', env=study.env)
+    outcome = json.loads(p.stdout)
+    assert p.returncode == 0
+    assert outcome['skipped'] == ['smoke-adamw', 'smoke-lion']
+    assert outcome['done'] == []
+
+
+def test_finished_runs_are_listed_as_done(study):
+    p = reproduce('list', study.params, '--json', env=study.env)
+    states = [(row['name'], row['state']) for row in json.loads(p.stdout)]
+    assert states == [('smoke-adamw', 'done'), ('smoke-lion', 'done')]
 
 
 def test_papermill_by_hand_equals_the_runner(study, tmp_path):
-    env = (
-        os.environ
-        | {k: str(v) for k, v in study['env'].items()}
-        | dict(REPRODUCE_RUNS=str(tmp_path / 'runs'))
-    )
+    env = study.env | dict(REPRODUCE_RUNS=tmp_path / 'runs')
+    notebook, values = ROOT / 'nbs/experiments/train.ipynb', study.params / 'smoke-lion.yaml'
     subprocess.run(
-        [
-            Path(sys.executable).parent / 'papermill',
-            ROOT / 'nbs/experiments/train.ipynb',
-            tmp_path / 'out.ipynb',
-            '-f',
-            study['params'] / 'smoke-lion.yaml',
-        ],
+        [BIN / 'papermill', notebook, tmp_path / 'out.ipynb', '-f', values],
         cwd=ROOT,
-        env=env,
+        env=os.environ | {key: str(value) for key, value in env.items()},
         check=True,
         capture_output=True,
     )
-    one, two = (
-        run_dir(tmp_path / 'runs', 'smoke-lion'),
-        run_dir(study['base'] / 'runs', 'smoke-lion'),
-    )
-    assert metrics(one) == metrics(two)
-    for f in ('history.jsonl', 'epoch-2/test.run.gz'):
-        a, b = (p / f for p in (one, two))
-        assert a.read_bytes().split(b'smoke-lion')[0] == b.read_bytes().split(b'smoke-lion')[0]
+    by_hand, by_runner = run_dir(tmp_path / 'runs', 'smoke-lion'), study.run('smoke-lion')
+    assert metrics(by_hand) == metrics(by_runner)
+    for name in ('history.jsonl', 'epoch-2/test.run.gz'):
+        one, two = ((folder / name).read_bytes() for folder in (by_hand, by_runner))
+        assert one.split(b'smoke-lion')[0] == two.split(b'smoke-lion')[0]
+
+
+# stopping and going on
+
+
+def processes_with(key: str, value) -> list:
+    """The processes whose environment has `key=value`: the command, and its kernel."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(key) == str(value):
+                found.append(process)
+        except psutil.Error:
+            continue  # another user's, or gone
+    return found
 
 
 @pytest.mark.parametrize('after, how', [(3, 'kill'), (6, 'kill'), (3, 'Ctrl-C')])
-def test_stopped_and_resumed_equals_uninterrupted(study, tmp_path, after, how):
-    """Stop the command and its kernel once `after` lines are in the history: SIGKILL, or SIGINT to the group as a terminal sends it."""
-    env = (
-        os.environ
-        | {k: str(v) for k, v in study['env'].items()}
-        | dict(REPRODUCE_RUNS=str(tmp_path / 'runs'))
-    )
-    yaml = study['params'] / 'smoke-lion.yaml'
-    p = subprocess.Popen(
-        [Path(sys.executable).parent / 'reproduce', 'run', yaml],
-        cwd=ROOT,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # a terminal's default; a background job would have it ignored
-    kernels = lambda: [
-        int(d.name)
-        for d in Path('/proc').iterdir()
-        if d.name.isdigit() and _environ(d).get('REPRODUCE_RUNS') == str(tmp_path / 'runs')
-    ]
-    deadline = time.time() + 240
-    while time.time() < deadline:
-        found = list(tmp_path.glob('runs/smoke/smoke/smoke-lion-*/history.jsonl'))
-        if found and len(found[0].read_text().splitlines()) >= after:
-            break
-        time.sleep(0.02)
+def test_a_run_that_was_stopped_and_resumed_equals_an_uninterrupted_one(
+    study, tmp_path, after, how
+):
+    """It is stopped once `after` lines are in its history, with its kernel."""
+    runs, yaml = tmp_path / 'runs', study.params / 'smoke-lion.yaml'
+    env = study.env | dict(REPRODUCE_RUNS=runs)
+    command = start(BIN / 'reproduce', 'run', yaml, env=env, stderr=subprocess.STDOUT)
+
+    def has_logged():
+        histories = list(runs.glob('smoke/smoke/smoke-lion-*/history.jsonl'))
+        return histories and len(histories[0].read_text().splitlines()) >= after
+
+    wait_for(has_logged)
     if how == 'kill':
-        for pid in kernels():
-            os.kill(pid, signal.SIGKILL)
+        for process in processes_with('REPRODUCE_RUNS', runs):
+            process.kill()
+        command.communicate(timeout=60)
     else:
-        os.killpg(p.pid, signal.SIGINT)
-    said = p.communicate(timeout=60)[0]
-    if how == 'Ctrl-C':
-        assert (
-            p.returncode == 130
-            and 'Traceback' not in said
-            and 'the same command goes on from the last checkpoint' in said
-        ), said
-    folder = run_dir(tmp_path / 'runs', 'smoke-lion')
-    assert not (folder / 'done.json').exists()
-    listed = reproduce(
-        'list', yaml, '--json', env=study['env'] | dict(REPRODUCE_RUNS=tmp_path / 'runs')
-    )
-    assert json.loads(listed.stdout)[0]['state'] == 'unfinished'
-    again = reproduce('run', yaml, env=study['env'] | dict(REPRODUCE_RUNS=tmp_path / 'runs'))
+        os.killpg(command.pid, signal.SIGINT)
+        output = command.communicate(timeout=60)[0]
+        assert command.returncode == 130, output
+        assert 'Traceback' not in output, output
+        assert 'the same command goes on from the last checkpoint' in output, output
+    stopped, whole = run_dir(runs, 'smoke-lion'), study.run('smoke-lion')
+    assert not (stopped / 'done.json').exists()
+    (row,) = json.loads(reproduce('list', yaml, '--json', env=env).stdout)
+    assert row['state'] == 'unfinished'
+
+    again = reproduce('run', yaml, env=env)
     assert again.returncode == 0, again.stdout + again.stderr
-    whole = run_dir(study['base'] / 'runs', 'smoke-lion')
-    assert metrics(folder) == metrics(whole)
-    assert (folder / 'history.jsonl').read_text() == (whole / 'history.jsonl').read_text()
-    assert (folder / 'epoch-2/model/model.safetensors').read_bytes() == (
-        whole / 'epoch-2/model/model.safetensors'
-    ).read_bytes()
+    assert metrics(stopped) == metrics(whole)
+    for name in ('history.jsonl', 'epoch-2/model/model.safetensors'):
+        assert (stopped / name).read_bytes() == (whole / name).read_bytes()
 
 
-def _environ(proc):
+# tables and their sources
+
+
+def cells_of(table: Path, env: dict) -> list:
+    return json.loads(reproduce('why', table, '--json', env=env).stdout)['cells']
+
+
+def test_a_table_names_the_page_that_made_it_and_its_relevance_levels(paper):
+    tex = paper.table1.read_text()
+    assert tex.startswith('% Generated by nbs/analysis/table1.ipynb')
+    assert 'rel$\\geq$1' in tex and 'rel$\\geq$2' in tex
+    assert '\\textbf{' in tex
+
+
+def test_every_number_of_a_table_is_that_of_its_source(paper):
+    cells = cells_of(paper.table1, paper.env)
+    rows = {tuple(cell['row']) for cell in cells}
+    assert len(rows) == 2 + 2 * 2  # BM25 and the ceiling; two runs of two epochs
+    assert len(cells) == len(rows) * 12
+    assert {cell['check'] for cell in cells} == {'matches', 'source matches'}
+    assert all(cell['check'] == 'matches' for cell in cells if 'vs BM25' not in cell['column'])
+    for cell in cells:
+        assert {'run', 'run_file', 'sha256', 'measure'} <= cell['source'].keys()
+
+
+def test_why_takes_words_of_a_row_and_a_column(paper):
+    p = reproduce('why', paper.table1, 'lion', '2', 'ndcg', env=paper.env)
+    assert p.returncode == 0
+    assert len(re.findall(r'^MiniLM-L1 Lion 2 ', p.stdout, re.M)) == 1, p.stdout
+    assert len(p.stdout.splitlines()) == 4, p.stdout
+
+
+def test_why_fails_where_a_source_was_changed(paper):
+    lion = next(c for c in cells_of(paper.table1, paper.env) if c['row'][1] == 'Lion')
+    file = paper.base / 'runs' / lion['source']['run_file']
+    original = file.read_bytes()
+    file.write_bytes(original + b'x')
     try:
-        return dict(x.split('=', 1) for x in (proc / 'environ').read_text().split('\0') if '=' in x)
-    except OSError:
-        return {}
-
-
-def test_tables_figures_and_why(study):
-    p = reproduce('tables', '--study', 'smoke', env=study['env'])
-    assert p.returncode == 0, p.stdout + p.stderr
-    assert reproduce('figures', '--study', 'smoke', env=study['env']).returncode == 0
-    paper = study['base'] / 'paper'
-    tex = (paper / 'tables/table1.tex').read_text()
-    assert (
-        tex.startswith('% Generated by nbs/analysis/table1.ipynb')
-        and 'rel$\\geq$1' in tex
-        and 'rel$\\geq$2' in tex
-        and '\\textbf{' in tex
-    )
-    got = json.loads(
-        reproduce('why', paper / 'tables/table1.tex', '--json', env=study['env']).stdout
-    )
-    rows = {tuple(c['row']) for c in got['cells']}
-    assert len(rows) == 2 + 2 * 2 and len(got['cells']) == len(rows) * 12
-    assert {c['check'] for c in got['cells']} == {'matches', 'source matches'}
-    assert all(c['check'] == 'matches' for c in got['cells'] if 'vs BM25' not in c['column'])
-    assert all({'run', 'run_file', 'sha256', 'measure'} <= c['source'].keys() for c in got['cells'])
-    one = reproduce('why', paper / 'tables/table1.tex', 'lion', '2', 'ndcg', env=study['env'])
-    assert (
-        one.returncode == 0
-        and len(re.findall(r'^MiniLM-L1 Lion 2 ', one.stdout, re.M)) == 1
-        and len(one.stdout.splitlines()) == 4
-    ), one.stdout
-    run = next(c for c in got['cells'] if c['row'][1] == 'Lion')['source']
-    file = study['base'] / 'runs' / run['run_file']
-    kept = file.read_bytes()
-    file.write_bytes(kept + b'x')
-    try:
-        assert (
-            reproduce('why', paper / 'tables/table1.tex', 'lion', env=study['env']).returncode == 1
-        )
+        assert reproduce('why', paper.table1, 'lion', env=paper.env).returncode == 1
     finally:
-        file.write_bytes(kept)
+        file.write_bytes(original)
 
 
-def test_only_what_would_change_is_made_again(study, monkeypatch):
-    """A page is executed again only where something that it reads, or wrote, is another."""
-    from reproduce_kit.publish.pages import make_outputs
-
-    for k, v in study['env'].items():
-        monkeypatch.setenv(k, str(v))
-
-    def made():
-        said = []
-        make_outputs(('settings', 'memory'), 'smoke', say=said.append)
-        return [s.split()[0] for s in said]
-
-    made()
-    assert made() == ['kept', 'kept']
-    table = study['base'] / 'paper/tables/settings.tex'
-    was = table.read_text()
-    table.write_text(was + '%')
-    assert made() == ['wrote', 'kept'] and table.read_text() == was
-    os.utime(run_dir(study['base'] / 'runs', 'smoke-adamw') / 'history.jsonl')
-    assert made() == ['wrote', 'wrote'] and made() == ['kept', 'kept']
+def test_numbers_that_were_edited_are_not_printed(study):
+    file = study.run('smoke-adamw') / 'epoch-1/perquery.csv'
+    original = file.read_text()
+    file.write_text(original.replace(',0\n', ',1\n', 1))
+    try:
+        p = reproduce('tables', '--study', 'smoke', env=study.env)
+        assert p.returncode == 1
+        assert 'is not the file that the run measured' in p.stderr
+    finally:
+        file.write_text(original)
 
 
-def test_what_a_page_can_read_is_in_its_key(tmp_path, monkeypatch):
-    """One change of each kind, and the page is made again."""
-    import reproduce_kit.publish.pages as paper
+# which pages are executed again
 
-    for d in ('reproduce_kit', 'params', 'runs/s/r/x', 'paper/performance', 'data'):
-        (tmp_path / d).mkdir(parents=True)
-    files = [
-        tmp_path / f
-        for f in (
-            'reproduce_kit/a.py',
-            'params/a.yaml',
-            'runs/s/r/x/done.json',
-            'paper/performance/lion-cpu.csv',
-            'data/c.jsonl',
-        )
-    ]
-    for f in files:
-        f.write_text('1')
-    page = tmp_path / 'page.ipynb'
-    nb = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell("data = 'data'", metadata=dict(tags=['parameters']))],
-        metadata=dict(kernelspec=dict(name='python3', language='python', display_name='')),
-    )
-    for k, d in (('ROOT', '.'), ('RUNS', 'runs'), ('PAPER', 'paper'), ('FIGURES', 'figures')):
-        monkeypatch.setenv(f'REPRODUCE_{k}', str(tmp_path / d))
-    monkeypatch.setattr(paper, 'git_state', lambda: dict(commit='a', dirty=False))
 
-    def key(study='s', recipe=''):
-        nbformat.write(nb, page)
-        return paper._keys({'page': (page, None)}, study, recipe)['page']
+def test_a_page_is_executed_again_only_where_what_it_reads_or_wrote_was_changed(study, monkeypatch):
+    for key, value in study.env.items():
+        monkeypatch.setenv(key, str(value))
 
-    seen = [key()]
-    assert key() == seen[0]
+    def verbs():
+        lines = []
+        pages.make_outputs(('settings', 'memory'), 'smoke', say=lines.append)
+        return [line.split()[0] for line in lines]
 
-    def other(k):
-        assert k not in seen
-        seen.append(k)
+    verbs()
+    assert verbs() == ['kept', 'kept']
+    table = study.base / 'paper/tables/settings.tex'
+    original = table.read_text()
+    table.write_text(original + '%')
+    assert verbs() == ['wrote', 'kept'] and table.read_text() == original
+    os.utime(study.run('smoke-adamw') / 'history.jsonl')
+    assert verbs() == ['wrote', 'wrote']
+    assert verbs() == ['kept', 'kept']
 
-    for f in files:
-        f.write_text('another')
-        other(key())
+
+PAGE_INPUTS = (
+    'reproduce_kit/a.py',
+    'params/a.yaml',
+    'runs/s/r/x/done.json',
+    'paper/performance/lion-cpu.csv',
+    'data/c.jsonl',
+)
+
+
+@pytest.fixture
+def page_key(tmp_path, monkeypatch):
+    """The key of a page in a project of five files; with another cell in the page, if asked."""
+    monkeypatch.setenv('REPRODUCE_ROOT', str(tmp_path))
+    for kind in ('runs', 'paper', 'figures'):
+        monkeypatch.setenv(f'REPRODUCE_{kind.upper()}', str(tmp_path / kind))
+    monkeypatch.setenv('KIT_DATA', str(tmp_path))
+    monkeypatch.setattr(pages, 'git_state', lambda: dict(commit='a', dirty=False))
+    for name in PAGE_INPUTS:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text('1')
+    cell = nbformat.v4.new_code_cell("data = 'data'", metadata=dict(tags=['parameters']))
+    kernel = dict(name='python3', language='python', display_name='')
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata=dict(kernelspec=kernel))
+
+    def key(study='s', recipe='', more=''):
+        if more:
+            notebook.cells.append(nbformat.v4.new_code_cell(more))
+        nbformat.write(notebook, tmp_path / 'page.ipynb')
+        return pages._keys({'page': (tmp_path / 'page.ipynb', None)}, study, recipe)['page']
+
+    return key
+
+
+@pytest.mark.parametrize('name', PAGE_INPUTS)
+def test_a_page_s_key_holds_every_file_that_it_can_read(page_key, tmp_path, name):
+    before = page_key()
+    assert page_key() == before
+    (tmp_path / name).write_text('another')
+    assert page_key() != before
+
+
+def test_a_page_s_key_holds_no_weights(page_key, tmp_path):
+    before = page_key()
     (tmp_path / 'runs/s/r/x/model').mkdir()
     (tmp_path / 'runs/s/r/x/model/weights').write_text('1')
-    assert key() == seen[-1]  # no page reads weights
-    nb.cells.append(nbformat.v4.new_code_cell('1'))
-    other(key())
-    other(key(recipe='r'))
-    other(key('t'))
-    monkeypatch.setattr(paper, 'git_state', lambda: dict(commit='b', dirty=False))
-    other(key())
-    monkeypatch.setattr(paper, 'version', lambda p: '0')
-    other(key())
+    assert page_key() == before
+
+
+def test_a_page_s_key_holds_its_cells_its_study_and_its_recipe(page_key):
+    keys = [page_key(), page_key(recipe='r'), page_key('t'), page_key(more='1')]
+    assert len(set(keys)) == 4
+
+
+def test_a_page_s_key_holds_commit_versions_and_folders(page_key, tmp_path, monkeypatch):
+    keys = [page_key()]
+    monkeypatch.setattr(pages, 'git_state', lambda: dict(commit='b', dirty=False))
+    keys.append(page_key())
+    monkeypatch.setattr(pages, 'version', lambda package: '0')
+    keys.append(page_key())
     monkeypatch.setenv('REPRODUCE_FIGURES', str(tmp_path / 'elsewhere'))
-    other(key())
+    keys.append(page_key())
+    assert len(set(keys)) == 4
 
 
-def test_ctrl_c_ends_the_pages(study):
-    """At once, with their kernels."""
-    import psutil
-
-    os.utime(run_dir(study['base'] / 'runs', 'smoke-adamw') / 'history.jsonl')
-    p = subprocess.Popen(
-        [str(Path(sys.executable).parent / 'reproduce'), 'tables', '--study', 'smoke'],
-        env=os.environ | {k: str(v) for k, v in study['env'].items()},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # as above
+def test_ctrl_c_ends_the_pages_at_once_with_their_kernels(study):
+    os.utime(study.run('smoke-adamw') / 'history.jsonl')
+    command = start(
+        BIN / 'reproduce', 'tables', '--study', 'smoke', env=study.env, stderr=subprocess.PIPE
+    )
 
     def kernels():
+        assert command.poll() is None
         try:
-            return [
-                c
-                for c in psutil.Process(p.pid).children(recursive=True)
-                if 'ipykernel_launcher' in ' '.join(c.cmdline())
-            ]
+            children = psutil.Process(command.pid).children(recursive=True)
+            return [p for p in children if 'ipykernel_launcher' in ' '.join(p.cmdline())]
         except psutil.Error:
-            return []  # one that ended while it was looked at
+            return []  # one of them ended meanwhile
 
-    while not (there := kernels()):
-        assert p.poll() is None
-        time.sleep(0.2)
+    started = wait_for(kernels)
     time.sleep(1)
-    os.killpg(p.pid, signal.SIGINT)
-    out, err = p.communicate(timeout=30)
-    assert (
-        p.returncode == 130
-        and 'stopped; what was finished is kept' in err
-        and 'Traceback' not in err
-    ), err
-    assert not psutil.wait_procs(there, timeout=20)[1]
+    os.killpg(command.pid, signal.SIGINT)
+    _, errors = command.communicate(timeout=30)
+    assert command.returncode == 130, errors
+    assert 'stopped; what was finished is kept' in errors, errors
+    assert 'Traceback' not in errors, errors
+    assert not psutil.wait_procs(started, timeout=20)[1]
 
 
-def test_edited_evidence_is_not_printed(study):
-    folder = run_dir(study['base'] / 'runs', 'smoke-adamw')
-    file = folder / 'epoch-1/perquery.csv'
-    kept = file.read_text()
-    file.write_text(kept.replace(',0\n', ',1\n', 1))
-    try:
-        p = reproduce('tables', '--study', 'smoke', env=study['env'])
-        assert p.returncode == 1 and 'is not the file that the run measured' in p.stderr
-    finally:
-        file.write_text(kept)
+# real passages
 
 
-def test_rerank_real_passages(study, tmp_path):
-    """A model of the study on DL19's real passages; the first stage must score what the field reports."""
-    folder = need('trec-dl')
-    model = run_dir(study['base'] / 'runs', 'smoke-lion') / 'epoch-2/model'
-    p = reproduce(
-        'rerank',
-        '--checkpoint',
-        model,
-        '--collection',
-        folder,
-        '--depth',
-        5,
-        '--max-length',
-        32,
-        '--out',
-        tmp_path / 'dl19.run.gz',
-        '--json',
-        env=study['env'],
-    )
+def test_a_trained_model_reranks_real_passages(study, tmp_path):
+    """On DL 2019; the first stage must score what the field reports."""
+    collection = need('trec-dl')
+    model = study.run('smoke-lion') / 'epoch-2/model'
+    output = tmp_path / 'dl19.run.gz'
+    what = ['--checkpoint', model, '--collection', collection, '--out', output]
+    p = reproduce('rerank', *what, '--depth', 5, '--max-length', 32, '--json', env=study.env)
     assert p.returncode == 0, p.stderr
-    got = json.loads(p.stdout)
-    assert (
-        got['topics'] == 43
-        and got['split'] == 'dl19'
-        and set(got['measures']) == {'first stage', 'reranked', 'ceiling'}
-    )
-    from reproduce_kit.data.trec import read_run
-
-    assert {len(s) for s in read_run(tmp_path / 'dl19.run.gz').values()} == {5}
+    result = json.loads(p.stdout)
+    assert result['topics'] == 43 and result['split'] == 'dl19'
+    assert set(result['measures']) == {'first stage', 'reranked', 'ceiling'}
+    assert {len(scores) for scores in read_run(output).values()} == {5}

@@ -1,0 +1,132 @@
+"""Plans: exact counts, and hours by the best source there is."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from reproduce_kit.config.files import make_config, read_config
+from reproduce_kit.config.settings import example_settings
+from reproduce_kit.core import KitError, atomic_write, project_root, read_json, sha256, write_json
+from reproduce_kit.engines.estimate import (
+    estimate_hours,
+    finished_runs_on,
+    plan_error,
+    plan_row,
+    plan_run,
+    workload,
+)
+from reproduce_kit.testing.fake_runs import fake_run
+
+
+def with_changes(cfg, **changes):
+    return make_config(cfg.model_dump() | changes)
+
+
+@pytest.fixture
+def modernbert():
+    """The paper's best run: three GPUs, and a cosine over more updates than were run."""
+    return read_config(project_root() / 'params/lion-vs-adamw/as-run/modernbert-lion.yaml')
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """An empty run store, and an empty folder of benchmarks."""
+    monkeypatch.setenv('REPRODUCE_RUNS', str(tmp_path / 'runs'))
+    monkeypatch.setenv('REPRODUCE_PAPER', str(tmp_path / 'paper'))
+    return tmp_path
+
+
+@pytest.fixture
+def two_runs(store):
+    """Two finished smoke runs on this processor; the later one took half as long again."""
+    values = pd.DataFrame({'nDCG@10': [0.5, 0.6]}, index=pd.Index(['1', '2'], name='qid'))
+    for name, seconds, day in (('one', 10.0, '2026-01-01'), ('two', 15.0, '2026-02-02')):
+        cfg = make_config(example_settings(name=name))
+        scores = dict.fromkeys(range(1, cfg.epochs + 1), dict.fromkeys(cfg.test_sets, values))
+        run = fake_run(cfg, scores, seconds=seconds)  # of training, and as many of measuring
+        done = run.folder / 'done.json'
+        write_json(done, read_json(done) | dict(finished=day))
+
+
+@pytest.fixture
+def l40s_benchmarks(store):
+    """What the benchmarks leave behind on an L40S: 100 pairs/s in training, 1,000 in scoring."""
+    for name, rate in (('train', 100.0), ('rerank', 1000.0)):
+        table = store / f'paper/performance/{name}-cuda.csv'
+        with atomic_write(table) as file:
+            file.write(f'side,pairs per second\nours,{rate}\n')
+        about = dict(
+            texts='dl19',
+            backbone='modernbert-base',
+            layers=22,
+            hardware=dict(gpus=['NVIDIA L40S']),
+            sha256=sha256(table),
+        )
+        write_json(table.with_suffix('.json'), about)
+
+
+def test_a_plan_states_updates_batch_and_schedule_exactly(store, modernbert):
+    plan = plan_row(modernbert)
+    assert plan.updates == 31_092
+    assert plan.schedule.endswith('ends at 75% of the peak')
+    assert plan.batch == {'per_device': 64, 'world': 3, 'accumulation': 1, 'global': 192}
+    assert plan.hours < plan.gpu_hours
+
+
+def test_lion_needs_half_of_adamws_state(store, modernbert):
+    lion = plan_row(modernbert).memory_gib['optimizer']
+    adamw = plan_row(with_changes(modernbert, optimizer='adamw')).memory_gib['optimizer']
+    assert adamw == pytest.approx(2 * lion, abs=0.02)
+
+
+def test_an_unknown_gpu_is_named_with_the_nearest(store, modernbert):
+    with pytest.raises(KitError, match="gpu 'A1000' is unknown; did you mean"):
+        plan_row(with_changes(modernbert, gpu='A1000'))
+    with pytest.raises(KitError, match="gpu 'H10' is unknown; did you mean 'H100'"):
+        plan_row(with_changes(modernbert, gpu_fallbacks=['H10']))
+
+
+def test_a_plan_is_json(store, modernbert):
+    plan = plan_run(modernbert)
+    assert json.loads(json.dumps(plan)) == plan
+
+
+def test_a_finished_run_is_planned_as_done(two_runs):
+    assert plan_row(make_config(example_settings(name='one'))).state == 'done'
+    assert plan_row(make_config(example_settings(name='three'))).state == 'to do'
+
+
+def test_the_latest_like_run_gives_the_hours(two_runs):
+    plan = plan_row(make_config(example_settings(seed=99)))
+    assert plan.hours_from.startswith('measured: two')
+    assert plan.here == pytest.approx(30 / 3600)
+    assert plan.hours is None
+
+
+def test_without_a_like_run_the_hours_are_assumed(two_runs):
+    plan = plan_row(make_config(example_settings(layers=3)))
+    assert plan.here > 0
+    assert plan.hours_from.startswith('assumed: 70%')
+
+
+def test_benchmarks_give_the_hours_on_their_own_gpu_only(l40s_benchmarks, modernbert):
+    estimate, work = estimate_hours(modernbert, 'L40S', []), workload(modernbert)
+    assert estimate.source.startswith('measured: bench')
+    seconds = work.train_pairs / 300 + work.scored_pairs / 1000  # three GPUs train, one scores
+    assert estimate.hours == pytest.approx(seconds / 3600)
+    assert estimate_hours(modernbert, 'H100', []).source.startswith('assumed')
+
+
+def test_the_error_of_plans_is_that_of_the_latest_run_planned_from_those_before(two_runs):
+    error = plan_error(None)
+    assert error['run'].startswith('two') and error['finished'] == '2026-02-02'
+    assert error['planned'] * 3600 == pytest.approx(20)
+    assert error['hours'] * 3600 == pytest.approx(30)
+    assert error['off'] == pytest.approx(-1 / 3)
+    assert plan_error('L40S') is None
+
+
+def test_the_first_run_of_a_machine_was_planned_by_arithmetic(two_runs):
+    first_only = finished_runs_on(None)[1:]
+    assert plan_error(None, first_only)['hours_from'].startswith('assumed')
