@@ -24,7 +24,7 @@ def split_by_length(
     most: int,  # pairs in a piece at most
     pass_cost: int,  # positions that a piece costs in addition to its own
 ) -> list:  # index arrays, longest pairs first
-    "Return the cheapest division of a batch; a piece costs its positions, with padding, and a pass."
+    "Return the cheapest division of a batch; a piece costs its padded positions and a pass."
     order = np.argsort(lengths, kind='stable')
     ascending = np.asarray(lengths)[order]
     cost = np.zeros(len(order) + 1)  # of the first `end` pairs, divided best

@@ -22,7 +22,7 @@ def make_schedule(
     optimizer,  # torch optimizer; its groups' rates are the peak
     cfg: RunConfig,
 ):  # torch LambdaLR
-    "Return the schedule: warm-up (rounded up, as the trainer does), then down to zero, or constant."
+    "Return the schedule: warm-up (its updates rounded up), then down to zero; or constant."
     from torch.optim.lr_scheduler import LambdaLR
     from transformers import get_scheduler
 
