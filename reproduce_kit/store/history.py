@@ -7,25 +7,30 @@ __all__ = ['read_history', 'truncate_history']
 
 # %% ../../nbs/store/20_history.ipynb #c4a6fc6d
 import json
-import os
 from pathlib import Path
 
 from ..core import atomic_write
 
 # %% ../../nbs/store/20_history.ipynb #545984ed
-def read_history(folder) -> list:
-    "The lines of a run's `history.jsonl`; a last line cut short by a kill is left out."
-    path, out = Path(folder) / 'history.jsonl', []
-    for line in path.read_text().splitlines() if path.exists() else []:
+def read_history(
+    folder,  # of a run
+) -> list:  # dicts, in the order of the file
+    "Return the lines of a run's `history.jsonl`; empty without the file."
+    path = Path(folder) / 'history.jsonl'
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else []:
         try:
-            out.append(json.loads(line))
+            lines.append(json.loads(text))
         except ValueError:
             break
-    return out
+    return lines
 
 # %% ../../nbs/store/20_history.ipynb #ebc9063a
-def truncate_history(folder, step: int):
-    "Forget what was logged after update `step`."
-    kept = [l for l in read_history(folder) if l['step'] <= step]
-    with atomic_write(Path(folder) / 'history.jsonl') as f:
-        f.writelines(json.dumps(l) + '\n' for l in kept)
+def truncate_history(
+    folder,  # of a run
+    step: int,  # the last update to keep
+):
+    "Drop what was logged after update `step`."
+    kept = [line for line in read_history(folder) if line['step'] <= step]
+    with atomic_write(Path(folder) / 'history.jsonl') as file:
+        file.writelines(json.dumps(line) + '\n' for line in kept)

@@ -1,4 +1,8 @@
-"""Run configs while being killed: python killed.py BASE KILLS. Everything is imported once; each attempt is a fork that SIGKILL ends at a random moment."""
+"""Train configs while killing them: python killed.py BASE KILLS.
+
+Everything is imported once; each attempt is a fork that SIGKILL ends at a random moment. The last
+line of the output is JSON: for each config, whether all runs equal an uninterrupted one.
+"""
 
 import json
 import os
@@ -6,13 +10,14 @@ import random
 import signal
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
-base, kills = Path(sys.argv[1]), int(sys.argv[2])
+BASE, KILLS = Path(sys.argv[1]), int(sys.argv[2])
 os.environ |= dict(
     OMP_NUM_THREADS='1',
-    REPRODUCE_RUNS=str(base / 'runs'),
-    REPRODUCE_CACHE=str(base / 'cache'),
+    REPRODUCE_RUNS=str(BASE / 'runs'),
+    REPRODUCE_CACHE=str(BASE / 'cache'),
     TOKENIZERS_PARALLELISM='false',
     HF_HUB_OFFLINE='1',
 )
@@ -27,86 +32,98 @@ from tiny import hub, shrink
 
 from reproduce_kit.store.run import run_folder
 
+KEYS = ('as-run/modernbert-adamw', 'as-run/minilm-lion')
 
-def fork(f) -> int:
+
+def fork(function, *args) -> int:
+    """Call a function in a child process without its output; return the child's id."""
     pid = os.fork()
     if pid:
         return pid
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     code = 1
     try:
-        f()
+        function(*args)
         code = 0
     finally:
         os._exit(code)
 
 
-def end(pid):
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+def wait(pid):
+    """Wait for a child, which must succeed."""
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def kill_after(pid, seconds) -> bool:
+    """Kill a child after a while; False if it had ended by then, which must have been a success."""
+    time.sleep(seconds)
+    ended, status = os.waitpid(pid, os.WNOHANG)
+    if ended:
+        assert os.waitstatus_to_exitcode(status) == 0
+        return False
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return True
 
 
 def small(key, name):
+    cfg = shrink(ALL[key])
     return shrink(
         ALL[key],
         name=name,
         test_sets=['mini', 'qa'],
         save_steps=1,
-        train_pairs=6 * shrink(ALL[key]).global_batch - 2,
+        train_pairs=6 * cfg.global_batch - 2,
     )
 
 
-rng, out = random.Random(12), {}
-assert end(fork(lambda: hub(shrink(ALL['as-run/minilm-lion'])))) == 0
-for key in ('as-run/modernbert-adamw', 'as-run/minilm-lion'):
+def is_done(cfg) -> bool:
+    return (run_folder(cfg) / 'done.json').exists()
+
+
+def kill_place(folder) -> str:
+    """Where in its course a run was killed, judged by its files."""
+    history = folder / 'history.jsonl'
+    if not history.exists() or not history.read_text():
+        return 'before training'
+    if any(folder.rglob('*.part*')):
+        return 'while a file was written'
+    models, measured = (
+        len(list(folder.glob(f'epoch-*/{name}'))) for name in ('model', 'metrics.json')
+    )
+    return 'in evaluation' if models > measured else 'in training'
+
+
+def results(cfg) -> list:
+    names = ['history.jsonl', *(f'epoch-{n}/model/model.safetensors' for n in (1, 2, 3))]
+    return [(run_folder(cfg) / name).read_bytes() for name in names]
+
+
+def compare(key, moments) -> dict:
+    """Train a config once in peace, then again and again until it was killed often enough."""
     whole = small(key, 'whole')
     start = time.time()
-    assert end(fork(lambda: go(whole))) == 0
-    took = time.time() - start
-    done, runs, where = 0, [], {}
-    while done < kills or not (run_folder(runs[-1]) / 'done.json').exists():
-        if not runs or (run_folder(runs[-1]) / 'done.json').exists():
-            runs.append(small(key, f'cut{len(runs)}'))
-        folder = run_folder(runs[-1])
-        pid = fork(lambda: go(runs[-1]))
-        if done < kills:
-            time.sleep(rng.uniform(0.2, took))
-            gone, status = os.waitpid(pid, os.WNOHANG)
-            if gone:
-                assert os.waitstatus_to_exitcode(status) == 0, runs[-1].name
-                continue
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            done += 1
-            h = (
-                (folder / 'history.jsonl').read_text().count('\n')
-                if (folder / 'history.jsonl').exists()
-                else 0
-            )
-            parts = [p.name for p in folder.rglob('*.part*')]
-            place = (
-                'before training'
-                if not h
-                else 'while a file was written'
-                if parts
-                else 'in evaluation'
-                if list(folder.glob('epoch-*/model'))
-                and len(list(folder.glob('epoch-*/model')))
-                > len(list(folder.glob('epoch-*/metrics.json')))
-                else 'in training'
-            )
-            where[place] = where.get(place, 0) + 1
-        else:
-            assert end(pid) == 0
-    read = lambda c: [
-        (run_folder(c) / f).read_bytes()
-        for f in ('history.jsonl', *(f'epoch-{n}/model/model.safetensors' for n in (1, 2, 3)))
-    ]
-    same = [read(c) == read(whole) for c in runs]
-    out[key] = dict(
-        kills=done,
-        runs=len(runs),
-        identical=all(same),
-        where=where,
-        seconds_uninterrupted=round(took, 1),
+    wait(fork(go, whole))
+    seconds = time.time() - start
+    cut, places = [], Counter()
+    while places.total() < KILLS or not is_done(cut[-1]):
+        if not cut or is_done(cut[-1]):
+            cut.append(small(key, f'cut{len(cut)}'))
+        pid = fork(go, cut[-1])
+        if places.total() == KILLS:
+            wait(pid)
+        elif kill_after(pid, moments.uniform(0.2, seconds)):
+            places[kill_place(run_folder(cut[-1]))] += 1
+    return dict(
+        kills=places.total(),
+        runs=len(cut),
+        identical=all(results(cfg) == results(whole) for cfg in cut),
+        where=dict(places),
+        seconds_uninterrupted=round(seconds, 1),
     )
-print(json.dumps(out))
+
+
+if __name__ == '__main__':
+    moments = random.Random(12)
+    wait(fork(lambda: hub(shrink(ALL['as-run/minilm-lion']))))
+    print(json.dumps({key: compare(key, moments) for key in KEYS}))

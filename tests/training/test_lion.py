@@ -1,6 +1,7 @@
-"""Our Lion is lion-pytorch's: on the CPU to the last bit, under scaling, accumulation and resumption; its kernel for GPUs in Triton's interpreter, or on one."""
+"""Lion is lion-pytorch's to the last bit on a CPU; its GPU kernel is compared in Triton's interpreter, or on a GPU."""
 
 import importlib.util
+import math
 import subprocess
 import sys
 
@@ -10,140 +11,213 @@ import torch
 from kit import SMOKE
 
 from reproduce_kit.config.files import make_config
-from reproduce_kit.training.lion import Lion, gpu_step
+from reproduce_kit.training.lion import BlockTable, Lion, coefficients, gpu_step
 from reproduce_kit.training.optimizers import describe_optimizer, make_optimizer
 
-CUDA = torch.cuda.is_available()
+HAS_CUDA = torch.cuda.is_available()
+HAS_TRITON = importlib.util.find_spec('triton') is not None
+SHAPES = ((384, 384), (1536,), (7,), (33, 5), (1,), (0,))
+KINDS = (lion_pytorch.Lion, Lion)
 
 
-def pair(build, train):
-    """The parameters and averages that `train(model, optimizer)` leaves under each Lion."""
-    out = []
-    for kind in (lion_pytorch.Lion, Lion):
-        torch.manual_seed(5)
-        model = build()
-        opt = kind(model.parameters(), lr=1e-3, weight_decay=0.05)
-        train(model, opt)
-        out.append([*model.parameters(), *(opt.state[p]['exp_avg'] for p in model.parameters())])
-    return out
+def keep_gradient(step, gradient):
+    return gradient
 
 
-def small():
+def train_tensors(kind, steps=10, shapes=SHAPES, change=keep_gradient, **settings):
+    """Return the weights, averages and optimizer after training two groups of tensors."""
+    torch.manual_seed(3)
+    weights = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    groups = [dict(params=weights[::2], weight_decay=0.1), dict(params=weights[1::2], lr=3e-3)]
+    optimizer = kind(groups, lr=1e-3, betas=(0.9, 0.99), **settings)
+    for step in range(steps):
+        for weight in weights:
+            scale = 10.0 ** torch.randint(-4, 3, weight.shape)
+            weight.grad = change(step, torch.randn(weight.shape) * scale)
+        optimizer.step()
+    averages = [optimizer.state[weight].get('exp_avg') for weight in weights]
+    return weights, averages, optimizer
+
+
+def assert_same(reference, ours):
+    """Weights and averages are equal to the last bit; NaN equals NaN."""
+    for expected, actual in zip(reference[0] + reference[1], ours[0] + ours[1]):
+        assert (expected is None) == (actual is None)
+        if expected is not None:
+            assert torch.equal(expected.nan_to_num(7.5), actual.nan_to_num(7.5))
+
+
+def spoil_gradient(step, gradient):
+    """Drop one tensor's gradient at times, and make another's infinite or NaN."""
+    if len(gradient) == 7 and step % 3 == 1:
+        return None
+    if len(gradient) == 33 and step == 4:
+        return gradient * math.inf
+    if len(gradient) == 33 and step == 6:
+        return gradient * math.nan
+    return gradient
+
+
+@pytest.mark.parametrize(
+    'case',
+    [
+        dict(),
+        dict(decoupled_weight_decay=True),
+        dict(change=spoil_gradient),
+        dict(shapes=((1000, 1000), (1003,), (70001,)), steps=3),
+    ],
+    ids=['plain', 'decoupled decay', 'missing and infinite gradients', 'several threads'],
+)
+def test_tensors_equal_the_reference_to_the_last_bit(case):
+    assert_same(*(train_tensors(kind, **case) for kind in KINDS))
+
+
+def test_each_loads_the_others_state():
+    (*_, reference), (*_, ours) = (train_tensors(kind, steps=2) for kind in KINDS)
+    ours.load_state_dict(reference.state_dict())
+    assert list(ours.state_dict()['state'][0]) == ['exp_avg']
+    reference.load_state_dict(ours.state_dict())
+
+
+def small_model():
     return torch.nn.Sequential(torch.nn.Linear(37, 61), torch.nn.Tanh(), torch.nn.Linear(61, 3))
 
 
 def losses(model, n=12):
-    g = torch.Generator().manual_seed(2)
+    generator = torch.Generator().manual_seed(2)
     for _ in range(n):
-        yield model(torch.randn(8, 37, generator=g)).square().sum()
+        yield model(torch.randn(8, 37, generator=generator)).square().sum()
 
 
-def accumulated(model, opt):
+def train_accumulated(model, optimizer):
+    """Step after every third loss, with clipping."""
     for i, loss in enumerate(losses(model)):
         loss.backward()
         if i % 3 == 2:
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            opt.step()
-            opt.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
 
 
-def scaled(model, opt):
+def train_scaled(model, optimizer):
+    """Scale the loss as for float16; an overflow is skipped, and the scale comes down."""
     scaler = torch.amp.GradScaler('cpu', init_scale=2.0**10, growth_interval=2)
     for i, loss in enumerate(losses(model)):
-        scaler.scale(loss * (float('inf') if i == 4 else 1.0)).backward()
-        scaler.step(opt)
+        scaler.scale(loss * (math.inf if i == 4 else 1.0)).backward()
+        scaler.step(optimizer)
         scaler.update()
-        opt.zero_grad()  # an overflow is skipped, and the scale comes down
+        optimizer.zero_grad()
 
 
-@pytest.mark.parametrize('train', [accumulated, scaled])
-def test_equal_to_the_last_bit(train):
-    a, b = pair(small, train)
-    assert all(torch.equal(x, y) for x, y in zip(a, b)) and all(torch.isfinite(x).all() for x in b)
+@pytest.mark.parametrize('train', [train_accumulated, train_scaled])
+def test_a_training_loop_equals_the_references_to_the_last_bit(train):
+    tensors = []
+    for kind in KINDS:
+        torch.manual_seed(5)
+        model = small_model()
+        optimizer = kind(model.parameters(), lr=1e-3, weight_decay=0.05)
+        train(model, optimizer)
+        averages = [optimizer.state[p]['exp_avg'] for p in model.parameters()]
+        tensors.append([*model.parameters(), *averages])
+    assert all(torch.equal(expected, actual) for expected, actual in zip(*tensors))
+    assert all(torch.isfinite(tensor).all() for tensor in tensors[1])
 
 
-@pytest.mark.parametrize('first, then', [(lion_pytorch.Lion, Lion), (Lion, lion_pytorch.Lion)])
+@pytest.mark.parametrize('first, then', [KINDS, KINDS[::-1]])
 def test_each_resumes_the_other(first, then):
-    """Half with one, its state saved and loaded, half with the other: the same as all with the reference."""
+    """Half with one, its state saved and loaded, half with the other: as all with the reference."""
 
-    def halves(model, kinds):
-        opt = kinds[0](model.parameters(), lr=1e-3)
+    def train_in_halves(first, then):
+        torch.manual_seed(5)
+        model = small_model()
+        optimizer = first(model.parameters(), lr=1e-3)
         for i, loss in enumerate(losses(model)):
             if i == 6:
-                state = opt.state_dict()
-                opt = kinds[1](model.parameters(), lr=5.0)
-                opt.load_state_dict(state)
+                state = optimizer.state_dict()
+                optimizer = then(model.parameters(), lr=0.5)  # the state brings the rate
+                optimizer.load_state_dict(state)
             loss.backward()
-            opt.step()
-            opt.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
         return list(model.parameters())
 
-    torch.manual_seed(5)
-    a = halves(small(), (lion_pytorch.Lion,) * 2)
-    torch.manual_seed(5)
-    b = halves(small(), (first, then))
-    assert all(torch.equal(x, y) for x, y in zip(a, b))
+    reference = train_in_halves(lion_pytorch.Lion, lion_pytorch.Lion)
+    mixed = train_in_halves(first, then)
+    assert all(torch.equal(expected, actual) for expected, actual in zip(reference, mixed))
 
 
-def test_without_a_compiler_the_parents_step_is_taken_and_said_once(tmp_path):
-    code = '''
+WITHOUT_COMPILER = '''
 import lion_pytorch, torch
 from reproduce_kit.training.lion import Lion
-out = []
+weights = []
 for kind in (lion_pytorch.Lion, Lion):
-    torch.manual_seed(1); p = torch.nn.Parameter(torch.randn(100)); opt = kind([p], lr=.1)
-    for _ in range(3): p.grad = p.detach() * 2; opt.step()
-    out.append(p)
-print(torch.equal(*out))'''
-    p = subprocess.run(
-        [sys.executable, '-c', code],
+    torch.manual_seed(1)
+    weight = torch.nn.Parameter(torch.randn(100))
+    optimizer = kind([weight], lr=0.1)
+    for _ in range(3):
+        weight.grad = weight.detach() * 2
+        optimizer.step()
+    weights.append(weight)
+print(torch.equal(*weights))
+'''
+
+
+def test_without_a_compiler_the_parents_step_is_taken_with_one_message(tmp_path):
+    folders = dict.fromkeys(['PATH', 'REPRODUCE_CACHE', 'REPRODUCE_ROOT', 'HOME'], str(tmp_path))
+    process = subprocess.run(
+        [sys.executable, '-c', WITHOUT_COMPILER],
         capture_output=True,
         text=True,
-        env={
-            'PATH': str(tmp_path),
-            'CC': 'no-such-compiler',
-            'REPRODUCE_CACHE': str(tmp_path),
-            'REPRODUCE_ROOT': str(tmp_path),
-            'HOME': str(tmp_path),
-        },
+        env=folders | dict(CC='no-such-compiler'),
     )
-    assert p.stdout.strip() == 'True' and p.stderr.count('no C compiler') == 1, p.stdout + p.stderr
+    assert process.stdout.strip() == 'True', process.stderr
+    assert process.stderr.count('no C compiler') == 1, process.stderr
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec('triton') is None,
+    not HAS_TRITON,
     reason='triton is not installed (it comes with the CUDA build of torch; `make test` adds it to the CPU build)',
 )
-def test_the_kernel_for_gpus():
-    """One launch over several tensors against the reference's arithmetic; blocks that end within a tensor, and an empty one."""
-    g = torch.Generator().manual_seed(4)
-    shapes = (9000, 4096, 1, 0, 333)
-    where = 'cuda' if CUDA else 'cpu'
-    ps, gs, ms = ([torch.randn(n, generator=g).to(where) for n in shapes] for _ in range(3))
-    gs[0][7], ms[0][9], gs[0][9] = float('nan'), 0.0, 0.0
-    table = {}
-    want = [(p.clone(), m.clone()) for p, m in zip(ps, ms)]
-    for i in range(4):
-        if i == 2:
-            ms = [torch.zeros_like(m) for m in ms]
-            want = [
-                (p, torch.zeros_like(m)) for p, m in want
-            ]  # a chained epoch forgets the averages, and the weights stay where they are
-        for (p, m), x in zip(want, gs):
-            lion_pytorch.lion_pytorch.update_fn(p, x, m, 1e-2, 0.1, 0.9, 0.99)
-        gpu_step(ps, gs, ms, 1e-2, 0.1, 0.9, 0.99, table)
-    for (p, m), q, n in zip(want, ps, ms):
-        for x, y in ((p, q), (m, n)):
-            assert torch.equal(x.isnan(), y.isnan()) and torch.allclose(
-                x.nan_to_num(), y.nan_to_num(), rtol=2e-6, atol=2e-7
-            )  # the interpreter rounds a product before it is added
+def test_the_gpu_kernel_equals_the_references_arithmetic():
+    """One launch over several tensors: blocks that end within a tensor, an empty tensor, NaN.
 
-
-def test_training_takes_it():
-    model = small()
-    assert (
-        describe_optimizer(make_optimizer(model, make_config(SMOKE | dict(optimizer='lion'))))[
-            'kind'
-        ]
-        == 'reproduce_kit.training.lion.Lion'
+    Halfway the averages are new tensors, as at the start of a chained epoch.
+    """
+    generator = torch.Generator().manual_seed(4)
+    device = 'cuda' if HAS_CUDA else 'cpu'
+    weights, gradients, averages = (
+        [torch.randn(n, generator=generator).to(device) for n in (9000, 4096, 1, 0, 333)]
+        for _ in range(3)
     )
+    gradients[0][7], gradients[0][9], averages[0][9] = math.nan, 0.0, 0.0
+    expected_weights = [tensor.clone() for tensor in weights]
+    expected_averages = [tensor.clone() for tensor in averages]
+    table = BlockTable()
+    for step in range(4):
+        if step == 2:
+            averages = [torch.zeros_like(tensor) for tensor in averages]
+            expected_averages = [torch.zeros_like(tensor) for tensor in averages]
+        for weight, gradient, average in zip(expected_weights, gradients, expected_averages):
+            lion_pytorch.lion_pytorch.update_fn(weight, gradient, average, 1e-2, 0.1, 0.9, 0.99)
+        gpu_step(weights, gradients, averages, coefficients(1e-2, 0.1, 0.9, 0.99), table)
+    for expected, actual in zip(expected_weights + expected_averages, weights + averages):
+        assert torch.equal(expected.isnan(), actual.isnan())
+        # the interpreter rounds a product before it is added
+        torch.testing.assert_close(actual.nan_to_num(), expected.nan_to_num(), rtol=2e-6, atol=2e-7)
+
+
+def test_without_triton_the_gpu_step_equals_the_reference(monkeypatch):
+    monkeypatch.setattr('reproduce_kit.training.lion._kernel', lambda: None)
+    generator = torch.Generator().manual_seed(4)
+    ours = [[torch.randn(n, generator=generator) for n in (333, 1)] for _ in range(3)]
+    reference = [[tensor.clone() for tensor in tensors] for tensors in ours]
+    for row in zip(*reference):
+        lion_pytorch.lion_pytorch.update_fn(*row, 1e-2, 0.1, 0.9, 0.99)
+    gpu_step(*ours, coefficients(1e-2, 0.1, 0.9, 0.99), BlockTable())
+    for expected, actual in zip(sum(reference, []), sum(ours, [])):
+        torch.testing.assert_close(actual, expected, rtol=2e-6, atol=2e-7)
+
+
+def test_a_run_with_optimizer_lion_uses_this_class():
+    optimizer = make_optimizer(small_model(), make_config(SMOKE | dict(optimizer='lion')))
+    assert describe_optimizer(optimizer)['kind'] == 'reproduce_kit.training.lion.Lion'

@@ -1,0 +1,103 @@
+"""A run that was stopped and started again equals one that was not: the same history, the same weights."""
+
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from kit import SMOKE
+
+from reproduce_kit.config.files import make_config
+from reproduce_kit.core import KitError, sha256
+from reproduce_kit.models.backbone import load_backbone
+from reproduce_kit.store.history import read_history
+from reproduce_kit.store.run import open_run
+from reproduce_kit.testing.fake_hub import fake_model, fake_words
+from reproduce_kit.training.cross_encoder import train
+from reproduce_kit.training.schedules import planned_rate
+
+TINY = SMOKE | dict(
+    backbone='tiny-bert',
+    layers=1,
+    max_length=32,
+    schedule='linear',
+    train_pairs=32,
+    global_batch=8,
+    device_batch=8,
+    save_steps=1,
+)
+CHAINED = dict(chained=True, optimizer='adamw', learning_rate=1.0e-4)
+
+
+def interrupt(epoch):
+    raise KeyboardInterrupt
+
+
+def pairs(label=None):
+    """Two epochs of 32 pairs, and 8 to watch."""
+    random = np.random.default_rng(1)
+    words = fake_words()
+    rows = []
+    for i in range(72):
+        query, passage = (' '.join(random.choice(words, n)) for n in (3, 12))
+        value = float(i % 2) if label is None else label
+        rows.append(dict(query=query, passage=passage, label=value))
+    return dict(train=Dataset.from_list(rows[:64]), dev=Dataset.from_list(rows[64:]))
+
+
+def start(run, **options):
+    fake_model('tiny-bert')
+    train(run, load_backbone(run.cfg), options.pop('data', pairs()), **options)
+
+
+def open_tiny(**changes):
+    return open_run(make_config(TINY | changes))
+
+
+def weights(run):
+    return [sha256(run.epoch(n) / 'model/model.safetensors') for n in (1, 2)]
+
+
+@pytest.mark.parametrize('changes', [dict(), CHAINED], ids=['one schedule', 'chained'])
+def test_a_run_stopped_at_an_epochs_end_and_in_its_middle_equals_a_whole_one(changes):
+    """Stopped after the first epoch; then without its last checkpoint, in the second."""
+    name = 'chained' if changes else 'single'
+    whole = open_tiny(name=f'{name}-whole', **changes)
+    start(whole)
+    cut = open_tiny(name=f'{name}-cut', **changes)
+    with pytest.raises(KeyboardInterrupt):
+        start(cut, on_epoch=interrupt)
+    start(cut)
+    shutil.rmtree(cut.folder / 'checkpoint-8')
+    start(cut)
+    assert read_history(cut.folder) == read_history(whole.folder)
+    assert weights(cut) == weights(whole)
+
+
+def test_a_chained_run_starts_each_epoch_with_an_empty_optimizer_and_its_schedule():
+    run = open_tiny(name='chained-rates', **CHAINED)
+    start(run)
+    rates = [line['learning_rate'] for line in read_history(run.folder) if 'loss' in line]
+    assert np.allclose(rates, [planned_rate(run.cfg, n) for n in range(8)], atol=0)
+    optimizer = torch.load(run.folder / 'checkpoint-8/optimizer.pt', weights_only=True)
+    assert optimizer['state'][0]['step'].item() == 4  # of its own epoch
+
+
+def test_a_run_that_lost_an_epochs_model_starts_over(capsys):
+    run = open_tiny(name='lost')
+    start(run)
+    history, before = read_history(run.folder), weights(run)
+    (run.epoch(1) / 'model/model.safetensors').unlink()
+    start(run)
+    assert 'the model of epoch 1 is gone or damaged; starting over' in capsys.readouterr().err
+    assert (read_history(run.folder), weights(run)) == (history, before)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_stays_in_its_history():
+    run = open_tiny(name='diverged')
+    with pytest.raises(KitError, match='at update 1: the run has diverged'):
+        start(run, data=pairs(label=math.inf))
+    (line,) = read_history(run.folder)
+    assert not math.isfinite(line['loss'])
