@@ -102,7 +102,7 @@ del write_peak
 def run_isolated(
     code: str,  # Python
     **env,  # environment variables to add
-) -> dict:  # seconds from start to end, mib (peak memory), said (what it printed)
+) -> dict:  # seconds from start to end, mib (peak memory), output (what it printed)
     "Run code in an interpreter of its own."
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
@@ -114,10 +114,10 @@ def run_isolated(
         )
         seconds = time.perf_counter() - start
         if process.returncode:
-            output = (process.stdout + process.stderr)[-500:]
-            raise KitError(f'the measured code failed: {output}')
+            end = (process.stdout + process.stderr)[-500:]
+            raise KitError(f'the measured code failed: {end}')
         mib = int(Path(folder, 'peak').read_text()) / 2**10
-        return dict(seconds=seconds, mib=mib, said=process.stdout.strip())
+        return dict(seconds=seconds, mib=mib, output=process.stdout.strip())
 
 # %% ../../nbs/speed/10_timing.ipynb #8266121e
 def growth_exponent(
