@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import torch
 from tqdm import tqdm
 
 from ..config.files import make_config
@@ -30,10 +31,7 @@ from ..data.bm25 import bm25_candidates
 from ..data.collection import Collection, read_collection
 from ..data.hub import DATASETS, fetch
 from ..data.pairs import load_collection
-from reproduce_kit.data.trec import (
-    ranking,
-    write_run,
-)
+from ..data.trec import ranking, write_run
 from reproduce_kit.evaluation.metrics import (
     ceiling,
     evaluate,
@@ -46,6 +44,25 @@ from .test_sets import load_test_sets, split_set
 from ..models.backbone import load_checkpoint
 from ..store.run import Run, process_rank
 
+# %% ../../nbs/evaluation/60_rerank.ipynb #689baeac
+def _candidate_pairs(topics: dict, corpus: dict, candidates: dict, depth: int) -> list:
+    "Return the (topic, docid) pairs to score; each must have its texts."
+    pairs = [
+        (topic, docid)
+        for topic in sorted(candidates)
+        if topic in topics
+        for docid in ranking(candidates[topic])[:depth]
+    ]
+    if not pairs:
+        raise KitError('no candidates to rerank: the first stage and the topics share no topic')
+    lost = [docid for _, docid in pairs if docid not in corpus]
+    if lost:
+        raise KitError(
+            f'{len(lost)} candidates have no text in the corpus, for example {lost[0]!r}; '
+            'are corpus and candidates of the same collection?'
+        )
+    return pairs
+
 # %% ../../nbs/evaluation/60_rerank.ipynb #470bbc41
 def rerank(
     model,  # sentence_transformers.CrossEncoder
@@ -55,17 +72,8 @@ def rerank(
     depth: int = 1000,  # candidates reordered per topic
     progress: str = '',  # a label shows a progress bar
 ) -> dict:  # {topic: {docid: score in 0..1}}
-    "The candidates under the cross-encoder's scores."
-    pairs = [
-        (q, d) for q in sorted(candidates) if q in topics for d in ranking(candidates[q])[:depth]
-    ]
-    if not pairs:
-        raise KitError("no candidates to rerank: the first stage and the topics share no topic")
-    if lost := [d for _, d in pairs if d not in corpus]:
-        raise KitError(
-            f"{len(lost)} candidates have no text in the corpus, {lost[0]!r} for one; are corpus and candidates of the same collection?"
-        )
-    out = {}
+    "Score the candidates with the cross-encoder."
+    pairs = _candidate_pairs(topics, corpus, candidates, depth)
     with tqdm(
         total=len(pairs),
         desc=progress,
@@ -75,170 +83,178 @@ def rerank(
         mininterval=2,
     ) as bar:
         scores = score_pairs(model, topics, corpus, pairs, tick=bar.update)
-    for (q, d), s in zip(pairs, scores):
-        out.setdefault(q, {})[d] = float(s)
-    return dict(sorted(out.items()))
+    run = {}
+    for (topic, docid), score in zip(pairs, scores):
+        run.setdefault(topic, {})[docid] = float(score)
+    return dict(sorted(run.items()))
+
+# %% ../../nbs/evaluation/60_rerank.ipynb #264866d4
+def _dev_selector(config: RunConfig):
+    with cache_lock('prepare'):
+        dev = split_set(config, load_collection(config), 'dev')
+
+    def select(model):
+        run = rerank(model, dev.topics, dev.corpus, dev.candidates, config.depth)
+        value = float(evaluate(run, dev.qrels)['nDCG@10'].mean())
+        return dict(metric='dev nDCG@10', value=value)
+
+    return select
+
+# %% ../../nbs/evaluation/60_rerank.ipynb #f1ff95ee
+NANOBEIR_SETS = ('msmarco', 'nfcorpus', 'nq')
+_NANOBEIR_FILES = ['README.md', 'corpus/*', 'queries/*', 'qrels/*', 'bm25/*']
+
+
+def _nanobeir_selector():
+    # Imported here: sentence-transformers takes seconds to load, and nothing else needs it.
+    from datasets.utils.logging import disable_progress_bar  # noqa: PLC0415
+    from sentence_transformers.cross_encoder.evaluation import (  # noqa: PLC0415
+        CrossEncoderNanoBEIREvaluator,
+    )
+
+    pin = DATASETS['nanobeir']
+    disable_progress_bar()
+    with cache_lock('prepare'):
+        folder = fetch(pin['repo'], pin['revision'], _NANOBEIR_FILES, 'dataset', pin['ref'])
+    evaluator = CrossEncoderNanoBEIREvaluator(
+        list(NANOBEIR_SETS), dataset_id=str(folder), write_csv=False
+    )
+
+    def select(model):
+        values = evaluator(model)
+        metric = f'{evaluator.name}_{evaluator.primary_metric}'
+        if metric not in values:
+            metric = evaluator.primary_metric
+        others = {
+            name: float(value)
+            for name, value in sorted(values.items())
+            if name.endswith('ndcg@10') and name != metric
+        }
+        return dict(metric=metric, value=float(values[metric]), **others)
+
+    return select
 
 # %% ../../nbs/evaluation/60_rerank.ipynb #75c742fc
-NANOBEIR_SETS = ('msmarco', 'nfcorpus', 'nq')
-
-
-def load_selector(cfg: RunConfig):
-    "A function of a model that returns {'metric', 'value', ...}, higher is better; None under `select_on: none`."
+def load_selector(
+    config: RunConfig,
+):  # function of a model that returns {'metric', 'value', ...}; None if nothing is selected
+    "Return what picks the best epoch of a run; a higher value is better."
     if process_rank():
         return None
-    if cfg.select_on == 'dev':
-        with cache_lock('prepare'):
-            dev = split_set(cfg, load_collection(cfg), 'dev')
+    if config.select_on == 'dev':
+        return _dev_selector(config)
+    if config.select_on == 'nanobeir':
+        return _nanobeir_selector()
+    return None
 
-        def on_dev(model):
-            return dict(
-                metric='dev nDCG@10',
-                value=float(
-                    evaluate(
-                        rerank(model, dev.topics, dev.corpus, dev.candidates, cfg.depth), dev.qrels
-                    )['nDCG@10'].mean()
-                ),
-            )
+# %% ../../nbs/evaluation/60_rerank.ipynb #d91c8642
+TOP_PASSAGES = 10  # per topic, whose text is kept
+MAX_TOPICS_KEPT = 500  # per test set
 
-        return on_dev
-    if cfg.select_on == 'nanobeir':
-        from datasets.utils.logging import disable_progress_bar
-        from sentence_transformers.cross_encoder.evaluation import CrossEncoderNanoBEIREvaluator
 
-        pin = DATASETS['nanobeir']
-        disable_progress_bar()
-        with cache_lock('prepare'):
-            folder = fetch(
-                pin['repo'],
-                pin['revision'],
-                ['README.md', 'corpus/*', 'queries/*', 'qrels/*', 'bm25/*'],
-                'dataset',
-                pin['ref'],
-            )
-        judge = CrossEncoderNanoBEIREvaluator(
-            list(NANOBEIR_SETS), dataset_id=str(folder), write_csv=False
-        )
-
-        def on_nano(model):
-            got = judge(model)
-            name = (
-                f'{judge.name}_{judge.primary_metric}'
-                if f'{judge.name}_{judge.primary_metric}' in got
-                else judge.primary_metric
-            )
-            return dict(
-                metric=name,
-                value=float(got[name]),
-                **{
-                    k: float(v)
-                    for k, v in sorted(got.items())
-                    if k.endswith('ndcg@10') and k != name
-                },
-            )
-
-        return on_nano
+def _write_top_passages(path: Path, sets: dict, runs: dict):
+    "Write the texts at the top of each ranking as JSON lines."
+    with atomic_write(path) as f:
+        for name, judged in sets.items():
+            for topic in list(judged.topics)[:MAX_TOPICS_KEPT]:
+                grades = judged.qrels.get(topic, {})
+                docids = ranking(runs[name].get(topic, {}))[:TOP_PASSAGES]
+                top = [dict(docid=d, grade=grades.get(d), text=judged.corpus[d]) for d in docids]
+                line = dict(set=name, topic=topic, query=judged.topics[topic], top=top)
+                f.write(json.dumps(line, ensure_ascii=False) + '\n')
 
 # %% ../../nbs/evaluation/60_rerank.ipynb #b16c499f
-TOP_PASSAGES, MAX_TOPICS_KEPT = (
-    10,
-    500,
-)  # passages of a topic, and topics of a set, whose text is kept
-
-
-def write_rankings(folder: Path, sets: dict, runs: dict, rows: dict, tag: str, **more):
-    "Ranking files, what stands at their top, per-topic values and, last, `metrics.json` with the means and the files' hashes."
-    for s, run in runs.items():
-        write_run(folder / f'{s}.run.gz', run, tag=tag)
-    with atomic_write(folder / 'top.jsonl') as f:
-        for n, s in sets.items():
-            for q in list(s.topics)[:MAX_TOPICS_KEPT]:
-                top = [
-                    dict(docid=d, grade=s.qrels.get(q, {}).get(d), text=s.corpus[d])
-                    for d in ranking(runs[n].get(q, {}))[:TOP_PASSAGES]
-                ]
-                f.write(
-                    json.dumps(dict(set=n, topic=q, query=s.topics[q], top=top), ensure_ascii=False)
-                    + '\n'
-                )
+def write_rankings(
+    folder: Path,
+    sets: dict,  # {set: EvalSet}
+    runs: dict,  # {set: {topic: {docid: score}}}
+    rows: dict,  # {name of a row: per-topic values from `evaluate`}
+    tag: str,  # the last column of a TREC run file
+    **more,  # written to `metrics.json`
+):
+    "Write the rankings, their tops, the per-topic values and, last, `metrics.json`."
+    for name, run in runs.items():
+        write_run(folder / f'{name}.run.gz', run, tag=tag)
+    _write_top_passages(folder / 'top.jsonl', sets, runs)
     write_perquery(folder / 'perquery.csv', rows)
-    write_json(
-        folder / 'metrics.json',
-        dict(
-            more,
-            files={
-                f: sha256(folder / f)
-                for f in (*(f'{s}.run.gz' for s in runs), 'top.jsonl', 'perquery.csv')
-            },
-        ),
-    )
+    files = [*(f'{name}.run.gz' for name in runs), 'top.jsonl', 'perquery.csv']
+    hashes = {file: sha256(folder / file) for file in files}
+    write_json(folder / 'metrics.json', dict(more, files=hashes))
 
 # %% ../../nbs/evaluation/60_rerank.ipynb #be0ebea0
-def evaluate_first_stage(run: Run, sets: dict):
-    "The first stage's rankings, their measures and those of a perfect reranker, in `first-stage/`."
-    if process_rank() or (run.folder / 'first-stage/metrics.json').exists():
+def evaluate_first_stage(
+    run: Run,
+    sets: dict,  # from `load_test_sets`
+):
+    "Measure the first stage and a perfect reranker of it; write `first-stage/`."
+    folder = run.folder / 'first-stage'
+    if process_rank() or (folder / 'metrics.json').exists():
         return
-    rows = {f'BM25/{n}': evaluate(s.candidates, s.qrels, s.shown) for n, s in sets.items()} | {
-        f'ceiling/{n}': ceiling(s.candidates, s.qrels, s.shown) for n, s in sets.items()
-    }
+    rows = {}
+    for label, measure in (('BM25', evaluate), ('ceiling', ceiling)):
+        for name, judged in sets.items():
+            rows[f'{label}/{name}'] = measure(judged.candidates, judged.qrels, judged.shown)
     write_rankings(
-        run.folder / 'first-stage',
+        folder,
         sets,
-        {n: s.candidates for n, s in sets.items()},
+        {name: judged.candidates for name, judged in sets.items()},
         rows,
         'first-stage',
-        means={n: means(r) for n, r in rows.items()},
-        ranked_by={n: s.first_stage for n, s in sets.items()},
+        means={label: means(values) for label, values in rows.items()},
+        ranked_by={name: judged.first_stage for name, judged in sets.items()},
     )
 
-# %% ../../nbs/evaluation/60_rerank.ipynb #c6486d30
-def _score(run: Run, sets: dict, epoch: int, select=None):
-    "Rankings, per-topic values and the selector's verdict of one epoch's model."
-    import torch
-
-    cfg, got, rows = run.cfg, {}, {}
+# %% ../../nbs/evaluation/60_rerank.ipynb #a7c03e9a
+def _rerank_sets(
+    run: Run, sets: dict, epoch: int, select=None
+) -> tuple:  # ({set: ranking}, {row: per-topic values}, what the selector returned)
+    "Rerank the sets with an epoch's model and measure the rankings."
+    rankings, rows = {}, {}
     with torch.random.fork_rng():
-        model = load_checkpoint(run.epoch(epoch) / 'model', cfg.max_length)
-        for n, s in sets.items():
-            got[n] = rerank(
+        model = load_checkpoint(run.epoch(epoch) / 'model', run.cfg.max_length)
+        for name, judged in sets.items():
+            rankings[name] = rerank(
                 model,
-                s.topics,
-                s.corpus,
-                s.candidates,
-                max(map(len, s.candidates.values())),
-                progress=f'{cfg.name} epoch {epoch}: {n}',
+                judged.topics,
+                judged.corpus,
+                judged.candidates,
+                max(map(len, judged.candidates.values())),
+                progress=f'{run.cfg.name} epoch {epoch}: {name}',
             )
-            rows[f'{cfg.name}/{n}'] = evaluate(got[n], s.qrels, s.shown)
-        return got, rows, select(model) if select else None
+            values = evaluate(rankings[name], judged.qrels, judged.shown)
+            rows[f'{run.cfg.name}/{name}'] = values
+        return rankings, rows, select(model) if select else None
 
 # %% ../../nbs/evaluation/60_rerank.ipynb #2bb0fcf3
+def _add_evaluation_time(run: Run, seconds: float):
+    spent = run.manifest['seconds']
+    run.note(seconds=spent | dict(evaluate=round(spent['evaluate'] + seconds, 1)))
+
+
 def evaluate_epoch(
     run: Run,
-    sets: dict,  # from `load_sets`
+    sets: dict,  # from `load_test_sets`
     epoch: int,
     select=None,  # from `load_selector`
 ) -> dict:  # {'epoch', 'means': {set: {measure: value}}, 'selection', 'files': {name: sha256}}
     "Rerank and measure one epoch, or read what was measured before."
     if process_rank():
         return {}
-    folder, cfg = run.epoch(epoch), run.cfg
+    folder = run.epoch(epoch)
     if not (folder / 'metrics.json').exists():
         start = time.time()
-        got, rows, chosen = _score(run, sets, epoch, select)
+        rankings, rows, selection = _rerank_sets(run, sets, epoch, select)
         write_rankings(
             folder,
             sets,
-            got,
+            rankings,
             rows,
             f'{run.folder.name}-epoch-{epoch}',
             epoch=epoch,
-            means={n: means(rows[f'{cfg.name}/{n}']) for n in sets},
-            selection=chosen,
+            means={name: means(rows[f'{run.cfg.name}/{name}']) for name in sets},
+            selection=selection,
         )
-        run.note(
-            seconds=run.manifest['seconds']
-            | dict(evaluate=round(run.manifest['seconds']['evaluate'] + time.time() - start, 1))
-        )
+        _add_evaluation_time(run, time.time() - start)
     return read_json(folder / 'metrics.json')
 
 # %% ../../nbs/evaluation/60_rerank.ipynb #dcdf6e6b
@@ -248,52 +264,59 @@ def evaluate_extra_sets(
     names: list,  # test sets of the run's collection
 ) -> dict:  # {set: {measure: value}}
     "Rerank and measure a stored checkpoint on more test sets, or read what was measured before."
-    if why := checksum_error(run.epoch(epoch) / 'model'):
-        raise KitError(f"{run.folder.name}: epoch {epoch} has no model to measure ({why})")
-    asked = make_config(run.cfg.model_dump() | dict(test_sets=names))
-    folders = {n: run.epoch(epoch) / f'also-{n}' for n in names}
-    for n, s in load_test_sets(asked).items():
-        if (folders[n] / 'metrics.json').exists():
+    if problem := checksum_error(run.epoch(epoch) / 'model'):
+        raise KitError(f'{run.folder.name}: epoch {epoch} has no model to measure ({problem})')
+    config = make_config(run.cfg.model_dump() | dict(test_sets=names))
+    folders = {name: run.epoch(epoch) / f'also-{name}' for name in names}
+    for name, judged in load_test_sets(config).items():
+        if (folders[name] / 'metrics.json').exists():
             continue
-        got, rows, _ = _score(run, {n: s}, epoch)
+        rankings, rows, _ = _rerank_sets(run, {name: judged}, epoch)
         write_rankings(
-            folders[n],
-            {n: s},
-            got,
+            folders[name],
+            {name: judged},
+            rankings,
             rows,
             f'{run.folder.name}-epoch-{epoch}',
             epoch=epoch,
-            means={n: means(rows[f'{run.cfg.name}/{n}'])},
+            means={name: means(rows[f'{run.cfg.name}/{name}'])},
         )
-    return {n: read_json(f / 'metrics.json')['means'][n] for n, f in folders.items()}
+    return {name: read_json(f / 'metrics.json')['means'][name] for name, f in folders.items()}
+
+# %% ../../nbs/evaluation/60_rerank.ipynb #e35e457d
+def _first_stage_means(run: Run) -> dict:
+    "Read {label: {(set, measure): value}} of BM25 and the ceiling; empty before they are measured."
+    path = run.folder / 'first-stage/metrics.json'
+    rows = {}
+    for row, values in (read_json(path)['means'] if path.exists() else {}).items():
+        label, name = row.split('/')
+        rows.setdefault(label, {}).update({(name, m): value for m, value in values.items()})
+    return rows
 
 # %% ../../nbs/evaluation/60_rerank.ipynb #8e39a54c
 def epoch_table(
     run: Run,
-) -> pd.DataFrame:  # a row for the first stage, the ceiling and each epoch; a column for each measure on each test set
-    "What the run measured so far."
-    rows = {}
-
-    def put(label, means):
-        rows.setdefault(label, {}).update(means)
-
-    for who, m in (
-        read_json(run.folder / 'first-stage/metrics.json')['means']
-        if (run.folder / 'first-stage/metrics.json').exists()
-        else {}
-    ).items():
-        label, n = who.split('/')
-        put(label, {(n, k): v for k, v in m.items()})
-    for n in range(1, run.cfg.epochs + 1):
-        if (f := run.epoch(n) / 'metrics.json').exists():
-            got = read_json(f)
-            put(f'epoch {n}', {(s, k): v for s, m in got['means'].items() for k, v in m.items()})
-            if got['selection']:
-                put(
-                    f'epoch {n}',
-                    {('selection', got['selection']['metric']): got['selection']['value']},
-                )
+) -> pd.DataFrame:  # a row for BM25, the ceiling and each epoch; a column per set and measure
+    "Return all means that the run has measured so far."
+    rows = _first_stage_means(run)
+    for epoch in range(1, run.cfg.epochs + 1):
+        path = run.epoch(epoch) / 'metrics.json'
+        if not path.exists():
+            continue
+        measured = read_json(path)
+        row = {(n, m): v for n, values in measured['means'].items() for m, v in values.items()}
+        if selection := measured['selection']:
+            row['selection', selection['metric']] = selection['value']
+        rows[f'epoch {epoch}'] = row
     return pd.DataFrame(rows).T
+
+# %% ../../nbs/evaluation/60_rerank.ipynb #978fc549
+def _only_split(collection: Collection, split: str, folder) -> str:
+    "Return the split to measure; it must be named where there are several."
+    if not split and len(collection.topics) > 1:
+        names = ', '.join(sorted(collection.topics))
+        raise KitError(f'{folder} has several splits ({names}); name one with --split')
+    return collection.only(split or next(iter(collection.topics)))
 
 # %% ../../nbs/evaluation/60_rerank.ipynb #be35f668
 def rerank_collection(
@@ -304,40 +327,30 @@ def rerank_collection(
     max_length: int = None,  # tokens of topic and passage together; None keeps the model's own
     out=None,  # write the ranking to this TREC run file
     progress: bool = True,
-) -> (
-    pd.DataFrame
-):  # a row for the first stage, one for the reranker, one for the candidates' ceiling
-    "Measures of a checkpoint on a collection."
-    c = read_collection(collection)
-    if not split and len(c.topics) > 1:
-        raise KitError(
-            f"{collection} has several splits ({', '.join(sorted(c.topics))}); name one with --split"
-        )
-    split = c.only(split or next(iter(c.topics)))
+) -> pd.DataFrame:  # rows: first stage, reranked, ceiling; a column per measure
+    "Measure a checkpoint on a collection; `attrs['difference']` has the bootstrap interval."
+    texts = read_collection(collection)
+    split = _only_split(texts, split, collection)
+    topics, qrels = texts.topics[split], texts.qrels[split]
     model = load_checkpoint(checkpoint, max_length)
-    given = c.candidates.get(split) or bm25_candidates(c.corpus, c.topics[split], depth)
-    candidates = {q: {d: s[d] for d in ranking(s)[:depth]} for q, s in given.items()}
-    got = rerank(
-        model,
-        c.topics[split],
-        c.corpus,
-        candidates,
-        depth,
-        progress=f'{c.name} {split}' if progress else '',
-    )
+    first = texts.candidates.get(split) or bm25_candidates(texts.corpus, topics, depth)
+    candidates = {q: {d: docs[d] for d in ranking(docs)[:depth]} for q, docs in first.items()}
+    label = f'{texts.name} {split}' if progress else ''
+    run = rerank(model, topics, texts.corpus, candidates, depth, progress=label)
     if out:
-        write_run(out, got, tag=Path(checkpoint).resolve().parent.name)
+        write_run(out, run, tag=Path(checkpoint).resolve().parent.name)
+    before, after = evaluate(candidates, qrels), evaluate(run, qrels)
     rows = {
-        'first stage': evaluate(candidates, c.qrels[split]),
-        'reranked': evaluate(got, c.qrels[split]),
-        'ceiling': ceiling(candidates, c.qrels[split]),
+        'first stage': means(before),
+        'reranked': means(after),
+        'ceiling': means(ceiling(candidates, qrels)),
     }
-    table = pd.DataFrame({n: means(r) for n, r in rows.items()}).T
+    table = pd.DataFrame(rows).T
     table.attrs = dict(
-        collection=c.name,
+        collection=texts.name,
         split=split,
-        topics=len(rows['reranked']),
+        topics=len(after),
         depth=max(map(len, candidates.values())),
-        difference=paired_interval(rows['reranked']['nDCG@10'], rows['first stage']['nDCG@10']),
+        difference=paired_interval(after['nDCG@10'], before['nDCG@10']),
     )
     return table
