@@ -91,7 +91,7 @@ def evaluate(
     sets: list,  # names of test sets
 ) -> dict:  # {'means': {set: {measure: value}}, 'trouble': '' or what was wrong}
     "Measure a stored checkpoint on more test sets."
-    from reproduce_kit.evaluation.rerank import evaluate_extra_sets  # noqa: PLC0415  slow to import
+    from reproduce_kit.evaluation.rerank import evaluate_extra_sets
 
     host = modal_host()
     host.refresh()
@@ -124,7 +124,7 @@ FETCHED_FILES = (
 )
 WEIGHTS = 'epoch-*/model/*'
 
-
+# %% ../../nbs/engines/80_modal_app.ipynb #2af001e1
 def _store_path(path) -> str:
     return path.relative_to(artifact_dir('runs')).as_posix()
 
@@ -297,7 +297,7 @@ def _one_line(answer: dict) -> str:
         line += f", {cost['dollars']:.2f} dollars"
     return line
 
-
+# %% ../../nbs/engines/80_modal_app.ipynb #5e573ada
 @app.local_entrypoint()
 def study(paths: str, track: str = ''):
     """Train every config of PATHS (YAML files or folders, separated by commas) in this app, and wait.

@@ -21,7 +21,7 @@ class CallState(StrEnum):
     STOPPED = 'stopped'  # cancelled by a user
     FAILED = 'failed'
 
-
+# %% ../../nbs/engines/75_modal_calls.ipynb #ccd57698
 @dataclass(frozen=True)
 class CallAnswer:
     "What Modal says about a call."

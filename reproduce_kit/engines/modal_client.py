@@ -51,6 +51,7 @@ class RunStatus:
     message: str = ''  # why it failed
 
     def as_dict(self) -> dict:
+        "Return the fields by name."
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 # %% ../../nbs/engines/90_modal_client.ipynb #82fe9601
@@ -86,7 +87,7 @@ def _state_of_call(call: dict, answer: CallAnswer, is_alive: bool) -> tuple:  # 
         return RunState.RUNNING, ''
     return RunState.WAITING if is_pending else RunState.STOPPED, ''
 
-
+# %% ../../nbs/engines/90_modal_client.ipynb #46b5638d
 def run_status(
     done: dict,  # content of done.json, or None
     failed: dict,  # of failed.json
@@ -129,7 +130,7 @@ class RemoteRow(RunStatus):
     path: str  # of the run, on the volume
     call: str  # Modal's id of the call, or None
 
-
+# %% ../../nbs/engines/90_modal_client.ipynb #eb7bec88
 def _remote_row(volume, cfg: RunConfig) -> RemoteRow:
     path = _remote_path(cfg)
     names = ('done', 'failed', 'progress', 'call')
@@ -152,7 +153,7 @@ def remote_rows(configs: list) -> list:  # of RemoteRow, in the same order
     with modal_errors('looking up the runs'), ThreadPoolExecutor(16) as pool:
         return list(pool.map(lambda cfg: _remote_row(runs_volume, cfg), configs))
 
-
+# %% ../../nbs/engines/90_modal_client.ipynb #b217b4a8
 def remote_states(configs: list) -> list:  # of dicts with the fields of `RemoteRow`
     "Return `remote_rows` as dicts."
     return [row.as_dict() for row in remote_rows(configs)]
@@ -329,7 +330,7 @@ def _local_files(cfg: RunConfig) -> tuple:  # as `_remote_files`
     done, failed, progress = (json.loads(read(name) or b'null') for name in names)
     return run_status(done, failed, progress), str(folder), read
 
-# %% ../../nbs/engines/90_modal_client.ipynb #bf0e64e5
+
 def _last_rows(history: bytes, lines: int) -> list:
     "Return the last lines of a history; a line that is still being written ends it."
     rows = []
@@ -340,7 +341,7 @@ def _last_rows(history: bytes, lines: int) -> list:
             break
     return rows
 
-
+# %% ../../nbs/engines/90_modal_client.ipynb #bf0e64e5
 def run_log(
     cfg: RunConfig,
     on: str = 'modal',  # or 'local'
@@ -362,21 +363,7 @@ def run_log(
         **{name: getattr(status, name) for name in names},
     )
 
-# %% ../../nbs/engines/90_modal_client.ipynb #bec06928
-def measure_stored(
-    cfg: RunConfig,
-    epoch: int,
-    sets: list,  # names of test sets
-    on: str = 'local',  # or 'modal'
-) -> dict:  # {set: {measure: value}}
-    "Measure a stored checkpoint on more test sets."
-    if on == 'local':
-        from reproduce_kit.evaluation.rerank import evaluate_extra_sets  # noqa: PLC0415  slow to import
-
-        return evaluate_extra_sets(Run(cfg, run_folder(cfg)), epoch, sets)
-    return _measure_on_modal(cfg, epoch, sets)
-
-
+# %% ../../nbs/engines/90_modal_client.ipynb #be19d610
 def _measure_on_modal(cfg: RunConfig, epoch: int, sets: list) -> dict:
     connect()
     job = json.loads(cfg.model_dump_json())
@@ -395,3 +382,17 @@ def _raise_trouble(answer: dict):
     "Raise what a function on Modal answered instead of a result."
     if answer['trouble']:
         raise KitError(printable(answer['trouble']))
+
+# %% ../../nbs/engines/90_modal_client.ipynb #bec06928
+def measure_stored(
+    cfg: RunConfig,
+    epoch: int,
+    sets: list,  # names of test sets
+    on: str = 'local',  # or 'modal'
+) -> dict:  # {set: {measure: value}}
+    "Measure a stored checkpoint on more test sets."
+    if on == 'local':
+        from reproduce_kit.evaluation.rerank import evaluate_extra_sets
+
+        return evaluate_extra_sets(Run(cfg, run_folder(cfg)), epoch, sets)
+    return _measure_on_modal(cfg, epoch, sets)

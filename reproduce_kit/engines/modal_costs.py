@@ -70,7 +70,7 @@ class PaidAttempt:
     seen: float  # when it was last known to run, seconds since 1970
     dollars: float  # estimated from its seconds
 
-
+# %% ../../nbs/engines/82_modal_costs.ipynb #90ad6020
 def whole_hours(attempts: list) -> tuple:  # (datetime, datetime), UTC
     "Return the start of the first hour and the end of the last hour of attempts."
 
@@ -91,7 +91,7 @@ def billed_dollars(
     "Return what Modal charged for the kit's apps between two hours."
     if end > datetime.now(UTC):
         return None  # the last hour is not over, so its report is not complete
-    import modal  # noqa: PLC0415  slow to import
+    import modal
 
     try:
         billing = modal.Workspace.from_context().billing
@@ -131,6 +131,16 @@ def _paid_manifests(runs, spent: dict) -> dict:
     }
 
 
+def _summary(costs: list, end: datetime) -> dict:
+    bill = '; '.join(sorted({cost['source'] for cost in costs}))
+    if end.timestamp() > time.time():
+        bill += (
+            "; for Modal's own figure, where the workspace's plan has reports, "
+            f"fetch again after {end:%H:%M} UTC"
+        )
+    return dict(dollars=round(sum(cost['dollars'] for cost in costs), 2), bill=bill)
+
+# %% ../../nbs/engines/82_modal_costs.ipynb #8b57d3a3
 def record_costs(
     runs,  # paths of runs in the run store
     spent: dict,  # {any run on Modal: [[started, seen, estimated dollars] of its attempts]}
@@ -154,13 +164,3 @@ def record_costs(
             figure = dict(dollars=shares[run], estimated=estimate, source=source)
             write_json(_manifest_file(run), manifest | dict(cost=manifest['cost'] | figure))
     return _summary([read_json(_manifest_file(run))['cost'] for run in manifests], end)
-
-
-def _summary(costs: list, end: datetime) -> dict:
-    bill = '; '.join(sorted({cost['source'] for cost in costs}))
-    if end.timestamp() > time.time():
-        bill += (
-            "; for Modal's own figure, where the workspace's plan has reports, "
-            f"fetch again after {end:%H:%M} UTC"
-        )
-    return dict(dollars=round(sum(cost['dollars'] for cost in costs), 2), bill=bill)

@@ -53,7 +53,7 @@ def read_remote(volume, path: str) -> bytes:
     except (FileNotFoundError, modal.exception.NotFoundError):
         return None
 
-
+# %% ../../nbs/engines/86_modal_files.ipynb #70f372be
 def read_remote_json(volume, path: str):
     "Return a small JSON file's value, or None if it is missing or damaged."
     content = read_remote(volume, path)
@@ -109,6 +109,13 @@ def download(volume, file: OfferedFile) -> bool:  # False: the file was here alr
         part.unlink(missing_ok=True)
     return True
 
+# %% ../../nbs/engines/86_modal_files.ipynb #9ae62d0e
+def _remove_old_failures(files: list):
+    "Remove `failed.json` of runs that failed before and have ended well since."
+    offered = {file.target for file in files}
+    for failure in {artifact_dir('runs') / file.run / 'failed.json' for file in files} - offered:
+        failure.unlink(missing_ok=True)
+
 # %% ../../nbs/engines/86_modal_files.ipynb #dab9d21e
 def fetch_study(
     study: str,
@@ -140,10 +147,3 @@ def fetch_study(
         runs=sorted({file.run for file in files}),
         **bill,
     )
-
-
-def _remove_old_failures(files: list):
-    "Remove `failed.json` of runs that failed before and have ended well since."
-    offered = {file.target for file in files}
-    for failure in {artifact_dir('runs') / file.run / 'failed.json' for file in files} - offered:
-        failure.unlink(missing_ok=True)

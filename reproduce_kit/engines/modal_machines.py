@@ -90,7 +90,7 @@ def machine_spec(cfg: RunConfig) -> dict:  # arguments of `modal.App.function`
         retries=modal.Retries(max_retries=cfg.retries, initial_delay=0.0),
     )
 
-
+# %% ../../nbs/engines/77_modal_machines.ipynb #7da5789c
 def function_name(cfg: RunConfig, verb: str = 'train') -> str:
     "Return the name of a config's function: the same for all configs with the same machine."
     spec = machine_spec(cfg)
@@ -119,7 +119,7 @@ class Leases:
 def volume(path: str) -> modal.Volume:  # path: HUB, CACHE or RUNS
     return modal.Volume.from_name(VOLUMES[path], create_if_missing=True, version=2)
 
-
+# %% ../../nbs/engines/77_modal_machines.ipynb #46592d51
 # Modal has no error class for these two. Its own client tells the first by the same text.
 _OPEN_FILES = 'there are open files preventing the operation'
 _FULL = ('space', 'quota', 'full')
@@ -142,7 +142,7 @@ def commit(*paths):
                 "What was saved before is kept."
             ) from None
 
-
+# %% ../../nbs/engines/77_modal_machines.ipynb #d426dbce
 def refresh(*paths):
     "Make visible what others have published; while files are open, the old view stays."
     for path in paths:
@@ -155,7 +155,7 @@ def note_call(run: Run, call: str, **more):
     app = os.environ.get('REPRODUCE_APP', APP)
     write_json(run.folder / 'call.json', dict(call=call, app=app, **more))
 
-
+# %% ../../nbs/engines/77_modal_machines.ipynb #b839cb1f
 def modal_host(
     rates: dict = None,  # of the machine that started the study; None: the kit's own table
 ) -> Host:

@@ -92,7 +92,7 @@ def ensure_deployed(
     say=lambda message: None,
 ) -> str:  # the app's name
     "Deploy the app for these configs and all of `params/`, unless it is there already."
-    from reproduce_kit.engines import modal_app  # noqa: PLC0415  reads every config
+    from reproduce_kit.engines import modal_app  # reads every config
 
     all_configs = [*modal_app.all_configs(), *configs]
     name = modal_app.app_name(all_configs, secrets)

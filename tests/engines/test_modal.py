@@ -340,7 +340,8 @@ def test_modals_own_figure_replaces_the_estimate(cloud, continued):
 @pytest.fixture
 def client(cloud, tmp_path):
     """A client with an empty run store and one config."""
-    configs = write_configs(tmp_path / 'configs', slow('as-run/minilm-adamw', 'troubled'))
+    cfg = small('as-run/minilm-adamw', 'troubled', train_pairs=60)
+    configs = write_configs(tmp_path / 'configs', cfg)
     return SimpleNamespace(
         configs=configs, home=tmp_path / 'home', env=client_env(cloud, tmp_path / 'home')
     )
