@@ -24,7 +24,7 @@ from reproduce_kit.core import (
 from ..data.bm25 import bm25_candidates
 from ..data.collection import Collection
 from ..data.msmarco import MSMARCO_SETS, passages, questions
-from ..data.pairs import _collection
+from ..data.pairs import load_named_collection
 from ..data.trec import ranking, read_run, write_run
 from ..evaluation.rerank import rerank
 from ..models.backbone import load_checkpoint
@@ -36,7 +36,7 @@ DEV_TOPICS = 100  # held out of the documentation collection, and unused here
 
 def bi_encoder_collection(settings: BiEncoderSettings) -> Collection:
     "Return the collection that the settings name; MS MARCO is not one, as it is read from disk."
-    return _collection(
+    return load_named_collection(
         settings.collection, settings.passage_words, settings.test_topics, DEV_TOPICS
     )
 
