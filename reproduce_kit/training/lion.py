@@ -37,7 +37,7 @@ class Coefficients(NamedTuple):
     average_average: float  # share of the old average in the new one
     average_gradient: float
 
-
+# %% ../../nbs/training/05_lion.ipynb #affcf05c
 def coefficients(
     learning_rate: float,
     weight_decay: float,
