@@ -42,7 +42,7 @@ def small(text_file, tmp_path, monkeypatch):
 
 
 def test_tokens_are_those_of_the_tokenizer(small):
-    settings = small(vocabulary=30522, max_length=32)
+    settings = small(vocabulary=30522)
     pieces = token_pieces(settings)
     text = next(read_texts(settings)[1])
     first = pieces.tokenizer(text, truncation=True)['input_ids']
