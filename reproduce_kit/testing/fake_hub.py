@@ -260,6 +260,17 @@ def _fake_passages(n: int, words: int, rng) -> list:
         passages += [' '.join(row) for row in lexicon[drawn]]
     return passages
 
+# %% ../../nbs/testing/10_fake_hub.ipynb #e653d999
+def _install_msmarco(columns: dict, rows_per_file: int) -> Path:  # columns: {part: its columns}
+    "Write the parquet files; all queries are in one file, as on the hub."
+    pin = DATASETS['msmarco']
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for part, values in columns.items():
+            path = folder / part / 'train-{i}-of-{n}.parquet'
+            _parquet(path, 0 if part == 'queries' else rows_per_file, **values)
+        return install_repository(pin['repo'], pin['revision'].ljust(40, '0'), folder, 'dataset')
+
 # %% ../../nbs/testing/10_fake_hub.ipynb #b8da7514
 def fake_msmarco(
     triplets: int = 400,
@@ -283,29 +294,16 @@ def fake_msmarco(
 
     docids = np.array([str(9_000_000 + i) for i in range(passages)])
     qids = np.array([str(8_000_000 + i) for i in range(queries)])
-    name = 'train-{i}-of-{n}.parquet'
-    pin = DATASETS['msmarco']
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        _parquet(
-            folder / 'corpus' / name,
-            rows_per_file,
-            passage_id=[*docids.tolist(), *corpus],
-            passage=[*texts, *corpus.values()],
-        )
-        _parquet(
-            folder / 'queries' / name,
-            query_id=[*qids.tolist(), *topics],
-            query=[*asked, *topics.values()],
-        )
-        _parquet(
-            folder / 'triplets' / name,
-            rows_per_file,
+    columns = dict(
+        corpus=dict(passage_id=[*docids.tolist(), *corpus], passage=[*texts, *corpus.values()]),
+        queries=dict(query_id=[*qids.tolist(), *topics], query=[*asked, *topics.values()]),
+        triplets=dict(
             query_id=qids[query].tolist(),
             positive_id=docids[positive[query]].tolist(),
             negative_id=docids[negative].tolist(),
-        )
-        return install_repository(pin['repo'], pin['revision'].ljust(40, '0'), folder, 'dataset')
+        ),
+    )
+    return _install_msmarco(columns, rows_per_file)
 
 # %% ../../nbs/testing/10_fake_hub.ipynb #0b177976
 def _fake_qa_row(i: int, lexicon, rng) -> dict:

@@ -57,7 +57,7 @@ def info_nce(
     strict: bool = True,  # margins above theta; if False, equal to theta is enough
     positive_below: bool = True,  # the positive is in the denominator too
 ):
-    "Return InfoNCE with in-batch and in-sample negatives; of equal best passages the first is the positive."
+    "Return InfoNCE with in-batch and in-sample negatives; the positive is the first best passage."
     b, n = teacher.shape
     query = torch.arange(b, device=teacher.device)
     own = torch.arange(b * n, device=teacher.device).view(b, n)  # columns of each query's passages
