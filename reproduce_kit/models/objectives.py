@@ -14,7 +14,7 @@ from transformers.modeling_outputs import ModelOutput
 
 from ..core import KitError
 from .tite import TiteModel, TitePreTrainedModel, apply_rope
-from .tite_config import TiteConfig, tiny_tite
+from .tite_config import TiteConfig
 
 # %% ../../nbs/models/60_objectives.ipynb #746476f8
 def bow_loss(
