@@ -8,51 +8,59 @@ __all__ = ['PairTokenizer']
 # %% ../../nbs/models/20_pair_tokens.ipynb #d67ae1a7
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 
 # %% ../../nbs/models/20_pair_tokens.ipynb #a93e5a81
 class PairTokenizer:
-    "Tokens of texts, once each, and of pairs of them, as a model's own tokenizer has them."
+    "A cross-encoder's tokenizer for texts and for pairs of tokenized texts."
 
-    def __init__(self, model):
-        from tokenizers import Tokenizer
-
-        tok = model.tokenizer
-        self.names, self.pad, self.left = (
-            tok.model_input_names,
-            tok.pad_token_id,
-            tok.padding_side == 'left',
-        )
-        self.most = min(model.max_seq_length or tok.model_max_length, tok.model_max_length)
-        self.types = getattr(tok, 'pad_token_type_id', 0)
-        self.alone = Tokenizer.from_str(tok.backend_tokenizer.to_str())
+    def __init__(
+        self,
+        model,  # CrossEncoder
+    ):
+        tokenizer = model.tokenizer
+        self.names = tokenizer.model_input_names
+        self.pad = tokenizer.pad_token_id
+        self.pad_type = getattr(tokenizer, 'pad_token_type_id', 0)
+        self.pads_left = tokenizer.padding_side == 'left'
+        limit = tokenizer.model_max_length
+        self.most = min(model.max_seq_length or limit, limit)  # tokens of a pair
+        self.alone = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self.alone.no_padding()
         self.alone.no_truncation()
         self.pair = Tokenizer.from_str(self.alone.to_str())
         self.pair.enable_truncation(
-            self.most, strategy='longest_first', direction=tok.truncation_side
+            self.most, strategy='longest_first', direction=tokenizer.truncation_side
         )
-        self.extra = self.alone.num_special_tokens_to_add(is_pair=True)
+        self.extra = self.alone.num_special_tokens_to_add(is_pair=True)  # special tokens of a pair
 
-    def texts(self, some) -> list:
-        return self.alone.encode_batch_fast(list(some), add_special_tokens=False)
+    def texts(self, texts) -> list:  # encodings, without special tokens
+        "Tokenize texts."
+        return self.alone.encode_batch_fast(list(texts), add_special_tokens=False)
 
-    def batch(self, pairs, device) -> dict:  # pairs of encodings
+    def batch(
+        self,
+        pairs,  # of encodings
+        device,
+    ) -> dict:  # a model's input
+        "Join, truncate and pad pairs."
         rows = [self.pair.post_process(a, b) for a, b in pairs]
-        w = max(len(r) for r in rows)
-        even = all(len(r) == w for r in rows)
-        out = {}
-
-        def table(get, fill):
-            if even:
-                return torch.tensor([get(r) for r in rows], device=device)
-            x = np.full((len(rows), w), fill)
-            for i, r in enumerate(rows):
-                x[i, slice(w - len(r), w) if self.left else slice(len(r))] = get(r)
-            return torch.from_numpy(x).to(device)
-
-        out['input_ids'] = table(lambda r: r.ids, self.pad)
+        batch = {'input_ids': self._tensor([row.ids for row in rows], self.pad, device)}
         if 'token_type_ids' in self.names:
-            out['token_type_ids'] = table(lambda r: r.type_ids, self.types)
-        if not even:
-            out['attention_mask'] = table(lambda r: r.attention_mask, 0)
-        return out
+            types = [row.type_ids for row in rows]
+            batch['token_type_ids'] = self._tensor(types, self.pad_type, device)
+        if len({len(row) for row in rows}) > 1:
+            masks = [row.attention_mask for row in rows]
+            batch['attention_mask'] = self._tensor(masks, 0, device)
+        return batch
+
+    def _tensor(self, rows: list, fill: int, device):
+        "Return lists of numbers as one padded tensor."
+        longest = max(map(len, rows))
+        if all(len(row) == longest for row in rows):
+            return torch.tensor(rows, device=device)
+        padded = np.full((len(rows), longest), fill)
+        for i, row in enumerate(rows):
+            columns = slice(longest - len(row), None) if self.pads_left else slice(len(row))
+            padded[i, columns] = row
+        return torch.from_numpy(padded).to(device)

@@ -1,4 +1,4 @@
-"""The Triton kernels against plain PyTorch: in Triton's interpreter without a GPU, compiled with one."""
+"""The Triton kernels against plain PyTorch: compiled on a GPU, in Triton's interpreter without one."""
 
 import importlib.util
 import os
@@ -10,7 +10,8 @@ if not torch.cuda.is_available():
     os.environ['TRITON_INTERPRET'] = '1'
 if importlib.util.find_spec('triton') is None:
     pytest.skip(
-        'triton is not installed (it comes with the CUDA build of torch; `make test` adds it to the CPU build)',
+        'triton is not installed: it comes with the CUDA build of torch; '
+        '`make test` adds it to the CPU build',
         allow_module_level=True,
     )
 
@@ -20,29 +21,32 @@ from reproduce_kit.models.pooling_triton import pool_triton  # noqa: E402
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 
 
-@pytest.mark.parametrize('k', range(1, 6))
-def test_value_and_gradient(k):
-    torch.manual_seed(k)
-    for s in range(1, k + 1):
-        lengths = [1, 7, 2, 1, 12, 5, 3, 30]
-        (step,) = pooling_plan(lengths, [k], [s], DEVICE)
-        n = sum(lengths)
-        w = torch.randn(len(step.out.slot), 5, dtype=torch.float64, device=DEVICE)
-        a = torch.randn(n, 5, dtype=torch.float64, device=DEVICE, requires_grad=True)
-        b = a.detach().clone().requires_grad_()
-        ya, yb = pool(a, step), pool_triton(b, step)
-        assert (ya - yb).abs().max() < 1e-14
-        (ya * w).sum().backward()
-        (yb * w).sum().backward()
-        assert (a.grad - b.grad).abs().max() < 1e-14, (k, s)
+def random_rows(n, width, **more):
+    return torch.randn(n, width, dtype=torch.float64, device=DEVICE, **more)
 
 
-@pytest.mark.parametrize('k', [2, 3])
-def test_gradcheck(k):
-    (step,) = pooling_plan([1, 4, 9, 2], [k], [k], DEVICE)
-    x = torch.randn(16, 3, dtype=torch.float64, device=DEVICE, requires_grad=True)
-    w = torch.randn(len(step.out.slot), 3, dtype=torch.float64, device=DEVICE)
-    assert torch.autograd.gradcheck(lambda x: pool_triton(x, step) * w, x)
+@pytest.mark.parametrize('kernel', range(1, 6))
+def test_value_and_gradient(kernel):
+    torch.manual_seed(kernel)
+    lengths = [1, 7, 2, 1, 12, 5, 3, 30]
+    for stride in range(1, kernel + 1):
+        (step,) = pooling_plan(lengths, [kernel], [stride], DEVICE)
+        cotangent = random_rows(len(step.after.padded_index), 5)
+        x = random_rows(sum(lengths), 5, requires_grad=True)
+        x_triton = x.detach().clone().requires_grad_()
+        y, y_triton = pool(x, step), pool_triton(x_triton, step)
+        assert (y - y_triton).abs().max() < 1e-14
+        (y * cotangent).sum().backward()
+        (y_triton * cotangent).sum().backward()
+        assert (x.grad - x_triton.grad).abs().max() < 1e-14, (kernel, stride)
+
+
+@pytest.mark.parametrize('kernel', [2, 3])
+def test_gradcheck(kernel):
+    (step,) = pooling_plan([1, 4, 9, 2], [kernel], [kernel], DEVICE)
+    x = random_rows(16, 3, requires_grad=True)
+    cotangent = random_rows(len(step.after.padded_index), 3)
+    assert torch.autograd.gradcheck(lambda x: pool_triton(x, step) * cotangent, x)
 
 
 def test_half_precision_and_wide_rows():
