@@ -12,9 +12,9 @@ import click
 # %% ../../nbs/cli/15_options.ipynb #646ab1c5
 as_json = click.option('--json', 'as_json', is_flag=True, help='Print one JSON value, not a table.')
 
-# %% ../../nbs/cli/15_options.ipynb #a5e3390b
+# %% ../../nbs/cli/15_options.ipynb #f2a3c827
 def narrator(as_json: bool):
-    "Return a function that reports progress: on standard output, or on standard error with `--json`."
+    "Return a function that prints progress; with `--json`, on standard error."
     return lambda message: click.echo(message, err=as_json)
 
 # %% ../../nbs/cli/15_options.ipynb #caaa2505

@@ -25,9 +25,9 @@ from .render import check_report, print_result, text_columns, text_table
 from .resolve import configs_of, find_finished_run
 from ..core import project_root
 
-# %% ../../nbs/cli/30_results.ipynb #d85b87d8
+# %% ../../nbs/cli/30_results.ipynb #d444cf98
 def ranking_report(
-    table,  # frame of measures; `attrs` has collection, split, topics and, for reranking, difference
+    table,  # frame of measures; `attrs` says what was ranked, and the difference
     size: str,  # how much was ranked
     out: str,  # the run file that was written, or None
 ) -> str:
@@ -205,9 +205,9 @@ def cells_of(
     cells = [cell for study in studies for cell in check_cells(study, '', against)]
     return [cell for cell in cells if is_asked(cell)]
 
-# %% ../../nbs/cli/30_results.ipynb #e1763302
+# %% ../../nbs/cli/30_results.ipynb #5d76085e
 def check_exit_code(runs: list, cells: list, paths) -> int:
-    "Return 1 if something differs, 3 if paths name published rows without a comparable run, else 0."
+    "Return 1 if something differs, 3 if named published rows have no comparable run, else 0."
     from reproduce_kit.verdicts.cells import exit_code
 
     if any(row['state'] == 'differs' for row in runs):

@@ -31,8 +31,9 @@ def read_top(
     path = folder / 'top.jsonl'
     if not path.exists():
         raise KitError(
-            f'{run.folder.name} kept no text (no {folder.name}/top.jsonl: it was made by an older '
-            f'version of the kit); delete {run.folder} and run the config again to read its rankings'
+            f'{run.folder.name} kept no text (no {folder.name}/top.jsonl: it was made by an '
+            f'older version of the kit); delete {run.folder} and run the config again '
+            'to read its rankings'
         )
     sets = {}
     for line in path.read_text('utf-8').splitlines():
@@ -219,30 +220,26 @@ class Explorer(widgets.VBox):
         measure = one_of(measure, measures, 'measure {!r} is unknown')
         a, b = default_pair(self.choices)
 
-        def menu(options, value, description, **layout):
-            menu = widgets.Dropdown(options=options, value=value, description=description, **layout)
-            menu.observe(lambda _: self.draw(), 'value')
-            return menu
-
         wide = widgets.Layout(width='46%')
-        self.a = menu(list(self.choices), a, 'run', layout=wide)
-        self.b = menu(list(self.choices), b, 'against', layout=wide)
-        self.set = menu(sets, test_set, 'topics')
-        self.measure = menu(measures, measure, 'measure')
+        self.a = self._menu(list(self.choices), a, 'run', layout=wide)
+        self.b = self._menu(list(self.choices), b, 'against', layout=wide)
+        self.set = self._menu(sets, test_set, 'topics')
+        self.measure = self._menu(measures, measure, 'measure')
         self.summary = widgets.HTML()
         scrolled = dict(width='44%', max_height='460px', overflow='hidden auto')
         self.bars = widgets.VBox(layout=widgets.Layout(**scrolled))
         self.reading = widgets.HTML(layout=widgets.Layout(width='56%'))
         top = widgets.Layout(align_items='flex-start')
-        super().__init__(
-            [
-                widgets.HBox([self.a, self.b]),
-                widgets.HBox([self.set, self.measure]),
-                self.summary,
-                widgets.HBox([self.bars, self.reading], layout=top),
-            ]
-        )
+        rankings = widgets.HBox([self.a, self.b])
+        numbers = widgets.HBox([self.set, self.measure])
+        topics = widgets.HBox([self.bars, self.reading], layout=top)
+        super().__init__([rankings, numbers, self.summary, topics])
         self.draw()
+
+    def _menu(self, options, value, description, **layout):
+        menu = widgets.Dropdown(options=options, value=value, description=description, **layout)
+        menu.observe(lambda _: self.draw(), 'value')
+        return menu
 
     def draw(self):
         "Compare what is chosen, and show the topic that differs most."

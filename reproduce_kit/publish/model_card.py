@@ -16,18 +16,18 @@ from ..config.backbones import BACKBONES, OPTIMIZER_TITLES, HubBackbone, KitBack
 from ..core import CHECKSUMS_FILE, KitError, NotLoggedIn, checksum_error, read_json
 from ..store.run import Run
 
-# %% ../../nbs/publish/50_model_card.ipynb #70570e0a
+# %% ../../nbs/publish/50_model_card.ipynb #6fb83b09
 MINILM_REPOSITORY = 'sentence-transformers/all-MiniLM-L6-v2'
 
 
 def base_model(run: Run) -> str:
-    "Return the hub's name of the weights that a run started from; None if the kit pre-trained them."
+    "Return the hub's name of the weights a run started from; None if the kit trained them."
     backbone = BACKBONES[run.cfg.backbone]
     if isinstance(backbone, KitBackbone):
         return None
     return backbone.repo or MINILM_REPOSITORY
 
-# %% ../../nbs/publish/50_model_card.ipynb #cdeb14f0
+# %% ../../nbs/publish/50_model_card.ipynb #39a3b0dc
 def _eval_results(run, means):
     from huggingface_hub import EvalResult
 
@@ -43,7 +43,7 @@ def _eval_results(run, means):
         for measure, value in scores.items()
     ]
 
-
+# %% ../../nbs/publish/50_model_card.ipynb #ecb1ebcb
 def card_metadata(
     run: Run,
     means: dict,  # {test set: {measure: value}} of one epoch
