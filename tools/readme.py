@@ -1,7 +1,7 @@
-"""Render README.md from nbs/index.ipynb; `--check` fails when the committed README differs.
+"""Render README.md from nbs/index.ipynb; `--check` fails if the committed README differs.
 
-nbdev's own command needs quarto, which PyPI does not carry: here nbdev's processors clean the page and
-nbconvert writes Markdown. Outputs are the ones stored in the notebook."""
+nbdev's own command needs quarto, which PyPI does not carry. Here nbconvert writes the Markdown;
+outputs are the ones stored in the notebook."""
 
 import re
 import sys
@@ -11,27 +11,36 @@ import nbformat
 from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).resolve().parent.parent
+HEAD = '<!-- Rendered from nbs/index.ipynb by tools/readme.py; edit the notebook. -->\n'
+
+
+def apply_directives(cell):
+    """Hide the source of a cell with `#| echo: false`, and drop all directives."""
+    if '#| echo: false' in cell.source:
+        cell.metadata['transient'] = {'remove_source': True}
+    cell.source = re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M)
 
 
 def render() -> str:
-    nb = nbformat.read(ROOT / 'nbs/index.ipynb', as_version=4)
-    nb.cells = [c for c in nb.cells if '#| hide' not in c.source]
-    for c in nb.cells:
-        if c.cell_type != 'code':
-            continue
-        if '#| echo: false' in c.source:
-            c.metadata['transient'] = {'remove_source': True}
-        c.source = re.sub(r'^#\|.*\n?', '', c.source, flags=re.M)
-    text, _ = MarkdownExporter().from_notebook_node(nb)
-    text = re.sub(r'\n{3,}', '\n\n', text.replace('](../', '](')).strip() + '\n'
-    return '<!-- Rendered from nbs/index.ipynb by tools/readme.py; edit the notebook. -->\n' + text
+    """Return the README: the cells of the index that are not hidden, as Markdown."""
+    notebook = nbformat.read(ROOT / 'nbs/index.ipynb', as_version=4)
+    notebook.cells = [cell for cell in notebook.cells if '#| hide' not in cell.source]
+    for cell in notebook.cells:
+        if cell.cell_type == 'code':
+            apply_directives(cell)
+    text, _ = MarkdownExporter().from_notebook_node(notebook)
+    text = text.replace('](../', '](')  # links are relative to nbs/ there, to the clone here
+    return HEAD + re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
+
+
+def main(check: bool):
+    path, text = ROOT / 'README.md', render()
+    if not check:
+        path.write_text(text)
+        print(f'wrote {path.name}')
+    elif not path.exists() or path.read_text() != text:
+        sys.exit('README.md differs from nbs/index.ipynb: run `make readme` and commit')
 
 
 if __name__ == '__main__':
-    path, new = ROOT / 'README.md', render()
-    if '--check' in sys.argv:
-        if not path.exists() or path.read_text() != new:
-            sys.exit('README.md differs from nbs/index.ipynb: run `make readme` and commit')
-    else:
-        path.write_text(new)
-        print(f'wrote {path.name}')
+    main(check='--check' in sys.argv)
