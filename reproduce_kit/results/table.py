@@ -96,7 +96,7 @@ class Table:
 
 
 def _index(labels: list) -> pd.Index:
-    has_levels = isinstance(labels[0], tuple)
+    has_levels = bool(labels) and isinstance(labels[0], tuple)
     return pd.MultiIndex.from_tuples(labels) if has_levels else pd.Index(labels)
 
 # %% ../../nbs/results/10_table.ipynb #1d81f044
