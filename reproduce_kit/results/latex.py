@@ -155,6 +155,6 @@ def write_table(
     body = _macros(table) if is_macros else table_latex(table)
     with atomic_write(path) as file:
         file.write(generated_header(made) + body)
-    cells = [asdict(cell) | dict(text=cell.printed) for cell in table.cells]
+    cells = [asdict(cell) | dict(text=cell['text']) for cell in table.cells]
     write_json(path.with_suffix('.json'), dict(file=path.name, **made, cells=cells))
     return path

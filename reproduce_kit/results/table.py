@@ -37,6 +37,10 @@ class Cell:
         letters = f'^{self.letters}' if self.letters else ''
         return self.text + spread + letters
 
+    def __getitem__(self, key: str):
+        "Return a field as the JSON file of the table has it, where `text` is what is printed."
+        return self.printed if key == 'text' else getattr(self, key)
+
 # %% ../../nbs/results/10_table.ipynb #c94a0625
 def source_note(source: dict) -> str:
     "Return the source of a cell in one line."
