@@ -60,7 +60,7 @@ class AnalysisPage(NamedTuple):
         "The file that says what the page read and wrote last time."
         return self.copy.with_suffix('.json')
 
-
+# %% ../../nbs/publish/10_pages.ipynb #26f3cba1
 def analysis_pages(names: list, study: str) -> dict:
     "Return {name: AnalysisPage}."
     notebooks = project_root() / 'nbs/analysis'

@@ -138,7 +138,7 @@ def _draw_encoder(ax):
     _arrow(ax, (8.24, 8.0), (8.24, 8.9))
     ax.text(8.05, 8.45, 'sort', fontsize=6.5, ha='right', va='center')
 
-
+# %% ../../nbs/results/50_figures.ipynb #36f3046c
 def figure1():
     "Return a drawing of retrieve-and-rerank, with the cross-encoder opened up."
     set_style()
@@ -190,7 +190,7 @@ def _draw_smoothed(ax, train: pd.DataFrame, column: str, window: int):
     smooth = train.assign(**{column: train.groupby('run')[column].transform(rolling_mean)})
     sns.lineplot(smooth, y=column, ax=ax, **_LINES)
 
-
+# %% ../../nbs/results/50_figures.ipynb #237e9001
 def _optimizer_legend() -> list:
     "A line for each optimizer, with its colour, dash and marker."
     handles = []
@@ -233,7 +233,7 @@ def _topic_means(runs: list, epoch: int, test_set: str, measure: str) -> pd.Seri
     frames = [dict(run_epochs(run))[epoch][test_set][0] for run in runs]
     return sum(frame[measure or frame.columns[0]] for frame in frames) / len(frames)
 
-
+# %% ../../nbs/results/50_figures.ipynb #5716ecba
 def gap_frame(
     runs: list,
     test_set: str = '',  # default: the first

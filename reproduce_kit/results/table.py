@@ -98,7 +98,7 @@ class Table:
     def _repr_html_(self) -> str:
         return table_html(self)
 
-
+# %% ../../nbs/results/10_table.ipynb #23487ac5
 def _index(labels: list) -> pd.Index:
     has_levels = bool(labels) and isinstance(labels[0], tuple)
     return pd.MultiIndex.from_tuples(labels) if has_levels else pd.Index(labels)
@@ -108,7 +108,7 @@ def label_levels(label) -> tuple:
     "Return a label as a tuple of its levels."
     return label if isinstance(label, tuple) else (label,)
 
-
+# %% ../../nbs/results/10_table.ipynb #807d3c87
 def repeated_levels(label: tuple, previous: tuple) -> int:
     "Count the leading levels that two labels share; the last level is always printed."
     pairs = zip(label[:-1], previous[:-1])
@@ -177,7 +177,7 @@ def format_rate(rate: float) -> str:
     power = str(int(exponent)).translate(_SUPERSCRIPTS)
     return f'{float(factor):g}×10{power}'
 
-
+# %% ../../nbs/results/10_table.ipynb #c75f7c6d
 def format_signed(value: float, digits: int = 3) -> str:
     "Return a number with its sign, a true minus where it is negative."
     return f'{value:+.{digits}f}'.replace('-', '−')

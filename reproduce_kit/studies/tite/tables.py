@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'NOT_RUN', 'MEANS', 'BEIR', 'own_results', 'effectiveness_table', 'docs_table', 'read_speeds', 'speed_table',
-           'pooling_of', 'cross_table', 'tite_findings']
+           'pooling_of', 'cross_table']
 
 # %% ../../../nbs/studies/tite/10_tables.ipynb #dc142b48
 import statistics
@@ -326,6 +326,17 @@ def _add_difference(table: Table, row: tuple, result: pd.Series, measure: str, s
     table.add(row, 'minus BERT', interval, result['difference'], **source)
     table.add(row, 'p', format_p(result['corrected']), result['corrected'], **source)
 
+# %% ../../../nbs/studies/tite/10_tables.ipynb #6d7d013a
+def _pooling_pairs(runs: list) -> tuple:
+    "({optimizer: run without pooling}, {run with pooling: (its name, name of the one without)})."
+    flat = {run.cfg.optimizer: run for run in runs if not pooling_of(run)}
+    pairs = {
+        run.folder.name: (run.folder.name, flat[run.cfg.optimizer].folder.name)
+        for run in runs
+        if pooling_of(run) and run.cfg.optimizer in flat
+    }
+    return flat, pairs
+
 # %% ../../../nbs/studies/tite/10_tables.ipynb #70a425ef
 _CROSS_CAPTION = (
     "TITE as a cross-encoder: the embedded study's encoders, reranking BM25's top {depth} "
@@ -343,12 +354,7 @@ def cross_table(runs: list) -> Table:
     throughput = _read_throughput(runs[0].cfg.study)
     selected = {run.folder.name: _selected_evidence(run, main) for run in runs}
     topics = {name: frame[lead] for name, (_, (frame, _)) in selected.items()}
-    flat = {run.cfg.optimizer: run for run in runs if not pooling_of(run)}
-    pairs = {
-        run.folder.name: (run.folder.name, flat[run.cfg.optimizer].folder.name)
-        for run in runs
-        if pooling_of(run) and run.cfg.optimizer in flat
-    }
+    flat, pairs = _pooling_pairs(runs)
     results = compare_runs(topics, list(pairs.values())) if pairs else None
     caption = _CROSS_CAPTION.format(
         depth=runs[0].cfg.depth,
@@ -379,59 +385,3 @@ def cross_table(runs: list) -> Table:
         source = dict(run=name, telemetry=telemetry_hashes([run]))
         table.add(row, 'GiB', f'{memory or 0:.2f}', memory, **source)
     return table
-
-# %% ../../../nbs/studies/tite/10_tables.ipynb #baf6d256
-# The same model in Table 1 and in another: (its name in Table 1, the other table, row there).
-_SAME_MODELS = [
-    ('S-BERT (reproduced)', 'table2', 0),
-    ('RetroMAE (reproduced)', 'table2', 1),
-    ('TITE (Base)', 'table2', 3),
-    ('TITE (Base)', 'table3', 0),
-    ('TITE (Upscale)', 'table3', 6),
-]
-_ROUNDING = 0.00151  # fourteen numbers of three digits, and their mean
-
-
-def _wrong_means(table: pd.DataFrame) -> int:
-    "Count the printed means of Table 1 that are not the means of their columns."
-    sets = table.columns[3:17]
-    count = 0
-    for _, row in table.iterrows():
-        values = [float(row[name]) for name in sets]
-        count += sum(abs(mean(values) - float(row[t])) > _ROUNDING for t, mean in MEANS.items())
-    return count
-
-
-def _contradictions(table: pd.DataFrame) -> list:
-    "Sentences about numbers that differ between Table 1 and another table."
-    sentences = []
-    for model, name, index in _SAME_MODELS:
-        one = table[table['model'] == model].iloc[0]
-        other = published_table('tite', name).iloc[index]
-        places = [row['source'].split(', ')[1] for row in (one, other)]
-        for column in ('DL19', 'DL20', *MEANS):
-            if one[column] != other[column]:
-                sentences.append(
-                    f'{column} of {model}: {one[column]} ({places[0]}), '
-                    f'{other[column]} ({places[1]})'
-                )
-    return sentences
-
-# %% ../../../nbs/studies/tite/10_tables.ipynb #785fbf5e
-def tite_findings() -> pd.DataFrame:
-    "Return what the published tables say of themselves, a row per check."
-    table = published_table('tite', 'table1')
-    wrong, contradictions = _wrong_means(table), _contradictions(table)
-    means = dict(
-        about='Means of Table 1',
-        reads=f'{wrong} of {2 * len(table)} are not the means of their columns',
-        evidence='computed from the fourteen columns',
-        count=wrong,
-    )
-    same = dict(
-        about='The same model in two tables',
-        reads='; '.join(contradictions) or 'the same numbers',
-        evidence='Tables 1, 2 and 3',
-        count=len(contradictions),
-    )
-    return pd.DataFrame([means, same])
