@@ -1,4 +1,4 @@
-"""`reproduce check` on invented runs: every state, its tolerance and the exit code; rows that are means over seeds."""
+"""`reproduce check` on fake runs: every state, its tolerance and the exit code; rows that are means over seeds."""
 
 import json
 
@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT
 from kit import reproduce
 
+import reproduce_kit.verdicts.cells as cells_module
 from reproduce_kit.config.backbones import BACKBONES, OPTIMIZER_TITLES
 from reproduce_kit.config.files import make_config, read_configs
 from reproduce_kit.evaluation.metrics import MEASURES
@@ -19,37 +20,47 @@ from reproduce_kit.store.run import finished_runs
 from reproduce_kit.testing.fake_runs import fake_run
 from reproduce_kit.verdicts.cells import check_cells, exit_code, published_cells
 
-CONFIGS = {(c.recipe, c.name): c for c in read_configs([ROOT / 'params/lion-vs-adamw'])}
+STUDY = 'lion-vs-adamw'
+CONFIGS = {(c.recipe, c.name): c for c in read_configs([ROOT / 'params' / STUDY])}
+EPOCHS = (1, 2, 3)
 
 
-def frames(cfg, means, topics=43, spread=0.2, seed=1):
+def topic_tables(cfg, means, topics=43, spread=0.2, seed=1):
     """Per-topic values whose means are `means[epoch][measure]` exactly."""
     noise = np.random.default_rng(seed).uniform(-spread, spread, topics)
     noise -= noise.mean()
-    out = {}
-    for n in range(1, cfg.epochs + 1):
-        out[n] = {}
-        for s in cfg.test_sets:
-            columns = dict(qa=['mrr10_qa_v11'], dev=['mrr10_passage_dev']).get(s, MEASURES)
-            out[n][s] = pd.DataFrame(
-                {m: means[n].get(m, 0.5) + noise for m in columns},
-                index=[f'{i:03}' for i in range(topics)],
-            ).rename_axis('qid')
-    return out
+    qids = pd.Index([f'{i:03}' for i in range(topics)], name='qid')
+    set_measures = dict(qa=['mrr10_qa_v11'], dev=['mrr10_passage_dev'])
+    tables = {}
+    for epoch in range(1, cfg.epochs + 1):
+        tables[epoch] = {}
+        for test_set in cfg.test_sets:
+            measures = set_measures.get(test_set, MEASURES)
+            values = {measure: means[epoch].get(measure, 0.5) + noise for measure in measures}
+            tables[epoch][test_set] = pd.DataFrame(values, index=qids)
+    return tables
 
 
-def published(cfg, against='paper'):
-    """{epoch: {measure: value}} of the row."""
-    cells = published_cells(against)
-    b, o = BACKBONES[cfg.backbone].repo, OPTIMIZER_TITLES[cfg.optimizer]
-    return {
-        n: {m: float(v) for (x, y, e, m), v in cells.items() if (x, y, e) == (b, o, str(n))}
-        for n in (1, 2, 3)
-    }
+def published_row(cfg, against='paper'):
+    """{epoch: {measure: published value}} of a config's row."""
+    pair = (BACKBONES[cfg.backbone].repo, OPTIMIZER_TITLES[cfg.optimizer])
+    row = {epoch: {} for epoch in EPOCHS}
+    for (backbone, optimizer, epoch, measure), printed in published_cells(against).items():
+        if (backbone, optimizer) == pair:
+            row[int(epoch)][measure] = float(printed)
+    return row
 
 
-def states(cells, **where):
-    return [c['state'] for c in cells if all(c[k] == v for k, v in where.items())]
+def run_as_published(cfg, against='paper'):
+    return fake_run(cfg, topic_tables(cfg, published_row(cfg, against)))
+
+
+def select(cells, **values):
+    return [cell for cell in cells if all(cell[key] == value for key, value in values.items())]
+
+
+def states(cells):
+    return [cell['state'] for cell in cells]
 
 
 @pytest.fixture
@@ -58,189 +69,214 @@ def runs(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_states_of_real_rows(runs):
-    cfg = CONFIGS['as-run', 'modernbert-lion']
-    fake_run(cfg, frames(cfg, published(cfg)))
-    cells = check_cells('lion-vs-adamw', 'as-run')
-    mine = [c for c in cells if c['model'] == 'ModernBERT' and c['optimizer'] == 'Lion']
-    assert (
-        states(mine) == ['reproduced'] * 18
-        and {c['origin'] for c in mine} == {'topics'}
-        and all(min(c['tolerance']) > 0.01 for c in mine)
-    )
-    (bm25,) = [c for c in cells if c['model'] == 'BM25']
-    assert (
-        bm25['origin'] == 'rounding' and bm25['state'] == 'differs'
-    )  # the invented first stage is none
-    assert (
-        set(states([c for c in cells if c not in mine and c is not bm25])) == {'not-run'}
-        and exit_code(mine) == 0
-        and exit_code(mine + [c for c in cells if c['state'] == 'not-run']) == 3
-    )
-    assert (
-        'of the 17 other published rows be' in mine[0]['why']
-    )  # one seed: a tolerance that tells rows apart badly says so
-    assert all(c['runs'] for c in mine) and abs(mine[0]['ours'] - 0.7142) < 1e-9
-    # MiniLM's small measures are contested between Table I and the raw outputs; its nDCG@10 is not
-    cfg = CONFIGS['as-run', 'minilm-lion']
-    fake_run(cfg, frames(cfg, published(cfg, 'authors')))
-    cells = [
-        c
-        for c in check_cells('lion-vs-adamw', 'as-run')
-        if c['model'] == 'MiniLM' and c['optimizer'] == 'Lion'
+# One seed
+
+
+@pytest.fixture
+def modernbert_cells(runs):
+    """The cells of a recipe with one finished run, whose values are the published ones."""
+    run_as_published(CONFIGS['as-run', 'modernbert-lion'])
+    return check_cells(STUDY, 'as-run')
+
+
+def test_a_run_with_the_published_values_is_reproduced(modernbert_cells):
+    row = select(modernbert_cells, model='ModernBERT', optimizer='Lion')
+    assert states(row) == ['reproduced'] * 18
+    assert {cell['origin'] for cell in row} == {'topics'}
+    assert all(min(cell['tolerance']) > 0.01 for cell in row)
+    assert all(cell['runs'] for cell in row)
+    assert row[0]['ours'] == pytest.approx(0.7142, abs=1e-9)
+    assert exit_code(row) == 0
+
+
+def test_a_wide_tolerance_tells_how_many_other_rows_would_pass(modernbert_cells):
+    row = select(modernbert_cells, model='ModernBERT', optimizer='Lion')
+    assert 'of the 17 other published rows' in row[0]['why']
+
+
+def test_bm25_must_agree_with_the_printed_digits(modernbert_cells):
+    (bm25,) = select(modernbert_cells, model='BM25')
+    assert bm25['origin'] == 'rounding'
+    assert bm25['state'] == 'differs'  # the fake first stage is not BM25
+
+
+def test_rows_without_a_run_are_not_run(modernbert_cells):
+    rest = [
+        cell
+        for cell in modernbert_cells
+        if (cell['model'], cell['optimizer']) not in (('ModernBERT', 'Lion'), ('BM25', ''))
     ]
-    assert (
-        states(cells, measure='nDCG@10') == ['reproduced'] * 3
-        and states(cells, measure='P(rel=1)@10') == ['contested'] * 3
-    )
-    assert all(
-        'authors reads' in c['why'] and c['why'].endswith('(near ours)')
-        for c in cells
-        if c['state'] == 'contested'
-    )
-    assert (
-        states(check_cells('lion-vs-adamw', 'as-stated')) == ['not-run'] * 108
-        and exit_code(check_cells('lion-vs-adamw', 'as-stated')) == 3
-    )
+    assert set(states(rest)) == {'not-run'}
+    assert exit_code(rest + select(modernbert_cells, state='reproduced')) == 3
+
+
+def test_a_recipe_without_runs_has_108_cells_to_run(runs):
+    cells = check_cells(STUDY, 'as-stated')
+    assert states(cells) == ['not-run'] * 108
+    assert exit_code(cells) == 3
+
+
+def test_a_study_without_published_numbers_has_no_cells():
+    assert check_cells('embedded') == []
+
+
+def test_minilm_is_contested_where_table_1_and_the_raw_outputs_disagree(runs):
+    run_as_published(CONFIGS['as-run', 'minilm-lion'], 'authors')
+    row = select(check_cells(STUDY, 'as-run'), model='MiniLM', optimizer='Lion')
+    assert states(select(row, measure='nDCG@10')) == ['reproduced'] * 3
+    assert states(select(row, measure='P(rel=1)@10')) == ['contested'] * 3
+    for cell in select(row, state='contested'):
+        assert 'authors reads' in cell['why']
+        assert cell['why'].endswith('(near ours)')
+
+
+# The command
+
+
+def check(runs, *args):
+    return reproduce('check', *args, env=dict(REPRODUCE_RUNS=runs))
 
 
 def test_higher_is_not_a_pass_and_the_command_says_so(runs):
     cfg = CONFIGS['as-stated', 'modernbert-adamw']
-    row = published(cfg)
+    row = published_row(cfg)
     row[2]['nDCG@10'] += 0.2
-    fake_run(cfg, frames(cfg, row))
-    p = reproduce('check', 'lion-vs-adamw', '--json', env=dict(REPRODUCE_RUNS=runs))
-    got = json.loads(p.stdout)
-    off = [c for c in got['cells'] if c['state'] == 'differs' and c['model'] != 'BM25']
-    assert (
-        p.returncode == 1
-        and [(c['recipe'], c['epoch'], c['measure']) for c in off] == [('as-stated', 2, 'nDCG@10')]
-        and off[0]['why'].endswith('above what is published')
-    )
-    p = reproduce('check', 'lion-vs-adamw', '--against', 'thesis', env=dict(REPRODUCE_RUNS=runs))
-    assert (
-        p.returncode == 3 and 'ModernBERT + AdamW  1      nDCG@10  0.7105     0.7105' in p.stdout
-    ), p.stdout
-    p = reproduce(
-        'check',
-        'params/lion-vs-adamw/as-stated/modernbert-adamw.yaml',
-        '--against',
-        'thesis',
-        env=dict(REPRODUCE_RUNS=runs),
-    )
-    assert p.returncode == 0, p.stdout
-    assert reproduce('check', 'lion-vs-adamw', '--against', 'nobody').returncode == 2
+    fake_run(cfg, topic_tables(cfg, row))
+    answer = check(runs, STUDY, '--json')
+    assert answer.returncode == 1
+    differing = select(json.loads(answer.stdout)['cells'], state='differs')
+    (cell,) = [cell for cell in differing if cell['model'] != 'BM25']
+    assert (cell['recipe'], cell['epoch'], cell['measure']) == ('as-stated', 2, 'nDCG@10')
+    assert cell['why'].endswith('above what is published')
+    answer = check(runs, STUDY, '--against', 'thesis')
+    assert answer.returncode == 3
+    line = 'ModernBERT + AdamW  1      nDCG@10  0.7105     0.7105'
+    assert line in answer.stdout, answer.stdout
+    file = 'params/lion-vs-adamw/as-stated/modernbert-adamw.yaml'
+    answer = check(runs, file, '--against', 'thesis')
+    assert answer.returncode == 0, answer.stdout
+    assert check(runs, STUDY, '--against', 'nobody').returncode == 2
 
 
-def test_another_protocol_is_not_compared(runs):
+# Other protocols
+
+
+def checked_rows(recipe):
+    """The cells of a recipe that have a run, without BM25."""
+    return [cell for cell in check_cells(STUDY, recipe) if cell['runs'] and cell['model'] != 'BM25']
+
+
+def test_a_run_that_is_not_what_its_config_asks_for_is_not_compared(runs):
     cfg = CONFIGS['as-stated', 'gte-lion']
-    run = fake_run(cfg, frames(cfg, published(cfg)))
-    cells = check_cells('lion-vs-adamw', 'as-stated')
-    assert 'not-comparable' not in states(cells)
-    manifest = run.manifest
+    run = run_as_published(cfg)
+    assert 'not-comparable' not in states(check_cells(STUDY, 'as-stated'))
     run.note(updates=dict(planned=cfg.updates, done=cfg.updates - 1))
-    cells = [
-        c for c in check_cells('lion-vs-adamw', 'as-stated') if c['runs'] and c['model'] != 'BM25'
-    ]
-    assert (
-        set(states(cells)) == {'not-comparable'}
-        and 'not what its config asks for: updates' in cells[0]['why']
-    )
-    run.note(**manifest)
-    c = CONFIGS['controlled', 'modernbert-lion-lr2e-6-s12']
-    fake_run(c, frames(c, published(c)))
-    cells = [
-        c for c in check_cells('lion-vs-adamw', 'controlled') if c['runs'] and c['model'] != 'BM25'
-    ]
-    assert (
-        set(states(cells)) == {'not-comparable'}
-        and "recipe 'controlled' is another protocol" in cells[0]['why']
-    )
+    cells = checked_rows('as-stated')
+    assert set(states(cells)) == {'not-comparable'}
+    assert 'not what its config asks for: updates' in cells[0]['why']
 
 
-def three_seeds(runs, sd=0.01):
-    rng = np.random.default_rng(5)
-    noise = rng.normal(0, 0.1, 43)
-    noise -= noise.mean()
-    made = []
-    for o, level in (('adamw', 0.70), ('lion', 0.64)):
-        for s in (12, 13, 14):
-            rate = dict(adamw='1e-5', lion='2e-6')[o]
-            cfg = CONFIGS['controlled', f'modernbert-{o}-lr{rate}-s{s}']
-            values = frames(
-                cfg,
-                {n: {'nDCG@10': level + sd * (s - 13)} for n in (1, 2, 3)},
-                spread=0.05,
-                seed=s + (o == 'lion'),
-            )
-            for n in values:
-                values[n]['dl19']['nDCG@10'] += noise
-            made.append(fake_run(cfg, values))
-    return made
+def test_another_recipe_is_not_compared(runs):
+    run_as_published(CONFIGS['controlled', 'modernbert-lion-lr2e-6-s12'])
+    cells = checked_rows('controlled')
+    assert set(states(cells)) == {'not-comparable'}
+    assert "recipe 'controlled' is another protocol" in cells[0]['why']
 
 
-def test_rows_are_means_over_seeds(runs, tmp_path, monkeypatch):
-    three_seeds(runs)
-    found = finished_runs('lion-vs-adamw', 'controlled')
-    assert [len(g) for g in seed_groups(found)] == [3, 3]
-    t = table1(found)
-    row = ('ModernBERT', 'AdamW', '3')
-    (cell,) = [c for c in t.cells if c['row'] == row and c['column'] == ('grades', 'nDCG@10')]
-    assert (
-        cell['text'] == '\\textbf{0.7000\\,$\\pm$0.010}'
-        and len(cell['source']['seeds']) == 3
-        and 'Several seeds' in t.caption
-    )
-    monkeypatch.setenv('REPRODUCE_PAPER', str(tmp_path / 'paper'))
-    path = write_table(t, found, 'here')
-    assert {c['check'] for c in trace(path, 'AdamW 3 nDCG')['cells']} <= {
-        'matches',
-        'source matches',
-    }
-    f = found[0].epoch(3) / 'perquery.csv'
-    f.write_text(f.read_text().replace('0.', '0.1', 1))
-    assert 'run file changed' in {c['check'] for c in trace(path, 'AdamW 3 nDCG')['cells']}
+def test_a_row_with_two_rates_is_not_compared(runs, monkeypatch):
+    cfg = CONFIGS['as-run', 'modernbert-lion']
+    other = make_config(cfg.model_dump() | dict(learning_rate=3e-6, name='modernbert-lion-other'))
+    two = [run_as_published(cfg), run_as_published(other)]
+    monkeypatch.setattr(cells_module, 'finished_runs', lambda *_: two)
+    cells = checked_rows('as-run')
+    assert {cell['why'] for cell in cells} == {'2 rates; the published row has one'}
 
 
-def test_the_gap_against_seeds(runs):
-    three_seeds(runs)
-    found = finished_runs('lion-vs-adamw', 'controlled')
-    (gap,) = seed_gaps(found, 'dl19', 'nDCG@10').values()
-    assert (
-        gap['gap'].shape == (43, 3)
-        and np.allclose(gap['gap'].mean(), -0.06)
-        and len(gap['runs']) == 6
-    )
-    t = variance_table(found).frame
-    assert '$-0.060$ $[-0.0' in t.iloc[3, 0] and t.iloc[0, 0] == '3'
-    assert gap_table(found).frame.iloc[0]['AdamW'] == '0.7000'
-    alone = variance_table(
-        [r for r in found if r.cfg.seed == 12]
-    )  # replicates are found in the store, so nothing is lost
-    assert alone.frame.iloc[0, 0] == '3'
+# Several seeds
 
 
-def test_seeds_decide_what_is_reproduced(runs, monkeypatch):
-    """With three seeds of a published recipe the tolerance is the prediction interval of a next run."""
-    import reproduce_kit.verdicts.cells as check
-
+def test_three_seeds_give_the_prediction_interval_of_a_next_run(runs, monkeypatch):
     base = CONFIGS['as-run', 'modernbert-lion']
     configs = [
-        make_config(base.model_dump() | dict(seed=s, name=f'modernbert-lion-s{s}'))
-        for s in (12, 13, 14)
+        make_config(base.model_dump() | dict(seed=seed, name=f'modernbert-lion-s{seed}'))
+        for seed in (12, 13, 14)
     ]
-    made = []
-    for i, c in enumerate(configs):
-        row = {n: {m: v + 0.004 * (i - 1) for m, v in ms.items()} for n, ms in published(c).items()}
-        made.append(fake_run(c, frames(c, row)))
-    monkeypatch.setattr(check, 'read_configs', lambda *_: configs)
-    monkeypatch.setattr(check, 'finished_runs', lambda *_: made)
-    cells = [c for c in check_cells('lion-vs-adamw', 'as-run') if c['model'] != 'BM25']
-    assert {c['origin'] for c in cells} == {'seeds'} and set(states(cells)) == {'reproduced'}
-    assert all(
-        'so would 17 of' not in c['why']
-        for c in cells
-        if c['measure'] == 'nDCG@10' and c['epoch'] == 2
-    )  # narrower than the table is wide
+    three = []
+    for shift, cfg in zip((-0.004, 0, 0.004), configs):
+        row = published_row(cfg)
+        moved = {n: {m: value + shift for m, value in values.items()} for n, values in row.items()}
+        three.append(fake_run(cfg, topic_tables(cfg, moved)))
+    monkeypatch.setattr(cells_module, 'read_configs', lambda *_: configs)
+    monkeypatch.setattr(cells_module, 'finished_runs', lambda *_: three)
+    cells = [cell for cell in check_cells(STUDY, 'as-run') if cell['model'] != 'BM25']
+    assert {cell['origin'] for cell in cells} == {'seeds'}
+    assert set(states(cells)) == {'reproduced'}
     half = cells[0]['tolerance'][0]
     assert half == pytest.approx(4.302653 * 0.004 * (4 / 3) ** 0.5, abs=1e-6)
+    for cell in select(cells, measure='nDCG@10', epoch=2):  # narrower than the table is wide
+        assert '17 of the 17 other' not in cell['why']
+
+
+# Tables of rows that are means over seeds
+
+
+@pytest.fixture
+def three_seeds(runs):
+    """Three seeds of ModernBERT with AdamW and with Lion, 0.06 apart in nDCG@10."""
+    noise = np.random.default_rng(5).normal(0, 0.1, 43)
+    noise -= noise.mean()
+    rates = dict(adamw='1e-5', lion='2e-6')
+    for optimizer, level in (('adamw', 0.70), ('lion', 0.64)):
+        for seed in (12, 13, 14):
+            cfg = CONFIGS['controlled', f'modernbert-{optimizer}-lr{rates[optimizer]}-s{seed}']
+            means = {epoch: {'nDCG@10': level + 0.01 * (seed - 13)} for epoch in EPOCHS}
+            tables = topic_tables(cfg, means, spread=0.05, seed=seed + (optimizer == 'lion'))
+            for epoch in tables:
+                tables[epoch]['dl19']['nDCG@10'] += noise
+            fake_run(cfg, tables)
+    return finished_runs(STUDY, 'controlled')
+
+
+# contract: the two texts with LaTeX below become plain Unicode with the writer that escapes
+MEAN_AND_SPREAD = '\\textbf{0.7000\\,$\\pm$0.010}'
+GAP_AND_INTERVAL = '$-0.060$ $[-0.0'
+
+
+def test_a_row_is_the_mean_over_its_seeds(three_seeds):
+    assert [len(group) for group in seed_groups(three_seeds)] == [3, 3]
+    table = table1(three_seeds)
+    row, column = ('ModernBERT', 'AdamW', '3'), ('grades', 'nDCG@10')
+    (cell,) = select(table.cells, row=row, column=column)
+    assert cell['text'] == MEAN_AND_SPREAD
+    assert len(cell['source']['seeds']) == 3
+    assert 'Several seeds' in table.caption
+
+
+def test_a_mean_over_seeds_is_traced_to_every_run(three_seeds, tmp_path, monkeypatch):
+    monkeypatch.setenv('REPRODUCE_PAPER', str(tmp_path / 'paper'))
+    path = write_table(table1(three_seeds), three_seeds, 'here')
+
+    def checks():
+        return {cell['check'] for cell in trace(path, 'AdamW 3 nDCG')['cells']}
+
+    assert checks() <= {'matches', 'source matches'}
+    file = three_seeds[0].epoch(3) / 'perquery.csv'
+    file.write_text(file.read_text().replace('0.', '0.1', 1))
+    assert 'run file changed' in checks()
+
+
+def test_the_gap_is_compared_with_the_spread_over_seeds(three_seeds):
+    (gap,) = seed_gaps(three_seeds, 'dl19', 'nDCG@10').values()
+    assert gap['gap'].shape == (43, 3)
+    assert np.allclose(gap['gap'].mean(), -0.06)
+    assert len(gap['runs']) == 6
+    frame = variance_table(three_seeds).frame
+    assert frame.iloc[0, 0] == '3'
+    assert GAP_AND_INTERVAL in frame.iloc[3, 0]
+    assert gap_table(three_seeds).frame.iloc[0]['AdamW'] == '0.7000'
+
+
+def test_replicates_are_found_in_the_store(three_seeds):
+    """A table that is asked for one seed reports all of them."""
+    one = [run for run in three_seeds if run.cfg.seed == 12]
+    assert variance_table(one).frame.iloc[0, 0] == '3'

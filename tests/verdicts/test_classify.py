@@ -1,0 +1,126 @@
+"""The verdict on one number, without runs: tolerances, edges, disagreeing references."""
+
+import pytest
+
+from reproduce_kit.core import KitError
+from reproduce_kit.verdicts.cells import (
+    AGAINST,
+    Tolerance,
+    by_rounding,
+    cells_to_check,
+    classify,
+    exit_code,
+    published_cells,
+)
+
+TOLERANCE = Tolerance(0.01, 0.02, 'seeds')
+
+
+def state(ours, **others):
+    return classify(ours, '0.7000', TOLERANCE, **others)[0]
+
+
+# Tolerances
+
+
+@pytest.mark.parametrize('ours', [0.7, 0.71005, 0.67995])
+def test_the_edges_are_reproduced(ours):
+    """Ours may be 0.01 above and 0.02 below, and half a digit."""
+    assert state(ours) == 'reproduced'
+
+
+@pytest.mark.parametrize('ours', [0.71006, 0.67994])
+def test_past_an_edge_it_differs(ours):
+    assert state(ours) == 'differs'
+
+
+def test_rounding_accepts_half_a_unit_of_the_last_digit():
+    states = [
+        classify(ours, '0.506', by_rounding())[0]
+        for ours in (0.5058, 0.5055, 0.5065, 0.50549, 0.50651)
+    ]
+    assert states == ['reproduced'] * 3 + ['differs'] * 2
+
+
+def test_higher_than_published_is_not_a_pass():
+    verdict, why = classify(0.9, '0.7000', TOLERANCE)
+    assert verdict == 'differs'
+    assert why.endswith('above what is published')
+
+
+# States
+
+
+def test_without_a_run_it_is_not_run():
+    assert state(None) == 'not-run'
+
+
+def test_an_obstacle_comes_first():
+    assert state(0.7, obstacle='another collection') == 'not-comparable'
+    assert state(None, obstacle='another collection') == 'not-comparable'
+
+
+def test_a_missing_value_is_an_error():
+    with pytest.raises(KitError, match='our value is nan'):
+        state(float('nan'))
+
+
+# References that disagree
+
+
+@pytest.mark.parametrize('authors', ['0.7000', '0.69995', '0.7001'])
+def test_references_agree_up_to_their_digits(authors):
+    """The same number with more digits; a last digit that was rounded twice."""
+    assert state(0.7, others={'authors': authors}) == 'reproduced'
+
+
+def test_a_cell_is_contested_if_ours_is_near_one_reference():
+    assert state(0.7, others={'authors': '0.7002'}) == 'contested'
+    assert state(0.5, others={'authors': '0.5000'}) == 'contested'
+    assert state(0.5, others={'authors': '0.7002'}) == 'differs'
+
+
+def test_a_contested_cell_names_every_reference():
+    why = classify(0.7, '0.7000', TOLERANCE, {'authors': '0.6571'})[1]
+    references = 'this reference reads 0.7000 (near ours), authors reads 0.6571 (not near ours)'
+    assert references in why
+
+
+# Published cells
+
+
+def test_every_reference_has_its_cells():
+    assert [len(published_cells(reference)) for reference in AGAINST] == [108, 108, 30]
+    thesis = published_cells('thesis')
+    assert thesis['answerdotai/ModernBERT-base', 'Lion', '2', 'nDCG@10'] == '0.7225'
+    authors = published_cells('authors')
+    minilm = 'microsoft/MiniLM-L12-H384-uncased'
+    assert authors[minilm, 'Lion', '3', 'mrr10_qa_v11'] == '0.5988'
+
+
+def test_a_cell_knows_the_other_references_and_rows():
+    cells = cells_to_check('paper')
+    assert len(cells) == 108
+    assert {len(cell.peers) for cell in cells} == {17}
+    assert {frozenset(cell.others) for cell in cells} == {
+        frozenset({'authors'}),
+        frozenset({'authors', 'thesis'}),
+    }
+
+
+# Exit code
+
+
+@pytest.mark.parametrize(
+    'states, code',
+    [
+        ([], 0),
+        (['contested'], 0),
+        (['reproduced', 'differs'], 1),
+        (['not-run'], 3),
+        (['reproduced', 'not-run'], 3),
+        (['not-comparable'], 3),
+    ],
+)
+def test_exit_codes(states, code):
+    assert exit_code([dict(state=state) for state in states]) == code
