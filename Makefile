@@ -29,7 +29,10 @@ lab: $(VENV)/.ready
 readme: $(VENV)/.ready
 	$(BIN)/python tools/readme.py
 
-# Both sides of every speed that the paper's table shows (about 25 minutes on two idle cores). DL2019: a folder with TREC DL 2019's passages, topics, judgments and candidates (nbs/15_collection.ipynb says in which files); without it, the embedded collection's. ONLY: some of bench_lion, bench_train, bench_rerank, bench_metrics, bench_kit, bench_growth.
+# Both sides of every speed that the table of speeds shows (about 25 minutes on two idle cores).
+# DL2019=FOLDER: TREC DL 2019's passages, topics, judgments and candidates as a collection
+#   (nbs/data/20_collection.ipynb says in which files); without it, the embedded collection's texts.
+# ONLY: some of bench_lion, bench_train, bench_rerank, bench_metrics, bench_kit, bench_growth.
 bench: $(VENV)/.ready
 	BENCH='$(DL2019)' $(BIN)/python tools/bench.py $(ONLY)
 

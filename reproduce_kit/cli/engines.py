@@ -87,7 +87,7 @@ def modal_request(paths, track, secrets=(), rates='', max_dollars=None, yes=Fals
 # %% ../../nbs/cli/40_engines.ipynb #bdf98ce1
 def modal_plans(request: ModalRequest) -> dict:  # {identity: row of `plan_with_cost`}
     "Plan every run of a request."
-    from reproduce_kit.engines.modal_client import plan_with_cost
+    from reproduce_kit.engines.modal_costs import plan_with_cost
 
     finished = {}
     plans = {
@@ -120,7 +120,7 @@ def runs_to_start(
 
 
 def _within_limit(request, todo, plans, states):
-    from reproduce_kit.engines.modal_client import affordable
+    from reproduce_kit.engines.modal_costs import affordable
 
     bound = 0
     for identity, state in states.items():
@@ -181,7 +181,8 @@ def follow(
 # %% ../../nbs/cli/40_engines.ipynb #fda9d85c
 def bring_home(configs: list) -> dict:  # {study: `fetch_study`'s answer without file names}
     "Fetch the studies of configs, if one of their runs has ended."
-    from reproduce_kit.engines.modal_client import fetch_study, remote_states
+    from reproduce_kit.engines.modal_client import remote_states
+    from reproduce_kit.engines.modal_files import fetch_study
     from reproduce_kit.store.run import RunState
 
     ended = (RunState.DONE, RunState.FAILED)
@@ -231,7 +232,8 @@ def detached_report(request: ModalRequest, call: str, under_way: int) -> str:
 # %% ../../nbs/cli/40_engines.ipynb #ebfc5e4a
 def run_on_modal(request: ModalRequest, as_json: bool):
     "Plan, filter, confirm, start, follow and bring home; exit with 1 if a run failed."
-    from reproduce_kit.engines.modal_client import connect, remote_states
+    from reproduce_kit.engines.modal_client import remote_states
+    from reproduce_kit.engines.modal_session import connect
 
     plans = modal_plans(request)
     connect()
@@ -279,7 +281,7 @@ def fetch(study, checkpoints, as_json):
 
     Fetches manifests, histories, run files, per-query values and executed notebooks of STUDY,
     each verified by its hash."""
-    from reproduce_kit.engines.modal_client import fetch_study
+    from reproduce_kit.engines.modal_files import fetch_study
 
     study = study_name(study)
     answer = fetch_study(study, checkpoints, say=tell)

@@ -146,7 +146,7 @@ def modal_plan(
     rates: dict,  # from `engines.cost.read_rates`
 ) -> dict:  # what `reproduce plan --on modal --json` prints
     "Plan runs on Modal, with what they will cost."
-    from reproduce_kit.engines.modal_client import plan_with_cost
+    from reproduce_kit.engines.modal_costs import plan_with_cost
 
     finished = {}
     rows = [plan_with_cost(config, rates, finished) for config in configs_of(paths)]

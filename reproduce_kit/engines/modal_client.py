@@ -21,9 +21,7 @@ from ..core import KitError, NotLoggedIn
 from .lease import HEARTBEAT_SECONDS, MISSED_HEARTBEATS
 from .local import format_duration
 from .modal_calls import CallAnswer, CallState, call_answer
-from .modal_costs import affordable, plan_with_cost  # noqa: F401  for `cli`
 from reproduce_kit.engines.modal_files import (
-    fetch_study,  # noqa: F401  for `cli`
     printable,
     read_remote,
     read_remote_json,

@@ -11,7 +11,9 @@ import pytest
 from click.testing import CliRunner
 from conftest import ROOT
 
-import reproduce_kit.engines.modal_client as modal
+import reproduce_kit.engines.modal_client as modal_client
+import reproduce_kit.engines.modal_files as modal_files
+import reproduce_kit.engines.modal_session as modal_session
 from reproduce_kit.cli.app import SECTIONS, main
 from reproduce_kit.cli.doctor import CHECKS
 
@@ -222,14 +224,19 @@ class FakeModal:
     def __init__(self, monkeypatch, before=None, after=None, interrupt=False):
         self.before, self.after, self.interrupt = before or {}, after or {}, interrupt
         self.looks, self.calls = itertools.count(), []
-        for name in ('connect', 'remote_states', 'start_study', 'follow_runs', 'fetch_study'):
-            monkeypatch.setattr(modal, name, getattr(self, name))
+        for module, names in {
+            modal_client: ('remote_states', 'start_study', 'follow_runs'),
+            modal_session: ('connect',),
+            modal_files: ('fetch_study',),
+        }.items():
+            for name in names:
+                monkeypatch.setattr(module, name, getattr(self, name))
 
     def connect(self):
         pass
 
     def row(self, config, states):
-        state = states.get(config.name, 'not started')
+        state = states.get(config.name, 'not run')
         dollars = 0.5 if config.name in states else None
         return dict(cfg=config, state=state, dollars=dollars, message='')
 

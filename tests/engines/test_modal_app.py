@@ -170,7 +170,7 @@ def test_modal_run_takes_paths(deployed):
 WITHOUT_LARGE_LIBRARIES = """
 import sys
 from reproduce_kit.engines.modal_app import FUNCTIONS
-from reproduce_kit.engines.modal_client import plan_with_cost
+from reproduce_kit.engines.modal_costs import plan_with_cost
 assert 'prepare' in FUNCTIONS
 assert not {'torch', 'transformers', 'pandas'} & set(sys.modules)
 """
