@@ -1,4 +1,6 @@
-"""The command line from outside: names, help, JSON keys, exit codes, and the steps of a study on Modal."""
+"""The command line from outside.
+
+Names, help, JSON keys, exit codes, and the steps of a study on Modal."""
 
 import errno
 import itertools

@@ -1,4 +1,5 @@
-"""Each thing that goes wrong gives one clear message, a non-zero exit, and loses nothing already done."""
+"""Each thing that goes wrong gives one clear message, a non-zero exit, and loses nothing
+already done."""
 
 import os
 import shutil

@@ -36,7 +36,8 @@ def test_cacm(tmp_path):
 
 
 def test_an_index_that_is_there(tmp_path):
-    """Searching a finished index, as the prebuilt one is searched, in more than one batch of topics, equals indexing and searching in one go."""
+    """Searching a finished index, as the prebuilt one is searched, in more than one batch of
+    topics, equals indexing and searching in one go."""
     import json
     import subprocess
     from importlib.util import find_spec

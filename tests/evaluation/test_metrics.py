@@ -68,7 +68,9 @@ def test_missing_topics_count_zero_as_under_trec_eval_c(nist):
 
 
 def test_level_two_is_trec_evals(nist):
-    """NIST keeps the graded judgments elsewhere; topic 302 follows from the binary ones, doubled."""
+    """NIST keeps the graded judgments elsewhere.
+
+    Topic 302 follows from the binary ones, doubled."""
     folder, qrels, run = nist
     doubled = qrels | {'302': {docid: 2 * grade for docid, grade in qrels['302'].items()}}
     expected = read_expected(folder / 'out.test.aql')

@@ -1,4 +1,5 @@
-"""Scores of pairs: the model's own tokens and `predict`'s scores, for each architecture, whatever is cut, empty or left over."""
+"""Scores of pairs: the model's own tokens and `predict`'s scores, for each architecture,
+whatever is cut, empty or left over."""
 
 import numpy as np
 import pytest

@@ -25,7 +25,9 @@ def study_without_effect(rng, runs=19, topics=43):
 
 @pytest.mark.parametrize('test', ['t', 'randomization'])
 def test_no_difference_is_rarely_found(test, monkeypatch):
-    """2,000 simulated studies of 18 comparisons without a difference: after Holm at most 5 % find one; without correction more than 25 % do."""
+    """2,000 simulated studies of 18 comparisons without a difference.
+
+    After Holm at most 5 % find one; without correction more than 25 % do."""
     monkeypatch.setattr('gc.collect', lambda *_: 0)  # statsmodels calls it each time: slow here
     rng = np.random.default_rng(12)
     options = dict(permutations=2_000, seed=3) if test == 'randomization' else {}
@@ -36,7 +38,9 @@ def test_no_difference_is_rarely_found(test, monkeypatch):
 
 
 def test_power_follows_the_closed_form():
-    """How often a difference of half a standard deviation over 43 topics is found: the noncentral t distribution's figure."""
+    """How often a difference of half a standard deviation over 43 topics is found.
+
+    The noncentral t distribution's figure."""
     rng = np.random.default_rng(12)
     n, d = 43, 0.5
     found = np.mean(t_test(rng.normal(d, 1, (4_000, n))) <= 0.05)
@@ -88,7 +92,9 @@ def test_p_values_are_those_of_ranx():
 
 
 def differences_of(rng, effect, seed_spread, seeds, topics=43):
-    """Differences over topics and seeds: an effect, a part of each topic, one of each seed, the rest."""
+    """Differences over topics and seeds.
+
+    An effect, a part of each topic, one of each seed, the rest."""
     parts = (
         rng.normal(0, 0.1, (topics, 1)),
         rng.normal(0, seed_spread, (1, seeds)),
@@ -99,7 +105,9 @@ def differences_of(rng, effect, seed_spread, seeds, topics=43):
 
 @pytest.mark.parametrize('seeds, most', [(2, 0.13), (3, 0.1), (5, 0.07)])
 def test_seeds_are_part_of_the_noise(seeds, most):
-    """Without a true difference and with seeds that matter, a test over topics finds one far too often; over topics and seeds rarely (more often with two seeds, as Hillis' degrees of freedom are few)."""
+    """Without a true difference and with seeds that matter, a test over topics finds one far
+    too often; over topics and seeds rarely (more often with two seeds, as Hillis' degrees
+    of freedom are few)."""
     rng = np.random.default_rng(12)
     studies = [differences_of(rng, 0, 0.05, seeds) for _ in range(1_500)]
     over_both = np.mean([topics_and_seeds(d)['p'] <= 0.05 for d in studies])

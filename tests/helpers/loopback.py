@@ -384,7 +384,8 @@ class Calls:
 
 @patch_mock_servicer
 class Modal(Workspace, Apps, Calls, Machines, Volumes, ModalClientBase):
-    """The other end. `folder` gets volumes/NAME, what is committed, and tasks/ID, what a machine sees."""
+    """The other end. `folder` gets volumes/NAME, what is committed, and tasks/ID, what a
+    machine sees."""
 
     def __init__(self, folder: Path, machines: int = 2, env: dict = None):
         self.folder = Path(folder)

@@ -62,7 +62,8 @@ class Task:
 
 
 def interruptible():
-    """Let a machine's process see an interrupt, also when this one was started in the background."""
+    """Let a machine's process see an interrupt, also when this one was started in the
+    background."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -58,7 +58,9 @@ def remove_file(path: Path):
 
 
 class Volumes:
-    """Each volume is a folder `volumes/NAME` of committed files; each machine has a copy of its own."""
+    """Each volume is a folder `volumes/NAME` of committed files.
+
+    Each machine has a copy of its own."""
 
     def volume(self, name) -> Path:
         folder = self.folder / 'volumes' / name

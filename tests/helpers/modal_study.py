@@ -1,4 +1,6 @@
-"""What the tests on Modal share: the stand-in with a small hub, small configs, and waiting for runs."""
+"""What the tests on Modal share.
+
+The stand-in with a small hub, small configs, and waiting for runs."""
 
 import contextlib
 import json

@@ -1,4 +1,6 @@
-"""The study's recipes at toy size: tiny models of the true architectures, read through a fake hub."""
+"""The study's recipes at toy size.
+
+Tiny models of the true architectures, read through a fake hub."""
 
 import json
 
@@ -21,7 +23,10 @@ QUESTIONS = DATA / 'msmarco-v1.1-sample/train-200.json'
 
 
 def shrink(cfg, **changes):
-    """A config at toy size. What makes the recipe stays: optimizer, rates, decay, schedule and its length relative to the run, chaining, hold-out, a short last batch."""
+    """A config at toy size.
+
+    What makes the recipe stays: optimizer, rates, decay, schedule and its length relative to
+    the run, chaining, hold-out, a short last batch."""
     batch = TINY_BATCH[cfg.global_batch]
     schedule = cfg.schedule_updates and round(cfg.schedule_updates / cfg.updates * 12)
     short_by = batch // 2 if cfg.last_batch == 'keep' else 0
@@ -59,7 +64,10 @@ def recipes(*names):
 
 
 def hub(cfg):
-    """Fill the fake hub. DL19's real passages and BM25 ranking, and MS MARCO's real questions, are used if they are at hand."""
+    """Fill the fake hub.
+
+    DL19's real passages and BM25 ranking, and MS MARCO's real questions, are used if they are
+    at hand."""
     collection = read_collection(TREC_DL) if TREC_DL.exists() else None
     if collection:
         fake_msmarco(corpus=collection.corpus, topics=collection.topics['dl19'])

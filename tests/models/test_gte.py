@@ -1,4 +1,5 @@
-"""GTE's native encoder against the original's arithmetic, written out with its published weights' names."""
+"""GTE's native encoder against the original's arithmetic, written out with its published
+weights' names."""
 
 import math
 
@@ -30,7 +31,9 @@ def rotate(x, angle):
 
 
 def original(weights, config, ids):
-    """The encoder as the hub's own code computes it: embeddings, rotary attention, post-norm, gated MLP."""
+    """The encoder as the hub's own code computes it.
+
+    Embeddings, rotary attention, post-norm, gated MLP."""
     n, heads, size = ids.shape[1], config['num_attention_heads'], config['hidden_size']
     d = size // heads
 

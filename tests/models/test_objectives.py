@@ -1,4 +1,6 @@
-"""Pre-training objectives: what the decoder sees, tied weights from disk, and vectors that carry information."""
+"""Pre-training objectives.
+
+What the decoder sees, tied weights from disk, and vectors that carry information."""
 
 import numpy as np
 import pytest
@@ -43,7 +45,9 @@ def test_the_decoder_is_still_the_embedding_table_after_loading(number, tmp_path
 
 
 def topical_text(n, seed, topics=10, length=24):
-    """Ids and topics of texts: 70 % of the words are among their topic's thirty, the others among thirty for all."""
+    """Ids and topics of texts.
+
+    70 % of the words are among their topic's thirty, the others among thirty for all."""
     g = np.random.default_rng(seed)
     topic = g.integers(0, topics, n)
     own = g.integers(0, 30, (n, length)) + 70 + 30 * topic[:, None]

@@ -1,4 +1,6 @@
-"""The Triton kernels against plain PyTorch: compiled on a GPU, in Triton's interpreter without one."""
+"""The Triton kernels against plain PyTorch.
+
+Compiled on a GPU, in Triton's interpreter without one."""
 
 import importlib.util
 import os

@@ -1,4 +1,5 @@
-"""Mean pooling: lengths against windows counted one by one, gradients against finite differences."""
+"""Mean pooling: lengths against windows counted one by one, gradients against finite
+differences."""
 
 import pytest
 import torch

@@ -1,4 +1,5 @@
-"""TITE: configurations, equality of a ragged batch and each sequence alone, and models from disk."""
+"""TITE: configurations, equality of a ragged batch and each sequence alone, and models from
+disk."""
 
 import copy
 import itertools
@@ -149,7 +150,9 @@ def flat_gradients(model, output):
 
 @pytest.mark.parametrize('number', [1, 4, 5, 6, 7])
 def test_gradients_are_each_sequences_own(number):
-    """A sequence's gradient does not depend on its neighbours; padding and empty sequences give no NaN."""
+    """A sequence's gradient does not depend on its neighbours.
+
+    Padding and empty sequences give no NaN."""
     torch.manual_seed(1)
     model = TiteModel(tiny_tite(number)).double().train(False)
     ids, mask = ragged(9, 40)
@@ -183,7 +186,8 @@ def test_a_sequence_that_is_too_long_is_an_error():
 
 
 def post_norm_bert(model, ids):
-    """A post-norm BERT with rotary positions, two heads of 8 units, written out for one sequence."""
+    """A post-norm BERT with rotary positions, two heads of 8 units, written out for one
+    sequence."""
     x = model.embed(ids)
     place = torch.arange(len(x))
     for layer in model.layers:

@@ -1,4 +1,6 @@
-"""A bi-encoder in miniature: trained on a teacher's scores, stopped and resumed, measured on one collection and on several."""
+"""A bi-encoder in miniature.
+
+Trained on a teacher's scores, stopped and resumed, measured on one collection and on several."""
 
 import json
 import shutil
@@ -89,7 +91,9 @@ def write_beir(folder, relevant):
 
 
 def test_measures_are_averaged_over_the_data_sets_of_one_folder(study, tmp_path):
-    """The answer is first in one data set and second in the other; the topic's own text is left out."""
+    """The answer is first in one data set and second in the other.
+
+    The topic's own text is left out."""
     settings, _, _ = study
     write_beir(tmp_path / 'dup/a', relevant='d1')
     write_beir(tmp_path / 'dup/b', relevant='d2')

@@ -1,4 +1,5 @@
-"""The distillation losses against their definitions, and an encoder that learns a teacher's order."""
+"""The distillation losses against their definitions, and an encoder that learns a teacher's
+order."""
 
 import itertools
 

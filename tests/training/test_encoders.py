@@ -1,4 +1,6 @@
-"""Encoders of the kit: pre-trained, fine-tuned as cross-encoders, and taught as bi-encoders, by the command line."""
+"""Encoders of the kit.
+
+Pre-trained, fine-tuned as cross-encoders, and taught as bi-encoders, by the command line."""
 
 import json
 import shutil
@@ -26,7 +28,9 @@ from reproduce_kit.models.tite_files import save_bi_encoder, tite_tokenizer
 
 
 def write_mini_collection(folder: Path):
-    """200 documents and 90 topics about 20 subjects; documents of a topic's subject are relevant."""
+    """200 documents and 90 topics about 20 subjects.
+
+    Documents of a topic's subject are relevant."""
     g = np.random.default_rng(2)
     words = [a + b + c for a in 'bdgk' for b in 'aeio' for c in 'lnrs']
     subjects = [g.choice(words, 6, replace=False) for _ in range(20)]
@@ -117,7 +121,8 @@ def check_list(clone):
 
 
 def test_a_study_from_text_to_a_bi_encoder(clone, environment):
-    """One command: first the encoder, then the run that starts from it, then the bi-encoder that the run teaches."""
+    """One command: first the encoder, then the run that starts from it, then the bi-encoder
+    that the run teaches."""
     bi_encoder = clone / 'params/tite/bi-encoders/tite-k2.yaml'
     too_early = reproduce('run', bi_encoder, env=environment)
     assert too_early.returncode == 1
@@ -164,7 +169,9 @@ def test_an_encoder_of_the_kit_keeps_all_its_layers():
 
 @pytest.fixture
 def saved(tmp_path):
-    """A bi-encoder in `bi`, a cross-encoder in `cross`; both take 16 tokens, words are w0 ... w39."""
+    """A bi-encoder in `bi`, a cross-encoder in `cross`; both take 16 tokens, words are w0 ...
+
+    W39."""
     torch.manual_seed(3)
     words = ['[PAD]', '[UNK]', '[SEP]', '[MASK]', *(f'w{i}' for i in range(40))]
     tokenizer = tite_tokenizer(words, 16)

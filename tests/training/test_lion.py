@@ -1,4 +1,6 @@
-"""Lion is lion-pytorch's to the last bit on a CPU; its GPU kernel is compared in Triton's interpreter, or on a GPU."""
+"""Lion is lion-pytorch's to the last bit on a CPU.
+
+Its GPU kernel is compared in Triton's interpreter, or on a GPU."""
 
 import importlib.util
 import math

@@ -1,4 +1,6 @@
-"""An update in pieces has the stock trainer's gradients, for each architecture; a short last batch has its own weight."""
+"""An update in pieces has the stock trainer's gradients, for each architecture.
+
+A short last batch has its own weight."""
 
 import itertools
 

@@ -1,4 +1,5 @@
-"""Pre-training: texts, damaged checkpoints, and every combination of objectives in the TITE paper's Table 2."""
+"""Pre-training: texts, damaged checkpoints, and every combination of objectives in the TITE
+paper's Table 2."""
 
 import shutil
 
@@ -27,7 +28,9 @@ def text_file(tmp_path):
 
 @pytest.fixture
 def small(text_file, tmp_path, monkeypatch):
-    """A function that makes settings of a run of seconds; runs and cache are in a temporary folder."""
+    """A function that makes settings of a run of seconds.
+
+    Runs and cache are in a temporary folder."""
     monkeypatch.setenv('REPRODUCE_RUNS', str(tmp_path / 'runs'))
     monkeypatch.setenv('REPRODUCE_CACHE', str(tmp_path / 'cache'))
     shape = read_encoder('tite-k2-docs').model_dump()

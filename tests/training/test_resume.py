@@ -1,4 +1,6 @@
-"""A run that was stopped and started again equals one that was not: the same history, the same weights."""
+"""A run that was stopped and started again equals one that was not.
+
+The same history, the same weights."""
 
 import math
 import shutil

@@ -1,4 +1,6 @@
-"""`reproduce check` on fake runs: every state, its tolerance and the exit code; rows that are means over seeds."""
+"""`reproduce check` on fake runs: every state, its tolerance and the exit code.
+
+Rows that are means over seeds."""
 
 import json
 
