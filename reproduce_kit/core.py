@@ -70,7 +70,7 @@ def project_path(path) -> Path:
 def artifact_dir(
     kind: str,  # `runs`, `cache`, `paper` or `figures`
 ) -> Path:  # absolute; not created here
-    "Return `$REPRODUCE_RUNS`, `$REPRODUCE_CACHE` and so on, or the folder of that name in the clone."
+    "Return the folder of a kind: `$REPRODUCE_RUNS` and so on, or the clone's own."
     chosen = os.environ.get(f'REPRODUCE_{kind.upper()}')
     return Path(chosen).resolve() if chosen else project_root() / kind
 

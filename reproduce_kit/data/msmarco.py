@@ -312,7 +312,7 @@ def write_set(
     qrels: dict,  # {topic: {docid: grade}}
     candidates: dict,  # {topic: {docid: score}}
 ):
-    "Write an evaluation set with checksums; topics without a judgment are left out, as in trec_eval."
+    "Write an evaluation set with checksums; unjudged topics are left out, as in trec_eval."
     judged = {topic: text for topic, text in topics.items() if topic in qrels}
     run = {topic: scores for topic, scores in candidates.items() if topic in judged}
     write_topics(folder / 'topics.tsv', judged)

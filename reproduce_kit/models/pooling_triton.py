@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .pooling import PoolingStep
+from .pooling_plan import PoolingStep
 
 # %% ../../nbs/models/40_pooling_triton.ipynb #bc66eb91
 #| eval: false

@@ -20,7 +20,8 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
 from ..core import KitError
-from .pooling import PoolingStep, Segments, length_schedule, pool, pooling_plan
+from .pooling import pool
+from .pooling_plan import PoolingStep, Segments, length_schedule, pooling_plan
 from reproduce_kit.models.tite_config import (
     PUBLISHED,
     TiteConfig,

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 
 from ..config.encoders import EncoderSettings
 from ..core import KitError
-from .pooling import length_schedule
+from .pooling_plan import length_schedule
 
 # %% ../../nbs/models/45_tite_config.ipynb #eb36f385
 def max_input_length(

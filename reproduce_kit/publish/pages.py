@@ -132,7 +132,9 @@ def _named_data(notebook: Path) -> list:
     for parameter in papermill.inspect_notebook(str(notebook)).values():
         default = parameter['default']
         if default[:1] in ('"', "'"):
-            paths.append(data_folder() / ast.literal_eval(default))
+            name = ast.literal_eval(default)
+            if name:
+                paths.append(data_folder() / name)
     return [path for path in paths if path.exists()]
 
 # %% ../../nbs/publish/10_pages.ipynb #bf1a829d

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModel, BertConfig, ModernBertConfig
 
 from ..core import KitError
-from ..models.pooling import length_schedule
+from ..models.pooling_plan import length_schedule
 from ..models.tite import TiteConfig, published_config
 from .timing import time_interleaved
 

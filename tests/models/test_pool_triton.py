@@ -17,7 +17,8 @@ if importlib.util.find_spec('triton') is None:
         allow_module_level=True,
     )
 
-from reproduce_kit.models.pooling import pool, pooling_plan  # noqa: E402
+from reproduce_kit.models.pooling import pool  # noqa: E402
+from reproduce_kit.models.pooling_plan import pooling_plan  # noqa: E402
 from reproduce_kit.models.pooling_triton import pool_triton  # noqa: E402
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'

@@ -4,7 +4,8 @@ differences."""
 import pytest
 import torch
 
-from reproduce_kit.models.pooling import pool, pooled_length, pooling_plan
+from reproduce_kit.models.pooling import pool
+from reproduce_kit.models.pooling_plan import pooled_length, pooling_plan
 
 KERNELS_AND_STRIDES = [(k, s) for k in range(1, 6) for s in range(1, k + 1)]
 LENGTHS = [1, 7, 2, 1, 12, 5, 3]
