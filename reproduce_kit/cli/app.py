@@ -11,6 +11,7 @@ import os
 
 import click
 
+from .data import data_group
 from .doctor import doctor
 from .engines import evaluate, fetch, stop
 from reproduce_kit.cli.results import (
@@ -32,7 +33,7 @@ SECTIONS = {
     'Study': (list_command, plan, prepare, run, logs),
     'Results': (rerank, retrieve, tables, figures, paper, report, push),
     'Engines': (fetch, stop, evaluate),
-    'Checks': (check, why, doctor),
+    'Checks': (check, why, doctor, data_group),
 }
 
 # %% ../../nbs/cli/90_app.ipynb #cbb669b4
