@@ -51,7 +51,10 @@ def need(*parts) -> Path:
     """A file or folder of public data, or a skip that says which one is missing."""
     path = DATA.joinpath(*parts)
     if not path.exists():
-        pytest.skip(f'public data absent: {"/".join(parts)} is not in {DATA}; set KIT_DATA')
+        pytest.skip(
+            f'public data absent: {"/".join(parts)} is not in {DATA}; '
+            'set KIT_DATA, or see `reproduce data list`'
+        )
     return path
 
 
