@@ -39,6 +39,7 @@ def set_environment():
 set_environment()
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Pages run on whichever worker is free; the tests of another file share its fixtures."""
     for item in items:
