@@ -29,7 +29,6 @@ from reproduce_kit.engines.attempt import (
     TRAIN_NOTEBOOK,
     attempt,
     is_settled,
-    train_config,  # noqa: F401  engines.modal_app imports it from here
 )
 from .estimate import GPUS, estimate_hours, finished_runs_on
 from .papermill import check_notebook, execute_notebook, process_count
