@@ -247,19 +247,20 @@ def require_tracker(name: str):
 
 # %% ../../nbs/cli/20_run.ipynb #c1e4fdc0
 def run_report(
-    summary: dict,  # from `engines.local.run_all`
+    outcome,  # StudyOutcome, from `engines.local.run_all`
     configs: list,  # of runs
     paths,  # as typed
 ) -> str:
     "Return how many runs were made, were done before or failed, and what to type next."
-    counts = [len(summary[key]) for key in ('done', 'skipped', 'failed')]
-    if summary['failed']:
+    made, before, failed = map(len, (outcome.done, outcome.skipped, outcome.failed))
+    if outcome.failed:
         command = f'run {" ".join(paths)}'
     elif configs:
         command = f'paper --study {configs[0].study}{_recipe_argument(configs)}'
     else:
         command = f'list {" ".join(paths)}'
-    return '{} made, {} done before, {} failed'.format(*counts) + f'\n\nnext: reproduce {command}'
+    counts = f'{made} made, {before} done before, {failed} failed'
+    return f'{counts}\n\nnext: reproduce {command}'
 
 
 def _recipe_argument(configs):
@@ -276,11 +277,11 @@ def run_here(paths, track, as_json):
         require_tracker(track)
     configs = configs_of(paths, none=True)
     start = time.time()
-    summary = run_all(paths, say=narrator(as_json))
-    answer = summary | dict(seconds=round(time.time() - start, 1))
-    print_result(answer, as_json, lambda: run_report(summary, configs, paths))
-    finished = len(summary['done']) + len(summary['skipped'])
-    if summary['failed'] or finished < len(configs):
+    outcome = run_all(paths, say=narrator(as_json))
+    answer = asdict(outcome) | dict(seconds=round(time.time() - start, 1))
+    print_result(answer, as_json, lambda: run_report(outcome, configs, paths))
+    finished = len(outcome.done) + len(outcome.skipped)
+    if outcome.failed or finished < len(configs):
         sys.exit(1)
 
 # %% ../../nbs/cli/20_run.ipynb #c383cd1c

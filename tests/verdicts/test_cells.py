@@ -242,9 +242,8 @@ def three_seeds(runs):
     return finished_runs(STUDY, 'controlled')
 
 
-# contract: the two texts with LaTeX below become plain Unicode with the writer that escapes
-MEAN_AND_SPREAD = '\\textbf{0.7000\\,$\\pm$0.010}'
-GAP_AND_INTERVAL = '$-0.060$ $[-0.0'
+MEAN_AND_SPREAD = '0.7000 ±0.010'
+GAP_AND_INTERVAL = '−0.060 [−0.0'
 
 
 def test_a_row_is_the_mean_over_its_seeds(three_seeds):
