@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ModalRequest', 'require_no_encoders', 'modal_request', 'modal_plans', 'runs_to_start', 'confirm', 'start', 'follow',
-           'bring_home', 'failed_runs', 'modal_report', 'detached_report', 'run_on_modal', 'fetch_report', 'fetch',
+           'bring_home', 'ModalOutcome', 'modal_report', 'detached_report', 'run_on_modal', 'fetch_report', 'fetch',
            'stop', 'scores_text', 'evaluate']
 
 # %% ../../nbs/cli/40_engines.ipynb #f7f77fb3
@@ -85,7 +85,7 @@ def modal_request(paths, track, secrets=(), rates='', max_dollars=None, yes=Fals
     )
 
 # %% ../../nbs/cli/40_engines.ipynb #bdf98ce1
-def modal_plans(request: ModalRequest) -> dict:  # {identity: row of `plan_with_cost`}
+def modal_plans(request: ModalRequest) -> dict:  # {identity: PricedPlan}
     "Plan every run of a request."
     from reproduce_kit.engines.modal_costs import plan_with_cost
 
@@ -94,7 +94,7 @@ def modal_plans(request: ModalRequest) -> dict:  # {identity: row of `plan_with_
         config.identity: plan_with_cost(config, request.rates, finished)
         for config in request.configs
     }
-    too_large = [row['name'] for row in plans.values() if row['fits'] is False]
+    too_large = [row.name for row in plans.values() if row.fits is False]
     if too_large:
         raise KitError(
             f'too large for their GPU: {", ".join(too_large)}; lower device_batch, '
@@ -106,7 +106,7 @@ def modal_plans(request: ModalRequest) -> dict:  # {identity: row of `plan_with_
 def runs_to_start(
     request: ModalRequest,
     plans: dict,  # from `modal_plans`
-    states: dict,  # {identity: row of `remote_states`}
+    states: dict,  # {identity: RemoteRow}
 ) -> tuple:  # (configs to start, names of runs that the limit leaves out)
     "Choose the runs to start."
     todo = []
@@ -124,12 +124,12 @@ def _within_limit(request, todo, plans, states):
 
     bound = 0
     for identity, state in states.items():
-        expected = plans[identity]['dollars'] if is_under_way(state) else 0
-        bound += max(state['dollars'] or 0, expected or 0)
+        expected = plans[identity].dollars if is_under_way(state) else 0
+        bound += max(state.dollars or 0, expected or 0)
     rows = [plans[config.identity] for config in todo]
     start, left = affordable(rows, request.max_dollars, bound)
-    kept = [row['identity'] for row in start]
-    return [c for c in todo if c.identity in kept], [row['name'] for row in left]
+    kept = [row.identity for row in start]
+    return [c for c in todo if c.identity in kept], [row.name for row in left]
 
 # %% ../../nbs/cli/40_engines.ipynb #51ef2c90
 def confirm(request: ModalRequest, rows: list):
@@ -166,7 +166,7 @@ def follow(
     request: ModalRequest,
     configs: list,  # of the runs under way
     call: str,  # from `start`
-) -> dict:  # {name: {'state', 'message'}}
+) -> dict:  # {name: RemoteRow}
     "Watch runs until none is under way."
     from reproduce_kit.engines.modal_client import follow_runs
 
@@ -176,7 +176,7 @@ def follow(
     except KeyboardInterrupt:
         tell(f'\nno longer watching; the runs go on. {request.next_commands}')
         sys.exit(130)
-    return {row['cfg'].name: dict(state=row['state'], message=row['message']) for row in rows}
+    return {row.name: row for row in rows}
 
 # %% ../../nbs/cli/40_engines.ipynb #fda9d85c
 def bring_home(configs: list) -> dict:  # {study: `fetch_study`'s answer without file names}
@@ -186,7 +186,7 @@ def bring_home(configs: list) -> dict:  # {study: `fetch_study`'s answer without
     from reproduce_kit.store.run import RunState
 
     ended = (RunState.DONE, RunState.FAILED)
-    if not any(row['state'] in ended for row in remote_states(configs)):
+    if not any(row.state in ended for row in remote_states(configs)):
         return {}
     brought = {}
     for study in dict.fromkeys(config.study for config in configs):
@@ -196,28 +196,46 @@ def bring_home(configs: list) -> dict:  # {study: `fetch_study`'s answer without
     return brought
 
 # %% ../../nbs/cli/40_engines.ipynb #77a7357e
-def failed_runs(answer: dict) -> dict:
-    "Return the runs that were watched and did not end well."
-    ends = answer.get('ends', {})
-    return {name: end for name, end in ends.items() if not is_done(end)}
+@dataclass
+class ModalOutcome:
+    "What `reproduce run --on modal` did."
+
+    started: list  # names
+    left: list  # names that the limit left out
+    call: str | None  # Modal's call
+    ends: dict | None = None  # {name: RemoteRow}; None: there was nothing to watch
+    brought: dict | None = None  # from `bring_home`; None: it was not asked for
+
+    @property
+    def failed(self) -> dict:
+        "Return the runs that were watched and did not end well."
+        return {name: end for name, end in (self.ends or {}).items() if not is_done(end)}
+
+    def as_dict(self) -> dict:
+        "Return the outcome as `reproduce run --on modal --json` prints it."
+        answer = dict(started=self.started, left=self.left, call=self.call)
+        if self.ends is not None:
+            ends = self.ends.items()
+            answer['ends'] = {n: dict(state=end.state, message=end.message) for n, end in ends}
+        return answer if self.brought is None else answer | dict(brought=self.brought)
 
 # %% ../../nbs/cli/40_engines.ipynb #54480320
 def modal_report(
     request: ModalRequest,
-    answer: dict,  # 'started', 'left', 'call', 'ends' if there was something to watch, 'brought'
+    outcome: ModalOutcome,
 ) -> str:
     "Return what failed, what was brought home and what to type next."
-    failed = failed_runs(answer)
-    lines = [f'{name} {end["state"]}: {end["message"]}' for name, end in failed.items()]
-    for study, brought in answer['brought'].items():
+    failed = outcome.failed
+    lines = [f'{name} {end.state}: {end.message}' for name, end in failed.items()]
+    for study, brought in outcome.brought.items():
         dollars = format_number(brought['dollars'])
         count = len(brought['runs'])
         lines.append(f'{study}: {count} runs brought home; {dollars} dollars, {brought["bill"]}')
-    if not (answer['started'] or 'ends' in answer or lines):
+    if not (outcome.started or outcome.ends is not None or lines):
         count = len(request.configs)
-        lines = [f'nothing to start: {count - len(answer["left"])} of {count} runs are done']
+        lines = [f'nothing to start: {count - len(outcome.left)} of {count} runs are done']
     again = f'run {" ".join(request.paths)} --on modal'
-    command = again if failed or answer['left'] else f'paper --study {request.study}'
+    command = again if failed or outcome.left else f'paper --study {request.study}'
     return '\n'.join(lines) + f'\n\nnext: reproduce {command}'
 
 # %% ../../nbs/cli/40_engines.ipynb #5aac3332
@@ -237,19 +255,19 @@ def run_on_modal(request: ModalRequest, as_json: bool):
 
     plans = modal_plans(request)
     connect()
-    states = {row['cfg'].identity: row for row in remote_states(request.configs)}
+    states = {row.identity: row for row in remote_states(request.configs)}
     todo, left = runs_to_start(request, plans, states)
     call = start(request, plans, todo, left)
     under_way = [c for c in request.configs if c in todo or is_under_way(states[c.identity])]
-    answer = dict(started=[config.name for config in todo], left=left, call=call)
+    outcome = ModalOutcome([config.name for config in todo], left, call)
     if request.detach:
         report = detached_report(request, call, len(under_way))
-        return print_result(answer, as_json, lambda: report)
+        return print_result(outcome.as_dict(), as_json, lambda: report)
     if under_way:
-        answer['ends'] = follow(request, under_way, call)
-    answer['brought'] = bring_home(request.configs)
-    print_result(answer, as_json, lambda: modal_report(request, answer))
-    if failed_runs(answer):
+        outcome.ends = follow(request, under_way, call)
+    outcome.brought = bring_home(request.configs)
+    print_result(outcome.as_dict(), as_json, lambda: modal_report(request, outcome))
+    if outcome.failed:
         sys.exit(1)
 
 # %% ../../nbs/cli/40_engines.ipynb #90f37437
@@ -302,9 +320,9 @@ def stop(run, as_json):
     from reproduce_kit.engines.modal_client import stop_run
 
     row = stop_run(find_config(run))
-    answer = dict(run=row['path'], state=row['state'], step=row['step'])
-    updates = f'{row["step"]} of {row["of"] or "?"} updates'
-    text = f'{row["path"]}: stopped at {updates}\n\nnext: reproduce list --on modal'
+    answer = dict(run=row.path, state=row.state, step=row.step)
+    updates = f'{row.step} of {row.of or "?"} updates'
+    text = f'{row.path}: stopped at {updates}\n\nnext: reproduce list --on modal'
     print_result(answer, as_json, lambda: text)
 
 # %% ../../nbs/cli/40_engines.ipynb #87bb8605

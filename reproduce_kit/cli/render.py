@@ -39,13 +39,15 @@ def text_columns(
 
 # %% ../../nbs/cli/05_render.ipynb #49a486ef
 def text_table(
-    rows,  # dicts
-    columns: dict,  # {heading: key of the row, or function of the row}
+    rows,  # objects or dicts
+    columns: dict,  # {heading: attribute or key of the row, or function of the row}
 ) -> str:
     "Return chosen columns of rows as aligned plain text."
 
     def cell(row, source):
-        return source(row) if callable(source) else row[source]
+        if callable(source):
+            return source(row)
+        return row[source] if isinstance(row, dict) else getattr(row, source)
 
     lines = [[cell(row, source) for source in columns.values()] for row in rows]
     return text_columns(lines, columns)
@@ -59,53 +61,53 @@ def format_number(
     return '' if value is None else f'{value:,.{digits}f}'
 
 # %% ../../nbs/cli/05_render.ipynb #56e4303c
-def is_done(row: dict) -> bool:
+def is_done(row) -> bool:
     "Tell whether a row describes a finished run."
     from reproduce_kit.store.run import RunState
 
-    return row['state'] == RunState.DONE
+    return row.state == RunState.DONE
 
 # %% ../../nbs/cli/05_render.ipynb #d59615c4
-def is_under_way(row: dict) -> bool:
+def is_under_way(row) -> bool:
     "Tell whether a row describes a run that a machine works on, or will."
     from reproduce_kit.store.run import RunState
 
-    return row['state'] in [state for state in RunState if state.is_under_way]
+    return row.state in [state for state in RunState if state.is_under_way]
 
 # %% ../../nbs/cli/05_render.ipynb #af42ab02
 def _epoch_scores(row):
     scores = []
-    for epoch, score in (row['epochs'] or {}).items():
-        star = '*' if epoch == row['selected'] else ''
+    for epoch, score in (row.epochs or {}).items():
+        star = '*' if epoch == row.selected else ''
         scores.append(f'{score:.4f}{star}')
     return ' '.join(scores)
 
 # %% ../../nbs/cli/05_render.ipynb #634d837a
 def run_list(
-    rows: list,  # as `reproduce list --json` prints them
+    rows: list,  # RunRow, from `cli.run.list_rows`
 ) -> str:
     "Return the runs, how far they are, and what to type next."
     columns = {key: key for key in ('study', 'recipe', 'name', 'identity', 'state')}
-    columns['updates'] = lambda row: f'{row["updates"]}/{row["of"]}'
+    columns['updates'] = lambda row: f'{row.updates}/{row.of}'
     columns['measure'] = 'measure'
     columns['per epoch (* selected)'] = _epoch_scores
     unfinished = [row for row in rows if not is_done(row)]
-    command = f'run params/{unfinished[0]["study"]}' if unfinished else 'paper'
+    command = f'run params/{unfinished[0].study}' if unfinished else 'paper'
     return f'{text_table(rows, columns)}\n\nnext: reproduce {command}'
 
 # %% ../../nbs/cli/05_render.ipynb #545c171c
 def _remote_updates(row):
-    return f'{row["step"]}/{row["of"]}' if row['of'] else ''
+    return f'{row.step}/{row.of}' if row.of else ''
 
 
 def _time_to_go(row):
     from reproduce_kit.engines.local import format_duration
 
-    return format_duration(row['eta']) if row['eta'] else ''
+    return format_duration(row.eta) if row.eta else ''
 
 # %% ../../nbs/cli/05_render.ipynb #9c0a5602
 def remote_list(
-    rows: list,  # as `reproduce list --on modal --json` prints them
+    rows: list,  # RemoteRow, from `engines.modal_client.remote_states`
 ) -> str:
     "Return the runs on Modal, what they cost so far, and what to type next."
     columns = {key: key for key in ('study', 'recipe', 'name', 'identity', 'state')}
@@ -113,30 +115,30 @@ def remote_list(
         'updates': _remote_updates,
         'to go': _time_to_go,
         'on': 'device',
-        '$ so far': lambda row: format_number(row['dollars']),
-        '': lambda row: row['message'].split('\n')[0][:80],
+        '$ so far': lambda row: format_number(row.dollars),
+        '': lambda row: row.message.split('\n')[0][:80],
     }
-    total = sum(row['dollars'] or 0 for row in rows)
+    total = sum(row.dollars or 0 for row in rows)
     return '\n\n'.join(
         [
             text_table(rows, columns),
             f'{total:,.2f} dollars so far, estimated',
-            f'next: reproduce fetch {rows[0]["study"]}',
+            f'next: reproduce fetch {rows[0].study}',
         ]
     )
 
 # %% ../../nbs/cli/05_render.ipynb #4ec86029
 def _log_head(log):
-    parts = [f'{log["run"]}: {log["state"]}']
-    if log['of']:
-        parts.append(f'{log["step"]}/{log["of"]} updates')
-    if log['eta']:
+    parts = [f'{log.run}: {log.state}']
+    if log.of:
+        parts.append(f'{log.step}/{log.of} updates')
+    if log.eta:
         parts.append(f'{_time_to_go(log)} to go')
-    if log['device']:
-        parts.append(f'on {log["device"]}')
-    if log['dollars'] is not None:
-        parts.append(f'{log["dollars"]:.2f} dollars so far (estimated)')
-    stopped = '' if log['cell'] is None else f'; stopped in cell {log["cell"]} of train.ipynb'
+    if log.device:
+        parts.append(f'on {log.device}')
+    if log.dollars is not None:
+        parts.append(f'{log.dollars:.2f} dollars so far (estimated)')
+    stopped = '' if log.cell is None else f'; stopped in cell {log.cell} of train.ipynb'
     return ', '.join(parts) + stopped
 
 # %% ../../nbs/cli/05_render.ipynb #63878442
@@ -154,31 +156,31 @@ HISTORY_COLUMNS = {
 
 
 def log_report(
-    log: dict,  # from `engines.modal_client.run_log`
+    log,  # RunLog, from `engines.modal_client.run_log`
 ) -> str:
     "Return how far a run is, its last history lines and what stopped it."
-    history = text_table(log['history'], HISTORY_COLUMNS) if log['history'] else ''
-    parts = [_log_head(log), history, log['message'], log['traceback']]
+    history = text_table(log.history, HISTORY_COLUMNS) if log.history else ''
+    parts = [_log_head(log), history, log.message, log.traceback]
     return '\n\n'.join(part for part in parts if part)
 
 # %% ../../nbs/cli/05_render.ipynb #02764926
 def _machine(row, without):
-    return f'{row["gpus"]} x {row["gpu"]}' if row['gpu'] else without
+    return f'{row.gpus} x {row.gpu}' if row.gpu else without
 
 
 def cost_table(
-    rows: list,  # from `engines.modal_client.plan_with_cost`
+    rows: list,  # from `engines.modal_costs.plan_with_cost`
 ) -> str:
     "Return updates, machine, hours and dollars of each run."
     columns = {
         'recipe': 'recipe',
         'name': 'name',
-        'updates': lambda row: f'{row["updates"]:,}',
+        'updates': lambda row: f'{row.updates:,}',
         'on': lambda row: _machine(row, 'no GPU'),
-        'GPU h': lambda row: format_number(row['gpu_hours'], 1),
-        'hours': lambda row: format_number(row['hours'], 1),
-        '$/h': lambda row: format_number(row['dollars_per_hour']),
-        '$': lambda row: format_number(row['dollars']) or '?',
+        'GPU h': lambda row: format_number(row.gpu_hours, 1),
+        'hours': lambda row: format_number(row.hours, 1),
+        '$/h': lambda row: format_number(row.dollars_per_hour),
+        '$': lambda row: format_number(row.dollars) or '?',
         'state': 'state',
     }
     return text_table(rows, columns)
@@ -188,14 +190,14 @@ PREPARATION_CORES, PREPARATION_GIB = 8, 64
 
 
 def cost_note(
-    rows: list,  # from `engines.modal_client.plan_with_cost`
+    rows: list,  # from `engines.modal_costs.plan_with_cost`
     rates: dict,  # from `engines.cost.read_rates`
 ) -> str:
     "Return the sum of what is to do, and what it assumes."
     todo = [row for row in rows if not is_done(row)]
-    gpu_hours = sum(row['gpu_hours'] or 0 for row in todo)
-    dollars = sum(row['dollars'] or 0 for row in todo)
-    unknown = sum(row['dollars'] is None for row in todo)
+    gpu_hours = sum(row.gpu_hours or 0 for row in todo)
+    dollars = sum(row.dollars or 0 for row in todo)
+    unknown = sum(row.dollars is None for row in todo)
     per_hour = rates['dollars']
     preparation = (
         PREPARATION_CORES * per_hour['cpu core'] + PREPARATION_GIB * per_hour['GiB of memory']
@@ -207,7 +209,7 @@ def cost_note(
         f'rates: {rates["source"]} (GPU, cores and memory); '
         '`modal billing rates` prints yours, --rates FILE uses another table',
     ]
-    sources = {(row['gpu'] or 'no GPU', row['hours_from']) for row in todo if row['hours_from']}
+    sources = {(row.gpu or 'no GPU', row.hours_from) for row in todo if row.hours_from}
     if sources:
         lines.append('throughput:')
         lines += [f'  {machine}: {source}' for machine, source in sorted(sources)]
@@ -218,14 +220,23 @@ def cost_note(
 class PlanReport:
     "The text of `reproduce plan`."
 
-    rows: list  # from `engines.estimate.plan_run`
+    rows: list  # from `engines.estimate.plan_row`
     errors: dict  # {kind of machine: `engines.estimate.plan_error` of it}
     paths: tuple  # as typed
 
     @property
     def gpu_hours(self) -> float:
         "Return the GPU hours of all runs that are to do."
-        return sum(row['gpu_hours'] or 0 for row in self.rows if not is_done(row))
+        return sum(row.gpu_hours or 0 for row in self.rows if not is_done(row))
+
+    def as_dict(self) -> dict:
+        "Return the plan as `reproduce plan --json` prints it."
+        errors = {machine: error.as_dict() for machine, error in self.errors.items()}
+        runs = [
+            row.as_dict() | dict(plan_error=errors.get(row.gpu or 'this machine'))
+            for row in self.rows
+        ]
+        return dict(runs=runs, gpu_hours=round(self.gpu_hours, 1))
 
     def lines(self) -> list:
         "Return the table, then a line per fact, then what to type next."
@@ -234,19 +245,19 @@ class PlanReport:
         return [text_table(self.rows, PLAN_COLUMNS), '', *notes, *([''] if notes else []), command]
 
     def _gpu_hours(self):
-        with_gpu = [row for row in self.rows if row['gpu'] and row['hours_from']]
-        sources = sorted({row['hours_from'] for row in with_gpu})
+        with_gpu = [row for row in self.rows if row.gpu and row.hours_from]
+        sources = sorted({row.hours_from for row in with_gpu})
         if sources:
             count = len(self.rows)
             yield f'{count} runs, {self.gpu_hours:.0f} GPU hours to do ({"; ".join(sources)})'
 
     def _hours_here(self):
-        here = [row for row in self.rows if row['here'] is not None]
+        here = [row for row in self.rows if row.here is not None]
         if not here:
             return
-        hours = sum(row['here'] for row in here)
-        todo = sum(row['here'] for row in here if not is_done(row))
-        measured = sum(row['hours_from'].startswith('measured') for row in here)
+        hours = sum(row.here for row in here)
+        todo = sum(row.here for row in here if not is_done(row))
+        measured = sum(row.hours_from.startswith('measured') for row in here)
         others = ', the others from arithmetic' if measured < len(here) else ''
         yield (
             f'here: {hours:.1f} hours for {len(here)} runs, {todo:.1f} of them to do '
@@ -255,24 +266,24 @@ class PlanReport:
 
     def _plan_errors(self):
         for machine, error in self.errors.items():
-            took, planned = 60 * error['hours'], 60 * error['planned']
+            took, planned = 60 * error.hours, 60 * error.planned
             yield (
-                f'the last run on {machine}, {error["run"]}, took {took:.1f} minutes; '
+                f'the last run on {machine}, {error.run}, took {took:.1f} minutes; '
                 f'the plan from earlier runs was {planned:.1f} '
-                f'({100 * error["off"]:+.0f}%; {error["hours_from"]})'
+                f'({100 * error.off:+.0f}%; {error.hours_from})'
             )
-        for gpu in dict.fromkeys(row['gpu'] for row in self.rows if row['gpu']):
+        for gpu in dict.fromkeys(row.gpu for row in self.rows if row.gpu):
             if gpu not in self.errors:
                 yield f'no finished run on {gpu} yet: the error of its hours is unknown'
 
     def _too_large(self):
-        names = [row['name'] for row in self.rows if row['fits'] is False]
+        names = [row.name for row in self.rows if row.fits is False]
         if names:
             yield f'too large for their GPU: {", ".join(names)}; lower device_batch'
 
 # %% ../../nbs/cli/05_render.ipynb #0bf0f5d3
 def _batch(row):
-    batch = row['batch']
+    batch = row.batch
     parts = f'{batch["per_device"]} x {batch["world"]} x {batch["accumulation"]}'
     return f'{batch["global"]} = {parts}'
 
@@ -280,12 +291,12 @@ def _batch(row):
 PLAN_COLUMNS = {
     'recipe': 'recipe',
     'name': 'name',
-    'updates': lambda row: f'{row["updates"]:,}',
+    'updates': lambda row: f'{row.updates:,}',
     'global batch = per device x devices x pieces': _batch,
     'schedule': 'schedule',
-    'GiB': lambda row: format_number(row['memory_gib']['total'], 1),
+    'GiB': lambda row: format_number(row.memory_gib['total'], 1),
     'for': lambda row: _machine(row, 'any'),
-    'GPU h': lambda row: format_number(row['gpu_hours'], 1),
+    'GPU h': lambda row: format_number(row.gpu_hours, 1),
     'state': 'state',
 }
 
@@ -296,12 +307,12 @@ def compliance_table(
     "Return runs with their differences from their configs."
     from reproduce_kit.store.run import RunState
 
-    shown = [row for row in runs if row['state'] != RunState.NOT_RUN] or runs[:6]
+    shown = [row for row in runs if row.state != RunState.NOT_RUN] or runs[:6]
     columns = {key: key for key in ('recipe', 'name', 'identity', 'state')}
-    columns['differences'] = lambda row: '; '.join(row['differences'])
+    columns['differences'] = lambda row: '; '.join(row.differences)
     hidden = len(runs) - len(shown)
     rest = f'\n... and {hidden} that were not run' if hidden else ''
-    different = sum(row['state'] == 'differs' for row in runs)
+    different = sum(row.state == 'differs' for row in runs)
     advice = (
         f'\n\n{different} of {len(runs)} runs differ from their config; '
         'delete their folders and run them again'
@@ -319,16 +330,16 @@ def verdict_counts(
     from reproduce_kit.verdicts.cells import AGAINST, STATES
 
     rows = []
-    for recipe in dict.fromkeys(cell['recipe'] for cell in cells):
-        verdicts = [cell['state'] for cell in cells if cell['recipe'] == recipe]
+    for recipe in dict.fromkeys(cell.recipe for cell in cells):
+        verdicts = [cell.state for cell in cells if cell.recipe == recipe]
         rows.append((recipe, *(verdicts.count(state) for state in STATES)))
     head = f'{len(cells)} published cells ({AGAINST[against]}):'
     return f'{head}\n{text_columns(rows, ("recipe", *STATES))}'
 
 # %% ../../nbs/cli/05_render.ipynb #65e73325
 def _tolerance(cell):
-    low, high = cell['tolerance']
-    return f'-{low:.4f} +{high:.4f} ({cell["origin"]})'
+    tolerance = cell.tolerance
+    return f'-{tolerance.low:.4f} +{tolerance.high:.4f} ({tolerance.origin})'
 
 
 def verdict_table(
@@ -339,16 +350,16 @@ def verdict_table(
 
     columns = {
         'recipe': 'recipe',
-        'row': lambda cell: f'{cell["model"]} + {cell["optimizer"]}'.removesuffix(' + '),
-        'epoch': lambda cell: cell['epoch'] or '',
-        'measure': lambda cell: PRINTED_NAMES[cell['measure']],
+        'row': lambda cell: f'{cell.model} + {cell.optimizer}'.removesuffix(' + '),
+        'epoch': lambda cell: cell.epoch or '',
+        'measure': lambda cell: PRINTED_NAMES[cell.measure],
         'published': 'published',
-        'ours': lambda cell: f'{cell["ours"]:.4f}',
+        'ours': lambda cell: f'{cell.ours:.4f}',
         'tolerance': _tolerance,
         'state': 'state',
         '': 'why',
     }
-    compared = [cell for cell in cells if cell['ours'] is not None]
+    compared = [cell for cell in cells if cell.ours is not None]
     if not compared:
         return 'next: reproduce run params/lion-vs-adamw/as-run --on modal'
     return text_table(compared, columns)

@@ -185,7 +185,7 @@ def report(study, recipe, out, as_json):
 def cells_of(
     configs: list,  # RunConfig
     against: str,  # whose numbers: a key of `verdicts.cells.AGAINST`
-) -> list:  # rows of `verdicts.cells.check_cells`
+) -> list:  # CellVerdict, from `verdicts.cells.check_cells`
     "Return the published cells that belong to configs, with their verdicts."
     from reproduce_kit.config.backbones import BACKBONES, OPTIMIZER_TITLES
     from reproduce_kit.verdicts.cells import check_cells
@@ -198,8 +198,8 @@ def cells_of(
     recipes = {recipe for recipe, _, _ in rows}
 
     def is_asked(cell):
-        is_first_stage = cell['model'] == 'BM25' and cell['recipe'] in recipes
-        return is_first_stage or (cell['recipe'], cell['model'], cell['optimizer']) in rows
+        is_first_stage = cell.model == 'BM25' and cell.recipe in recipes
+        return is_first_stage or (cell.recipe, cell.model, cell.optimizer) in rows
 
     studies = dict.fromkeys(config.study for config in configs)
     cells = [cell for study in studies for cell in check_cells(study, '', against)]
@@ -210,7 +210,7 @@ def check_exit_code(runs: list, cells: list, paths) -> int:
     "Return 1 if something differs, 3 if named published rows have no comparable run, else 0."
     from reproduce_kit.verdicts.cells import exit_code
 
-    if any(row['state'] == 'differs' for row in runs):
+    if any(row.state == 'differs' for row in runs):
         return 1
     code = exit_code(cells)
     return 0 if code == 3 and not paths else code
@@ -243,7 +243,11 @@ def check(paths, against, as_json):
 
     configs = configs_of(study_folders(paths))
     runs, cells = check_configs(configs), cells_of(configs, against)
-    answer = dict(runs=runs, against=against, cells=cells)
+    answer = dict(
+        runs=[row.as_dict() for row in runs],
+        against=against,
+        cells=[cell.as_dict() for cell in cells],
+    )
     print_result(answer, as_json, lambda: check_report(runs, cells, against))
     sys.exit(check_exit_code(runs, cells, paths))
 

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['TRIPLET_COLUMNS', 'LUCENE_INDEX', 'MSMARCO_SETS', 'SET_MEASURES', 'Texts', 'passages', 'questions', 'first_triplets',
-           'labelled_pairs', 'WithTexts', 'msmarco_pairs', 'set_folder', 'write_set', 'judgments_fingerprint',
-           'eval_set']
+           'labelled_pairs', 'WithTexts', 'msmarco_pairs', 'TrecSet', 'set_folder', 'write_set',
+           'judgments_fingerprint', 'eval_set']
 
 # %% ../../nbs/data/60_msmarco.ipynb #bc2c1ade
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -151,7 +152,7 @@ def first_triplets(
         except OutOfData:
             if files is None or len(parts) < files:
                 raise
-            repo = DATASETS['msmarco']['repo']
+            repo = DATASETS['msmarco'].repo
             raise OutOfData(f"train_triplets: {count:,} asked for, {repo} has {rows:,}") from None
         files = int(file.stem.rsplit('-', 1)[1])
         parts.append(_read_triplets(file, count - rows))
@@ -235,7 +236,7 @@ def _check_texts(table, lookup: WithTexts):
         absent = texts.absent(table[column])
         if absent:
             raise KitError(
-                f"{DATASETS['msmarco']['repo']}: {len(absent):,} {column}s of the triplets have "
+                f"{DATASETS['msmarco'].repo}: {len(absent):,} {column}s of the triplets have "
                 f"no text, {absent[0]} for one; the download is not what was pinned"
             )
 
@@ -265,28 +266,38 @@ def msmarco_pairs(
     for table in tables:
         _check_texts(table, lookup)
     train, dev = (Dataset(table).with_transform(lookup) for table in tables)
-    fingerprint = sha256([DATASETS['msmarco']['revision'], *map(_table_hash, tables)])
+    fingerprint = sha256([DATASETS['msmarco'].revision, *map(_table_hash, tables)])
     return dict(train=train, dev=dev, fingerprint=fingerprint)
 
 # %% ../../nbs/data/60_msmarco.ipynb #20a57f96
+@dataclass(frozen=True)
+class TrecSet:
+    "An evaluation set, as Pyserini knows it."
+
+    topics: str  # Pyserini's name of the topics
+    qrels: str  # and of the judgments
+    published: dict  # {measure: BM25's score, as printed}
+    fingerprint: str = ''  # of NIST's topics and judgments; '': not checked
+
+
 LUCENE_INDEX = 'msmarco-v1-passage'
 MSMARCO_SETS = {
-    'dl19': dict(
+    'dl19': TrecSet(
         topics='dl19-passage',
         qrels='dl19-passage',
-        gate={'nDCG@10': '0.5058', 'R(rel=2)@1000': '0.7501'},
-        known='12e855d0348ff431',
+        published={'nDCG@10': '0.5058', 'R(rel=2)@1000': '0.7501'},
+        fingerprint='12e855d0348ff431',
     ),
-    'dl20': dict(
+    'dl20': TrecSet(
         topics='dl20',
         qrels='dl20-passage',
-        gate={'nDCG@10': '0.4796', 'R(rel=2)@1000': '0.7863'},
-        known='5299d7fda7373768',
+        published={'nDCG@10': '0.4796', 'R(rel=2)@1000': '0.7863'},
+        fingerprint='5299d7fda7373768',
     ),
-    'dev': dict(
+    'dev': TrecSet(
         topics='msmarco-passage-dev-subset',
         qrels='msmarco-passage-dev-subset',
-        gate={'mrr10_passage_dev': '0.184'},
+        published={'mrr10_passage_dev': '0.184'},
     ),
 }
 
@@ -329,15 +340,15 @@ def _retrieve_set(name: str, config: RunConfig, index: str):
         raise KitError(
             f"test_sets: msmarco has no set {name!r}{hint}; a set of your own would lie in {folder}"
         )
-    pyserini_names = MSMARCO_SETS[name]
+    known = MSMARCO_SETS[name]
     retrieved = lucene_search(
         None,
-        pyserini_names['topics'],
+        known.topics,
         config.depth,
         config.bm25_k1,
         config.bm25_b,
         index=index,
-        qrels=pyserini_names['qrels'],
+        qrels=known.qrels,
     )
     write_set(folder, retrieved['topics'], retrieved['qrels'], retrieved['run'])
 
@@ -366,12 +377,12 @@ def eval_set(
     topics = read_topics(folder / 'topics.tsv')
     qrels = read_qrels(folder / 'qrels.txt')
     run = read_run(folder / 'candidates.run.gz')
-    known = MSMARCO_SETS.get(name, {}).get('known')
+    expected = MSMARCO_SETS[name].fingerprint if name in MSMARCO_SETS else ''
     fingerprint = judgments_fingerprint(topics, qrels)
-    if known and known != fingerprint:
+    if expected and expected != fingerprint:
         raise KitError(
-            f"{name}: topics and judgments hash to {fingerprint}, expected {known}; "
+            f"{name}: topics and judgments hash to {fingerprint}, expected {expected}; "
             f"{folder} is not made from NIST's files"
         )
-    revision = DATASETS['msmarco']['revision']
+    revision = DATASETS['msmarco'].revision
     return EvalSet(name, topics, qrels, run, corpus, revision, SET_MEASURES.get(name))

@@ -34,4 +34,4 @@ def qa_v11() -> EvalSet:
     name = 'v1.1/validation-00000-of-00001.parquet'
     path = fetch_dataset('qa', [name]) / name
     table = pyarrow.parquet.read_table(path, columns=['query_id', 'query', 'passages'])
-    return qa_set(table.to_pylist(), DATASETS['qa']['revision'])
+    return qa_set(table.to_pylist(), DATASETS['qa'].revision)

@@ -6,8 +6,8 @@
 __all__ = ['MARCO_TOKENS', 'MARCO_TOPICS', 'QA_PAIRS', 'NANOBEIR_PAIRS', 'GPUS', 'GPU_UTILISATION', 'CPU_UTILISATION',
            'ACTIVATION_BYTES', 'OPTIMIZER_STATE_BYTES', 'USABLE_MEMORY', 'Workload', 'workload', 'parameter_counts',
            'HoursEstimate', 'Gpu', 'matmul_tflops', 'assumed_hours', 'finished_runs_on', 'measured_hours',
-           'bench_hours', 'estimate_hours', 'plan_error', 'memory_gib', 'describe_schedule', 'PlanRow', 'plan_row',
-           'plan_run']
+           'bench_hours', 'estimate_hours', 'PlanError', 'plan_error', 'memory_gib', 'describe_schedule', 'PlanRow',
+           'plan_row']
 
 # %% ../../nbs/engines/40_estimate.ipynb #1f6eea1c
 import math
@@ -23,7 +23,7 @@ from ..config.backbones import BACKBONES
 from ..config.settings import RunConfig
 from ..core import KitError, artifact_dir, did_you_mean, read_json
 from ..store.run import Run, RunState, devices, find_runs, run_folder
-from ..training.schedules import planned_rate
+from ..training.schedules import planned_rate, schedule_span
 
 # %% ../../nbs/engines/40_estimate.ipynb #0c237138
 @dataclass(frozen=True)
@@ -247,11 +247,27 @@ def estimate_hours(
         estimate = bench_hours(cfg, gpu)
     return estimate or assumed_hours(cfg, gpu)
 
+# %% ../../nbs/engines/40_estimate.ipynb #5a36c86b
+@dataclass(frozen=True)
+class PlanError:
+    "The hours of the latest run, and what was planned for it."
+
+    run: str  # name of its folder
+    finished: str | None  # when
+    hours: float
+    planned: float  # hours, from the runs before it
+    off: float  # planned / hours - 1
+    hours_from: str  # how the planned hours are known
+
+    def as_dict(self) -> dict:
+        "Return the error as `reproduce plan --json` prints it."
+        return asdict(self)
+
 # %% ../../nbs/engines/40_estimate.ipynb #c6252e5f
 def plan_error(
     gpu: str | None,  # a kind of GPU; None: this machine's processor
     runs: list = None,  # from `finished_runs_on(gpu)`
-) -> dict | None:  # {'run', 'finished', 'hours', 'planned', 'off', 'hours_from'}; None: no run
+) -> PlanError | None:  # None: no run
     "Compare the hours of the latest run on this kind of machine with what was planned for it."
     runs = finished_runs_on(gpu) if runs is None else runs
     if not runs:
@@ -262,7 +278,7 @@ def plan_error(
         return None
     cfg = last.cfg.model_copy(update=dict(gpus=last.manifest['batch']['world']))
     planned = estimate_hours(cfg, gpu, before)
-    return dict(
+    return PlanError(
         run=last.folder.name,
         finished=read_json(last.folder / 'done.json').get('finished'),
         hours=hours,
@@ -299,7 +315,7 @@ def describe_schedule(cfg: RunConfig) -> str:
     "Describe the course of the learning rate in words."
     if cfg.schedule == 'none':
         return f'constant {cfg.learning_rate:g}'
-    span = cfg.epoch_updates if cfg.chained else cfg.schedule_updates or cfg.updates
+    span = schedule_span(cfg)
     warmup = f'warm-up {math.ceil(cfg.warmup * span):,}' if cfg.warmup else 'no warm-up'
     course = f'{cfg.schedule} from {cfg.learning_rate:g} over {span:,} updates, {warmup}'
     if cfg.chained:
@@ -390,11 +406,3 @@ def plan_row(
         **_hour_columns(cfg, memory, known[cfg.gpu]),
         state=RunState.DONE if Run(cfg, run_folder(cfg)).done else 'to do',
     )
-
-# %% ../../nbs/engines/40_estimate.ipynb #75535738
-def plan_run(
-    cfg: RunConfig,
-    known: dict = None,  # as for `plan_row`
-) -> dict:  # the fields of `PlanRow`
-    "Return `plan_row` as a dict."
-    return plan_row(cfg, known).as_dict()

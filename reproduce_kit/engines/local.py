@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['NOTEBOOK_SECONDS', 'SETTINGS_NOTEBOOKS', 'estimate_seconds', 'format_duration', 'prepare_configs', 'ProgressBar',
-           'run_study', 'train_encoders', 'run_all']
+           'StudyOutcome', 'run_study', 'train_encoders', 'run_all']
 
 # %% ../../nbs/engines/70_local.ipynb #7ff9dc46
 import json
 import sys
 import threading
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
@@ -29,7 +30,6 @@ from reproduce_kit.engines.attempt import (
     TRAIN_NOTEBOOK,
     attempt,
     is_settled,
-    train_config,  # noqa: F401  engines.modal_app imports it from here
 )
 from .estimate import GPUS, estimate_hours, finished_runs_on
 from .papermill import check_notebook, execute_notebook, process_count
@@ -196,16 +196,31 @@ def _score_line(cfg: RunConfig) -> str:
     measure, score = next(iter(means.items()))
     return f'{measure} {score:.4f} on {test_set} after epoch {cfg.epochs}'
 
+# %% ../../nbs/engines/70_local.ipynb #0fbced4d
+@dataclass
+class StudyOutcome:
+    "What became of runs."
+
+    done: list = field(default_factory=list)  # names
+    skipped: list = field(default_factory=list)  # names, done before
+    failed: dict = field(default_factory=dict)  # {name: message}
+
+    def add(self, other: 'StudyOutcome'):
+        "Take in another outcome."
+        self.done += other.done
+        self.skipped += other.skipped
+        self.failed |= other.failed
+
 # %% ../../nbs/engines/70_local.ipynb #770bac5e
 def run_study(
     configs: list,  # from `read_configs`
     say=print,  # where a line per run goes
-) -> dict:  # {'done': names, 'skipped': names, 'failed': {name: message}}
+) -> StudyOutcome:
     "Execute the training notebook for every config that has no finished run."
     todo = [cfg for cfg in configs if not is_settled(Run(cfg, run_folder(cfg)))]
-    outcome = dict(done=[], skipped=[cfg.name for cfg in configs if cfg not in todo], failed={})
-    if outcome['skipped']:
-        say(_skipped_line(outcome['skipped'], len(configs)))
+    outcome = StudyOutcome(skipped=[cfg.name for cfg in configs if cfg not in todo])
+    if outcome.skipped:
+        say(_skipped_line(outcome.skipped, len(configs)))
     if not todo:
         return outcome
     _check_before_training(todo)
@@ -215,10 +230,10 @@ def run_study(
         with ProgressBar(run_folder(cfg), cfg.updates, label):
             result = attempt(cfg)
         if result.state in ('done', 'skipped'):
-            outcome['done'].append(cfg.name)
+            outcome.done.append(cfg.name)
             say(f'{label}: {_score_line(cfg)}, {format_duration(time.time() - start)}')
             continue
-        outcome['failed'][cfg.name] = result.message
+        outcome.failed[cfg.name] = result.message
         say(f'{label} failed: {result.message}')
         if result.is_disk_full:
             break  # the next run would fail the same way
@@ -243,10 +258,10 @@ def _training_line(settings) -> str:
 def train_encoders(
     settings: list,  # EncoderSettings or BiEncoderSettings
     say=print,  # where a line for each goes
-) -> dict:  # as from `run_study`
+) -> StudyOutcome:
     "Execute the notebook of every encoder or bi-encoder that the run store does not have."
     todo = [s for s in settings if not is_trained(s)]
-    outcome = dict(done=[], skipped=[s.name for s in settings if s not in todo], failed={})
+    outcome = StudyOutcome(skipped=[s.name for s in settings if s not in todo])
     notebooks = [project_root() / SETTINGS_NOTEBOOKS[type(s)] for s in todo]
     for model, notebook in zip(todo, notebooks):
         check_notebook(notebook, model.model_dump())
@@ -257,10 +272,10 @@ def train_encoders(
                 execute_notebook(notebook, model.folder / notebook.name, model.model_dump())
             line = _training_line(model)
         except KitError as e:
-            outcome['failed'][model.name] = str(e)
+            outcome.failed[model.name] = str(e)
             say(f'{label} failed: {e}')
             continue
-        outcome['done'].append(model.name)
+        outcome.done.append(model.name)
         say(f'{label}: {line}, {format_duration(time.time() - start)}')
     return outcome
 
@@ -316,7 +331,7 @@ def _blocked(todo: list, failed: dict) -> dict:  # {name: message}
 def run_all(
     paths,  # YAML files, or folders of params/
     say=print,
-) -> dict:  # as from `run_study`, for all kinds together
+) -> StudyOutcome:  # of all kinds together
     "Train all that `paths` describe, and first the encoders that it starts from."
     configs, bi_encoders = read_configs(paths, none=True), read_settings(BiEncoderSettings, paths)
     todo = [cfg for cfg in configs if not is_settled(Run(cfg, run_folder(cfg)))]
@@ -329,14 +344,12 @@ def run_all(
     _check_bi_encoders(bi_encoders, configs)
 
     outcome = train_encoders(encoders, say)
-    blocked = _blocked(todo, outcome['failed'])
-    outcome['failed'] |= blocked
+    blocked = _blocked(todo, outcome.failed)
+    outcome.failed |= blocked
     for settings in [*configs, *bi_encoders]:
         _check_encoder_unchanged(settings)
     runs = run_study([cfg for cfg in configs if cfg.name not in blocked], say)
     rest = train_encoders([s for s in bi_encoders if s.name not in blocked], say)
     for part in (runs, rest):
-        outcome['done'] += part['done']
-        outcome['skipped'] += part['skipped']
-        outcome['failed'] |= part['failed']
+        outcome.add(part)
     return outcome

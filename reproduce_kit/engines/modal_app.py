@@ -22,8 +22,9 @@ from reproduce_kit.core import (
     sha256,
     write_json,
 )
+from .attempt import is_settled, train_config
 from .lease import HEARTBEAT_SECONDS, acquire, keep_alive
-from .local import is_settled, prepare_configs, train_config
+from .local import prepare_configs
 from .modal_calls import CallState, call_answer
 from reproduce_kit.engines.modal_machines import (
     APP,

@@ -115,7 +115,7 @@ def _nanobeir_selector():
     pin = DATASETS['nanobeir']
     disable_progress_bar()
     with cache_lock('prepare'):
-        folder = fetch(pin['repo'], pin['revision'], _NANOBEIR_FILES, 'dataset', pin['ref'])
+        folder = fetch(pin.repo, pin.revision, _NANOBEIR_FILES, 'dataset', pin.ref)
     evaluator = CrossEncoderNanoBEIREvaluator(
         list(NANOBEIR_SETS), dataset_id=str(folder), write_csv=False
     )

@@ -71,7 +71,8 @@ def first_stage_gate(
     depth: int,  # candidates per topic that were asked for
 ) -> dict:  # {measure: (score, published score)} of what was checked
     "Raise `KitError` unless the candidates score what is published for them."
-    published_scores = MSMARCO_SETS.get(judged.name, {}).get('gate', {})
+    is_known = judged.name in MSMARCO_SETS
+    published_scores = MSMARCO_SETS[judged.name].published if is_known else {}
     checked = {}
     for measure, published in published_scores.items():
         score = _first_stage_score(judged, measure, depth)
@@ -94,7 +95,7 @@ def _check_texts(judged: EvalSet):
     if lost:
         raise KitError(
             f'{judged.name}: {len(lost):,} candidates have no text in '
-            f'{DATASETS["msmarco"]["repo"]}, for example {lost[0]!r}'
+            f'{DATASETS["msmarco"].repo}, for example {lost[0]!r}'
         )
 
 

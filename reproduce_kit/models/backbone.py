@@ -188,7 +188,7 @@ def sources(cfg: RunConfig) -> dict:  # {'weights': hash, repository: commit, ..
         names += ['qa'] if 'qa' in cfg.test_sets else []
         names += ['nanobeir'] if cfg.select_on == 'nanobeir' else []
         for pin in (DATASETS[name] for name in names):
-            repositories.append((pin['repo'], pin['revision'], 'dataset', pin['ref']))
+            repositories.append((pin.repo, pin.revision, 'dataset', pin.ref))
     commits = {repository[0]: full_revision(*repository) for repository in repositories}
     return dict(weights=weights) | commits
 

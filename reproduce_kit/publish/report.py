@@ -41,7 +41,7 @@ from reproduce_kit.results.significance_tables import (
 from ..results.table import Table, table_html
 from ..store.run import git_state
 from ..studies.lion_vs_adamw.audit import audit, recompute
-from ..verdicts.cells import AGAINST, STATES, check_cells
+from ..verdicts.cells import AGAINST, STATES, CellVerdict, check_cells
 from ..verdicts.claims import SOURCES, judge_all, verdict_counts
 from ..verdicts.sources import PRINTED_NAMES
 
@@ -108,7 +108,7 @@ def _cells_sentence(cells: list) -> str:
     "How many published cells were reproduced; `cells` is from `check_cells`."
     if not cells:
         return 'No numbers were published for this study, so there are none to reproduce.'
-    reproduced = sum(cell['state'] == 'reproduced' for cell in cells)
+    reproduced = sum(cell.state == 'reproduced' for cell in cells)
     return f'{reproduced} of {len(cells)} published cells are reproduced.'
 
 # %% ../../nbs/publish/30_report.ipynb #d3988db9
@@ -171,29 +171,29 @@ def _evidence_html(runs: list, gaps: Table) -> str:
 def _configs_html(runs: list) -> str:
     rows = [
         dict(
-            run=f"{row['name']}-{row['identity']}",
-            state=row['state'].replace(' ', '-'),
-            differences='; '.join(row['differences']),
+            run=f"{row.name}-{row.identity}",
+            state=row.state.replace(' ', '-'),
+            differences='; '.join(row.differences),
         )
         for row in check_configs([run.cfg for run in runs])
     ]
     return frame_html(pd.DataFrame(rows), 'configs', 'state')
 
 
-def _cell_row(cell: dict) -> dict:
+def _cell_row(cell: CellVerdict) -> dict:
     "A published cell and ours; `cell` is from `check_cells`."
-    low, high = cell['tolerance']
-    row = cell['model']
-    if cell['epoch']:
-        row += f" + {cell['optimizer']}, epoch {cell['epoch']}"
+    tolerance = cell.tolerance
+    row = cell.model
+    if cell.epoch:
+        row += f" + {cell.optimizer}, epoch {cell.epoch}"
     return dict(
         row=row,
-        measure=PRINTED_NAMES[cell['measure']],
-        published=cell['published'],
-        ours=f"{cell['ours']:.4f}",
-        tolerance=f"−{low:.4f} +{high:.4f} ({cell['origin']})",
-        state=cell['state'],
-        why=cell['why'],
+        measure=PRINTED_NAMES[cell.measure],
+        published=cell.published,
+        ours=f"{cell.ours:.4f}",
+        tolerance=f"−{tolerance.low:.4f} +{tolerance.high:.4f} ({tolerance.origin})",
+        state=cell.state,
+        why=cell.why,
     )
 
 # %% ../../nbs/publish/30_report.ipynb #58b01e07
@@ -207,10 +207,10 @@ def _verdicts_html(runs: list, cells: list) -> str:
     body = '<p>Did the runs do what their files ask for?</p>' + _configs_html(runs)
     if not cells:
         return body + _NOTHING_PUBLISHED
-    states = [cell['state'] for cell in cells]
+    states = [cell.state for cell in cells]
     counts = ', '.join(f'{states.count(state)} {state}' for state in STATES)
     body += f"<p>{len(cells)} published cells ({html.escape(AGAINST['paper'])}): {counts}.</p>"
-    rows = [_cell_row(cell) for cell in cells if cell['ours'] is not None]
+    rows = [_cell_row(cell) for cell in cells if cell.ours is not None]
     return body + (frame_html(pd.DataFrame(rows), 'cells', 'state') if rows else '')
 
 # %% ../../nbs/publish/30_report.ipynb #6d1dd980

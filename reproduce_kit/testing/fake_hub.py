@@ -269,7 +269,7 @@ def _install_msmarco(columns: dict, rows_per_file: int) -> Path:  # columns: {pa
         for part, values in columns.items():
             path = folder / part / 'train-{i}-of-{n}.parquet'
             _parquet(path, 0 if part == 'queries' else rows_per_file, **values)
-        return install_repository(pin['repo'], pin['revision'].ljust(40, '0'), folder, 'dataset')
+        return install_repository(pin.repo, pin.revision.ljust(40, '0'), folder, 'dataset')
 
 # %% ../../nbs/testing/10_fake_hub.ipynb #b8da7514
 def fake_msmarco(
@@ -328,7 +328,7 @@ def fake_qa(
     pin = DATASETS['qa']
     with tempfile.TemporaryDirectory() as temporary:
         _parquet(Path(temporary) / 'v1.1/validation-00000-of-00001.parquet', **columns)
-        return install_repository(pin['repo'], pin['revision'], temporary, 'dataset')
+        return install_repository(pin.repo, pin.revision, temporary, 'dataset')
 
 # %% ../../nbs/testing/10_fake_hub.ipynb #91a21d47
 NANOBEIR_PARTS = ('corpus', 'queries', 'qrels', 'bm25')
@@ -373,4 +373,4 @@ def fake_nanobeir(
         for name in sets:
             _nanobeir_set(folder, name, lexicon, rng)
         (folder / 'README.md').write_text(_nanobeir_readme(sets))
-        return install_repository(pin['repo'], pin['revision'], folder, 'dataset')
+        return install_repository(pin.repo, pin.revision, folder, 'dataset')

@@ -65,7 +65,7 @@ def _fineweb(n: int):
     remaining = n
     for part in range(FINEWEB_FILES):
         name = f'sample/10BT/{part:03d}_00000.parquet'
-        folder = fetch(pin['repo'], pin['revision'], [name], 'dataset', pin['ref'])
+        folder = fetch(pin.repo, pin.revision, [name], 'dataset', pin.ref)
         for batch in pq.ParquetFile(folder / name).iter_batches(columns=['text']):
             yield from batch.column(0).slice(0, remaining).to_pylist()
             remaining -= len(batch)
@@ -82,7 +82,7 @@ def read_texts(
         texts = (collection.corpus[docid] for docid in sorted(collection.corpus))
         return collection.fingerprint, itertools.islice(texts, settings.texts)
     if settings.text == 'fineweb-edu':
-        revision = DATASETS['fineweb-edu']['revision']
+        revision = DATASETS['fineweb-edu'].revision
         return f"{revision} {settings.texts}", _fineweb(settings.texts)
     path = Path(settings.text)
     texts = itertools.islice(_texts_of_file(path), settings.texts)

@@ -340,13 +340,13 @@ def check_cells(
     study: str,
     recipe: str = '',  # one of the study's; '': all
     against: str = 'paper',  # a key of AGAINST
-) -> list:  # a dict per cell, as `CellVerdict.as_dict` returns it
+) -> list:  # of CellVerdict
     "Judge every published cell of a study, recipe by recipe; [] for an unpublished study."
     if study != STUDY:
         return []
     configs = read_configs([project_root() / 'params' / study])
-    checked = [row for row in check_configs(configs) if row['state'] == 'differs']
-    differences = {(row['recipe'], row['name']): row['differences'] for row in checked}
+    checked = [row for row in check_configs(configs) if row.state == 'differs']
+    differences = {(row.recipe, row.name): row.differences for row in checked}
     cells = cells_to_check(against)
     verdicts = []
     for name in dict.fromkeys(settings.recipe for settings in configs):
@@ -359,12 +359,12 @@ def check_cells(
         runs = [run for row in rows.values() for run in row.runs]
         if against == 'paper' and runs:
             verdicts.append(bm25_verdict(name, runs))
-    return [verdict.as_dict() for verdict in verdicts]
+    return verdicts
 
 # %% ../../nbs/verdicts/20_cells.ipynb #3e53a5e6
 def exit_code(cells: list) -> int:  # cells: from `check_cells`
     "Return the exit code of `reproduce check`."
-    states = {cell['state'] for cell in cells}
+    states = {cell.state for cell in cells}
     if 'differs' in states:
         return 1
     if 'not-run' in states or states == {'not-comparable'}:

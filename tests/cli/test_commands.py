@@ -18,6 +18,8 @@ import reproduce_kit.engines.modal_files as modal_files
 import reproduce_kit.engines.modal_session as modal_session
 from reproduce_kit.cli.app import SECTIONS, main
 from reproduce_kit.cli.doctor import CHECKS
+from reproduce_kit.engines.modal_client import RemoteRow
+from reproduce_kit.store.run import RunState
 
 NAMES = {
     'Study': ['list', 'plan', 'prepare', 'run', 'logs'],
@@ -240,7 +242,7 @@ class FakeModal:
     def row(self, config, states):
         state = states.get(config.name, 'not run')
         dollars = 0.5 if config.name in states else None
-        return dict(cfg=config, state=state, dollars=dollars, message='')
+        return RemoteRow(cfg=config, path='', call=None, state=RunState(state), dollars=dollars)
 
     def remote_states(self, configs):
         states = self.before if next(self.looks) == 0 else self.after

@@ -22,7 +22,7 @@ from reproduce_kit.data.collection import read_collection
 from reproduce_kit.data.msmarco import set_folder, write_set
 from reproduce_kit.data.msmarco_qa import qa_set
 from reproduce_kit.engines.compliance import check_run
-from reproduce_kit.engines.estimate import plan_run
+from reproduce_kit.engines.estimate import plan_row
 from reproduce_kit.evaluation.metrics import ceiling, evaluate
 from reproduce_kit.evaluation.rerank import epoch_table
 from reproduce_kit.models.backbone import load_backbone
@@ -261,12 +261,12 @@ def test_the_qa_protocol_scores_a_random_order(questions):
 
 
 def test_the_plan_of_the_paper_study_knows_updates_and_fits():
-    rows = [plan_run(config) for config in read_configs([ROOT / 'params/lion-vs-adamw/as-run'])]
-    updates = [row['updates'] for row in rows]
+    rows = [plan_row(config) for config in read_configs([ROOT / 'params/lion-vs-adamw/as-run'])]
+    updates = [row.updates for row in rows]
     assert updates == [11_661, 23_322, 46_641, 46_641, 31_092, 31_092]
     for row in rows:
-        assert row['fits'] and row['gpu_hours'] > 0
-        assert row['hours_from'].startswith('assumed')
+        assert row.fits and row.gpu_hours > 0
+        assert row.hours_from.startswith('assumed')
 
 
 def test_a_resumed_epoch_reads_only_what_is_left(cache):

@@ -125,4 +125,4 @@ def test_a_full_disk_stops_a_study_and_another_failure_does_not(
     notebook_raises(error)
     configs = [run.cfg, make_config(example_settings(name='second'))]
     outcome = local.run_study(configs, say=lambda line: None)
-    assert len(outcome['failed']) == tried and outcome['done'] == []
+    assert len(outcome.failed) == tried and outcome.done == []

@@ -20,7 +20,7 @@ def run(tmp_path, monkeypatch):
 
 
 def state(cfg):
-    return check_configs([cfg])[0]['state']
+    return check_configs([cfg])[0].state
 
 
 @pytest.mark.parametrize(

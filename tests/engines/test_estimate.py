@@ -13,7 +13,6 @@ from reproduce_kit.engines.estimate import (
     finished_runs_on,
     plan_error,
     plan_row,
-    plan_run,
     workload,
 )
 from reproduce_kit.testing.fake_runs import fake_run
@@ -88,7 +87,7 @@ def test_an_unknown_gpu_is_named_with_the_nearest(store, modernbert):
 
 
 def test_a_plan_is_json(store, modernbert):
-    plan = plan_run(modernbert)
+    plan = plan_row(modernbert).as_dict()
     assert json.loads(json.dumps(plan)) == plan
 
 
@@ -120,13 +119,13 @@ def test_benchmarks_give_the_hours_on_their_own_gpu_only(l40s_benchmarks, modern
 
 def test_the_error_of_plans_is_that_of_the_latest_run_planned_from_those_before(two_runs):
     error = plan_error(None)
-    assert error['run'].startswith('two') and error['finished'] == '2026-02-02'
-    assert error['planned'] * 3600 == pytest.approx(20)
-    assert error['hours'] * 3600 == pytest.approx(30)
-    assert error['off'] == pytest.approx(-1 / 3)
+    assert error.run.startswith('two') and error.finished == '2026-02-02'
+    assert error.planned * 3600 == pytest.approx(20)
+    assert error.hours * 3600 == pytest.approx(30)
+    assert error.off == pytest.approx(-1 / 3)
     assert plan_error('L40S') is None
 
 
 def test_the_first_run_of_a_machine_was_planned_by_arithmetic(two_runs):
     first_only = finished_runs_on(None)[1:]
-    assert plan_error(None, first_only)['hours_from'].startswith('assumed')
+    assert plan_error(None, first_only).hours_from.startswith('assumed')

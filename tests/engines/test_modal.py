@@ -455,7 +455,7 @@ def test_the_end_of_a_call_is_read_before_its_runs(monkeypatch):
         asked.append(call)
         return CallAnswer(CallState.FAILED, 'the hub is away')
 
-    def remote_rows(configs):
+    def remote_states(configs):
         state = RunState.FAILED if asked else RunState.PREPARING
         message = 'preparing failed' if asked else ''
         return [
@@ -464,9 +464,9 @@ def test_the_end_of_a_call_is_read_before_its_runs(monkeypatch):
 
     monkeypatch.setattr(modal_client, 'connect', lambda: None)
     monkeypatch.setattr(modal_client, 'call_answer', call_answer)
-    monkeypatch.setattr(modal_client, 'remote_rows', remote_rows)
+    monkeypatch.setattr(modal_client, 'remote_states', remote_states)
     (row,) = modal_client.follow_runs([cfg], 'fc-1', lines.append, 0.01)
-    assert row['message'] == 'preparing failed'
+    assert row.message == 'preparing failed'
     assert lines == ['away: failed; preparing failed']
 
 
@@ -475,12 +475,12 @@ def test_a_look_is_repeated_unless_the_token_is_rejected(monkeypatch, error, loo
     errors = dict(network=KitError('Modal cannot be reached'), token=NotLoggedIn('no access'))
     tried = []
 
-    def remote_rows(configs):
+    def remote_states(configs):
         tried.append(1)
         raise errors[error]
 
     monkeypatch.setattr(modal_client, 'connect', lambda: None)
-    monkeypatch.setattr(modal_client, 'remote_rows', remote_rows)
+    monkeypatch.setattr(modal_client, 'remote_states', remote_states)
     with pytest.raises(type(errors[error])):
         modal_client.follow_runs([], '', lambda line: None, 0.001)
     assert len(tried) == looks

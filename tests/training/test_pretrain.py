@@ -71,7 +71,7 @@ def fineweb(tmp_path, monkeypatch):
         table = pa.table(dict(text=texts, score=[1.0] * 30))
         pq.write_table(table, folder / f'{part:03d}_00000.parquet', row_group_size=8)
     pin = DATASETS['fineweb-edu']
-    install_repository(pin['repo'], pin['revision'], tmp_path / 'fineweb', 'dataset')
+    install_repository(pin.repo, pin.revision, tmp_path / 'fineweb', 'dataset')
 
 
 @pytest.mark.parametrize('n', [8, 30, 31, 60])

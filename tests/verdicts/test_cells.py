@@ -58,11 +58,16 @@ def run_as_published(cfg, against='paper'):
 
 
 def select(cells, **values):
-    return [cell for cell in cells if all(cell[key] == value for key, value in values.items())]
+    """The cells (objects, or dicts of JSON) with these values."""
+
+    def has(cell, key, value):
+        return (cell[key] if isinstance(cell, dict) else getattr(cell, key)) == value
+
+    return [cell for cell in cells if all(has(cell, *pair) for pair in values.items())]
 
 
 def states(cells):
-    return [cell['state'] for cell in cells]
+    return [cell.state for cell in cells]
 
 
 @pytest.fixture
@@ -84,29 +89,29 @@ def modernbert_cells(runs):
 def test_a_run_with_the_published_values_is_reproduced(modernbert_cells):
     row = select(modernbert_cells, model='ModernBERT', optimizer='Lion')
     assert states(row) == ['reproduced'] * 18
-    assert {cell['origin'] for cell in row} == {'topics'}
-    assert all(min(cell['tolerance']) > 0.01 for cell in row)
-    assert all(cell['runs'] for cell in row)
-    assert row[0]['ours'] == pytest.approx(0.7142, abs=1e-9)
+    assert {cell.tolerance.origin for cell in row} == {'topics'}
+    assert all(min(cell.tolerance.low, cell.tolerance.high) > 0.01 for cell in row)
+    assert all(cell.runs for cell in row)
+    assert row[0].ours == pytest.approx(0.7142, abs=1e-9)
     assert exit_code(row) == 0
 
 
 def test_a_wide_tolerance_tells_how_many_other_rows_would_pass(modernbert_cells):
     row = select(modernbert_cells, model='ModernBERT', optimizer='Lion')
-    assert 'of the 17 other published rows' in row[0]['why']
+    assert 'of the 17 other published rows' in row[0].why
 
 
 def test_bm25_must_agree_with_the_printed_digits(modernbert_cells):
     (bm25,) = select(modernbert_cells, model='BM25')
-    assert bm25['origin'] == 'rounding'
-    assert bm25['state'] == 'differs'  # the fake first stage is not BM25
+    assert bm25.tolerance.origin == 'rounding'
+    assert bm25.state == 'differs'  # the fake first stage is not BM25
 
 
 def test_rows_without_a_run_are_not_run(modernbert_cells):
     rest = [
         cell
         for cell in modernbert_cells
-        if (cell['model'], cell['optimizer']) not in (('ModernBERT', 'Lion'), ('BM25', ''))
+        if (cell.model, cell.optimizer) not in (('ModernBERT', 'Lion'), ('BM25', ''))
     ]
     assert set(states(rest)) == {'not-run'}
     assert exit_code(rest + select(modernbert_cells, state='reproduced')) == 3
@@ -128,8 +133,8 @@ def test_minilm_is_contested_where_table_1_and_the_raw_outputs_disagree(runs):
     assert states(select(row, measure='nDCG@10')) == ['reproduced'] * 3
     assert states(select(row, measure='P(rel=1)@10')) == ['contested'] * 3
     for cell in select(row, state='contested'):
-        assert 'authors reads' in cell['why']
-        assert cell['why'].endswith('(near ours)')
+        assert 'authors reads' in cell.why
+        assert cell.why.endswith('(near ours)')
 
 
 # The command
@@ -165,7 +170,7 @@ def test_higher_is_not_a_pass_and_the_command_says_so(runs):
 
 def checked_rows(recipe):
     """The cells of a recipe that have a run, without BM25."""
-    return [cell for cell in check_cells(STUDY, recipe) if cell['runs'] and cell['model'] != 'BM25']
+    return [cell for cell in check_cells(STUDY, recipe) if cell.runs and cell.model != 'BM25']
 
 
 def test_a_run_that_is_not_what_its_config_asks_for_is_not_compared(runs):
@@ -175,14 +180,14 @@ def test_a_run_that_is_not_what_its_config_asks_for_is_not_compared(runs):
     run.note(updates=dict(planned=cfg.updates, done=cfg.updates - 1))
     cells = checked_rows('as-stated')
     assert set(states(cells)) == {'not-comparable'}
-    assert 'not what its config asks for: updates' in cells[0]['why']
+    assert 'not what its config asks for: updates' in cells[0].why
 
 
 def test_another_recipe_is_not_compared(runs):
     run_as_published(CONFIGS['controlled', 'modernbert-lion-lr2e-6-s12'])
     cells = checked_rows('controlled')
     assert set(states(cells)) == {'not-comparable'}
-    assert "recipe 'controlled' is another protocol" in cells[0]['why']
+    assert "recipe 'controlled' is another protocol" in cells[0].why
 
 
 def test_a_row_with_two_rates_is_not_compared(runs, monkeypatch):
@@ -191,7 +196,7 @@ def test_a_row_with_two_rates_is_not_compared(runs, monkeypatch):
     two = [run_as_published(cfg), run_as_published(other)]
     monkeypatch.setattr(cells_module, 'finished_runs', lambda *_: two)
     cells = checked_rows('as-run')
-    assert {cell['why'] for cell in cells} == {'2 rates; the published row has one'}
+    assert {cell.why for cell in cells} == {'2 rates; the published row has one'}
 
 
 # Several seeds
@@ -210,13 +215,13 @@ def test_three_seeds_give_the_prediction_interval_of_a_next_run(runs, monkeypatc
         three.append(fake_run(cfg, topic_tables(cfg, moved)))
     monkeypatch.setattr(cells_module, 'read_configs', lambda *_: configs)
     monkeypatch.setattr(cells_module, 'finished_runs', lambda *_: three)
-    cells = [cell for cell in check_cells(STUDY, 'as-run') if cell['model'] != 'BM25']
-    assert {cell['origin'] for cell in cells} == {'seeds'}
+    cells = [cell for cell in check_cells(STUDY, 'as-run') if cell.model != 'BM25']
+    assert {cell.tolerance.origin for cell in cells} == {'seeds'}
     assert set(states(cells)) == {'reproduced'}
-    half = cells[0]['tolerance'][0]
+    half = cells[0].tolerance.low
     assert half == pytest.approx(4.302653 * 0.004 * (4 / 3) ** 0.5, abs=1e-6)
     for cell in select(cells, measure='nDCG@10', epoch=2):  # narrower than the table is wide
-        assert '17 of the 17 other' not in cell['why']
+        assert '17 of the 17 other' not in cell.why
 
 
 # Tables of rows that are means over seeds
@@ -239,9 +244,8 @@ def three_seeds(runs):
     return finished_runs(STUDY, 'controlled')
 
 
-# contract: the two texts with LaTeX below become plain Unicode with the writer that escapes
-MEAN_AND_SPREAD = '\\textbf{0.7000\\,$\\pm$0.010}'
-GAP_AND_INTERVAL = '$-0.060$ $[-0.0'
+MEAN_AND_SPREAD = '0.7000 ±0.010'
+GAP_AND_INTERVAL = '−0.060 [−0.0'
 
 
 def test_a_row_is_the_mean_over_its_seeds(three_seeds):
