@@ -222,7 +222,7 @@ def add_our_runs(evidence: Evidence):
             evidence.seeds |= ours.seeds
             evidence.curves |= ours.curves
 
-
+# %% ../../nbs/verdicts/25_evidence.ipynb #d0ba54a7
 def collect_evidence() -> Evidence:
     "Return the evidence that ships with the kit, with our own runs of the paper's study."
     evidence = published_evidence()
