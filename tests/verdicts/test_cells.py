@@ -263,9 +263,9 @@ def test_a_mean_over_seeds_is_traced_to_every_run(three_seeds, tmp_path, monkeyp
 
 def test_the_gap_is_compared_with_the_spread_over_seeds(three_seeds):
     (gap,) = seed_gaps(three_seeds, 'dl19', 'nDCG@10').values()
-    assert gap['gap'].shape == (43, 3)
-    assert np.allclose(gap['gap'].mean(), -0.06)
-    assert len(gap['runs']) == 6
+    assert gap.differences.shape == (43, 3)
+    assert np.allclose(gap.differences.mean(), -0.06)
+    assert len(gap.runs) == 6
     frame = variance_table(three_seeds).frame
     assert frame.iloc[0, 0] == '3'
     assert '−0.060 [−0.0' in frame.iloc[3, 0]
