@@ -159,17 +159,17 @@ def published_evidence() -> Evidence:
         tables=_published_tables(),
         topics={'raw outputs': _topic_values(topics)},
         statements=_statements(),
-        table2=dict(zip(table2['system'], table2['nDCG@10'].astype(float))),
-        cited=dict(zip(zip(cited['system'], cited['column']), cited['nDCG@10'].astype(float))),
+        table2=dict(zip(table2.system, table2['nDCG@10'].astype(float))),
+        cited=dict(zip(zip(cited.system, cited.column), cited['nDCG@10'].astype(float))),
         gpu={(MODEL_NAMES[r.backbone], r.optimizer): float(r.percent) for r in gpu.itertuples()},
-        gpu_of=gpu['quantity'][0],
+        gpu_of=gpu.quantity[0],
         measured=measure_optimizers(),
         sizes={
             model: parameter_counts(name, BACKBONES[name].max_layers)['total']
             for model, name in models.items()
         },
         contexts={model: BACKBONES[name].max_positions or 512 for model, name in models.items()},
-        judged=topics['qid'].nunique(),
+        judged=topics.qid.nunique(),
     )
 
 # %% ../../nbs/verdicts/25_evidence.ipynb #fffe7238

@@ -68,6 +68,12 @@ def _topic_findings(published, raw, folder, qrels) -> list:
         return [not_checked('Per-topic outputs (MiniLM, GTE)')]
     return [find_topic_outputs(topics, raw, published, qrels), find_divisor(folder)]
 
+
+def _recomputed(runs, collection, table2) -> Finding:
+    if _exists(runs) and collection:
+        return find_recomputed(recompute(runs, collection), table2)
+    return not_checked('Table II, recomputed')
+
 # %% ../../../nbs/studies/lion_vs_adamw/90_audit.ipynb #eb80101e
 def audit(
     folder=None,  # the authors' raw outputs; None or absent: the numbers that ship with the kit
@@ -80,9 +86,6 @@ def audit(
     raw = author_results()
     topics = read_collection(collection) if _exists(collection) else None
     qrels = topics.qrels[topics.only('dl19')] if topics else None
-    recomputed = not_checked('Table II, recomputed')
-    if _exists(runs) and qrels:
-        recomputed = find_recomputed(recompute(runs, collection), table2)
     findings = [
         find_differing_cells(published, raw),
         find_copy_errors(raw, folder),
@@ -94,7 +97,7 @@ def audit(
         *_topic_findings(published, raw, folder, qrels),
         find_optimizer_gaps(author_topic_values()),
         find_cited_values(table2, published_table('lion-vs-adamw', 'cited')),
-        recomputed,
+        _recomputed(runs, collection if qrels else None, table2),
         *find_statements(published_table('lion-vs-adamw', 'statements')),
         find_model_sizes(),
     ]

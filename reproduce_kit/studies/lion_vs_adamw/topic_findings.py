@@ -39,12 +39,12 @@ def optimizer_gaps(
 def find_optimizer_gaps(topics: dict) -> Finding:
     "Return whether the authors' per-topic values show a difference between the optimizers."
     gaps = optimizer_gaps(topics)
-    significant = int(gaps['significant'].sum())
+    significant = int(gaps.significant.sum())
     texts = []
     for (lion, _), gap in gaps.iterrows():
         row = lion.replace(' + Lion', '')
-        p = format_p(gap['corrected'], in_sentence=True)
-        texts.append(f"{row}: {gap['difference']:+.3f} ({p})")
+        p = format_p(gap.corrected, in_sentence=True)
+        texts.append(f'{row}: {gap.difference:+.3f} ({p})')
     texts.append(f'{significant} of {len(gaps)} differences are significant after the correction')
     return Finding(
         'Lion minus AdamW in MAP, topic by topic (MiniLM, GTE)',
