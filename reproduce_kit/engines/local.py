@@ -309,7 +309,7 @@ def _check_bi_encoders(bi_encoders: list, configs: list):
     todo = [settings for settings in bi_encoders if not is_trained(settings)]
     if not todo:
         return
-    from reproduce_kit.training.bi_encoder import check_bi_encoder  # torch and transformers: late
+    from reproduce_kit.training.teacher import check_bi_encoder  # torch and transformers: late
 
     coming = {cfg.identity for cfg in configs}
     for settings in todo:

@@ -12,7 +12,7 @@ from scipy.stats import nct
 from scipy.stats import t as student
 
 from ..core import KitError
-from .significance import standard_error
+from .significance import VarianceParts, standard_error
 
 # %% ../../nbs/evaluation/30_power.ipynb #b3fd30a6
 _CERTAIN_ERRORS = 30  # standard errors beyond which a difference is always found
@@ -66,7 +66,7 @@ def _smallest(is_enough, most: int):
 # %% ../../nbs/evaluation/30_power.ipynb #6fc301a3
 def sample_size(
     effect: float,  # true mean difference
-    parts: dict,  # from `variance_components`
+    parts: VarianceParts,
     of: str,  # 'topics' or 'seeds': what there may be more of
     at: float = 0.8,  # power
     most: int = 100_000,  # tried
@@ -76,21 +76,21 @@ def sample_size(
         raise KitError(f'{of!r}: topics or seeds')
     if not effect:
         return None
-    variances = parts['topics'], parts['seeds'], parts['rest']
+    variances = parts.topics, parts.seeds, parts.rest
 
     def is_enough(number):
-        n, k = (number, parts['k']) if of == 'topics' else (parts['n'], number)
+        n, k = (number, parts.k) if of == 'topics' else (parts.n, number)
         return power(effect, *variances, n, k) >= at
 
     return _smallest(is_enough, most)
 
 # %% ../../nbs/evaluation/30_power.ipynb #f5ef2081
 def detectable_difference(
-    parts: dict,  # from `variance_components`
+    parts: VarianceParts,
     at: float = 0.8,  # power
 ) -> float:
     "Return the smallest difference that the topics and seeds at hand show with this power."
-    study = parts['topics'], parts['seeds'], parts['rest'], parts['n'], parts['k']
+    study = parts.topics, parts.seeds, parts.rest, parts.n, parts.k
     error, _ = _mean_error(*study)
     largest = 100 * (error or 1e-12)
     return float(brentq(lambda effect: power(effect, *study) - at, 1e-15, largest))

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['MAX_EXACT_TOPICS', 'TESTS', 'CORRECTIONS', 'differences', 'randomization', 't_test', 'wilcoxon', 'correct_p_values',
-           'compare_runs', 'letter_of', 'superscripts', 'letters_note', 'variance_components', 'standard_error',
-           'topics_and_seeds']
+           'compare_runs', 'letter_of', 'superscripts', 'letters_note', 'VarianceParts', 'variance_components',
+           'standard_error', 'CrossedTest', 'topics_and_seeds']
 
 # %% ../../nbs/evaluation/20_significance.ipynb #f33d7275
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -185,10 +186,10 @@ def superscripts(
     "Return superscripts for a table; a difference of zero gets none, whatever its p."
     letters = {row: letter_of(i) for i, row in enumerate(rows)}
     beaten = {row: [] for row in rows}
-    for (a, b), comparison in compared[compared['significant']].iterrows():
-        if comparison['difference'] > 0:
+    for (a, b), comparison in compared[compared.significant].iterrows():
+        if comparison.difference > 0:
             beaten[a].append(letters[b])
-        if comparison['difference'] < 0:
+        if comparison.difference < 0:
             beaten[b].append(letters[a])
     return {
         row: ''.join(sorted(found, key=lambda letter: (len(letter), letter)))
@@ -214,10 +215,23 @@ def letters_note(
         f'{facts["comparisons"]} comparisons, {facts["correction"]}, {facts["alpha"]:g}).'
     )
 
+# %% ../../nbs/evaluation/20_significance.ipynb #c951ddc0
+@dataclass(frozen=True)
+class VarianceParts:
+    "The mean of differences, and the variances that topics, seeds and neither add to them."
+
+    mean: float
+    topics: float  # variance, at least 0
+    seeds: float  # variance, at least 0
+    rest: float  # variance that belongs to neither
+    n: int  # topics
+    k: int  # seeds
+    squares: tuple  # mean squares of topics, seeds and rest
+
 # %% ../../nbs/evaluation/20_significance.ipynb #56464209
 def variance_components(
     d,  # differences: topics x seeds
-) -> dict:  # mean; variances topics, seeds, rest (at least 0); n topics; k seeds; squares (mean)
+) -> VarianceParts:
     "Split differences into parts, by a two-way analysis of variance without replication."
     d = np.asarray(d, float)
     if not np.isfinite(d).all():
@@ -232,7 +246,7 @@ def variance_components(
     topic_square = k * ((by_topic - mean) ** 2).sum() / (n - 1)
     seed_square = n * ((by_seed - mean) ** 2).sum() / (k - 1)
     rest_square = ((d - by_topic - by_seed + mean) ** 2).sum() / ((n - 1) * (k - 1))
-    return dict(
+    return VarianceParts(
         mean=float(mean),
         topics=float(max(topic_square - rest_square, 0) / k),
         seeds=float(max(seed_square - rest_square, 0) / n),
@@ -256,19 +270,31 @@ def standard_error(
         return error, float(n - 1)
     return error, float(min(total**2 / (seed_square**2 / (k - 1)), n - 1))
 
+# %% ../../nbs/evaluation/20_significance.ipynb #dd54a1c3
+@dataclass(frozen=True)
+class CrossedTest:
+    "The test of a mean difference over topics and seeds."
+
+    parts: VarianceParts
+    error: float  # standard error of the mean
+    df: float  # degrees of freedom
+    p: float  # two-sided
+    low: float  # end of the 95 % interval
+    high: float
+
 # %% ../../nbs/evaluation/20_significance.ipynb #a83bb69f
 def topics_and_seeds(
     d,  # differences: topics x seeds
-) -> dict:  # of `variance_components`, and se, df, p, low, high (95 %)
+) -> CrossedTest:
     "Test whether the mean difference holds for other topics and other seeds; two-sided."
     parts = variance_components(d)
-    mean, n, k = parts['mean'], parts['n'], parts['k']
-    topic_square, seed_square, rest_square = parts['squares']
+    mean = parts.mean
+    topic_square, seed_square, rest_square = parts.squares
     topic_excess = max(topic_square - rest_square, 0)
     if not seed_square + topic_excess:
         p = 0.0 if mean else 1.0
-        return dict(parts, se=0.0, df=n - 1, p=p, low=mean, high=mean)
-    error, df = standard_error(seed_square, topic_excess, n, k)
+        return CrossedTest(parts, error=0.0, df=parts.n - 1, p=p, low=mean, high=mean)
+    error, df = standard_error(seed_square, topic_excess, parts.n, parts.k)
     half_width = float(stats.t.ppf(0.975, df) * error)
     p = float(2 * stats.t.sf(abs(mean) / error, df))
-    return dict(parts, se=error, df=df, p=p, low=mean - half_width, high=mean + half_width)
+    return CrossedTest(parts, error, df, p, low=mean - half_width, high=mean + half_width)

@@ -275,7 +275,7 @@ def _classifier_config(backbone: str, layers: int):
     sizes = dict(spec.expect)
     model_type = sizes.pop('model_type')
     if model_type == 'tite':
-        from reproduce_kit.models.tite import encoder_config
+        from reproduce_kit.models.tite_config import encoder_config
 
         config = encoder_config(read_encoder(backbone, spec.folder))
         config.num_labels = 1

@@ -40,7 +40,8 @@ from reproduce_kit.results.significance_tables import (
 )
 from ..results.table import Table, table_html
 from ..store.run import git_state
-from ..studies.lion_vs_adamw.audit import audit, recompute
+from ..studies.lion_vs_adamw.audit import audit
+from ..studies.lion_vs_adamw.table2_findings import recompute
 from ..verdicts.cells import AGAINST, STATES, CellVerdict, check_cells
 from ..verdicts.claims import SOURCES, judge_all, verdict_counts
 from ..verdicts.sources import PRINTED_NAMES

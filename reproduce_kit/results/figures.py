@@ -20,7 +20,7 @@ from ..config.backbones import OPTIMIZER_TITLES
 from ..core import artifact_dir, atomic_write, sha256, write_json
 from ..evaluation.metrics import paired_interval
 from ..evaluation.power import power
-from ..evaluation.significance import topics_and_seeds
+from ..evaluation.significance import CrossedTest, VarianceParts, topics_and_seeds
 from .latex import generated_header, latex_text, provenance
 from .run_tables import run_epochs
 from .significance_tables import NO_SEEDS
@@ -182,7 +182,7 @@ _MARKERS = {'AdamW': 'o', 'Lion': 's'}
 def _draw_smoothed(ax, train: pd.DataFrame, column: str, window: int):
     "Draw raw values faintly, and their rolling mean over them."
     for optimizer, rows in train.groupby('optimizer'):
-        ax.plot(rows['step'], rows[column], color=COLOURS[optimizer], alpha=0.22, lw=0.6)
+        ax.plot(rows.step, rows[column], color=COLOURS[optimizer], alpha=0.22, lw=0.6)
 
     def rolling_mean(values):
         return values.rolling(window, center=True, min_periods=1).mean()
@@ -270,13 +270,13 @@ def gap_frame(
 # %% ../../nbs/results/50_figures.ipynb #addc399f
 def _draw_gaps(ax, rows: pd.DataFrame, epoch: int, last: int):
     "Draw the gaps after one epoch; earlier epochs are faint and a little to the left."
-    millions = rows['encoder'] / 1e6 * (1 + 0.035 * (epoch - last))
-    errors = [rows['gap'] - rows['low'], rows['high'] - rows['gap']]
+    millions = rows.encoder / 1e6 * (1 + 0.035 * (epoch - last))
+    errors = [rows.gap - rows.low, rows.high - rows.gap]
     style = dict(fmt='s-', ms=4, lw=1.2, alpha=1)
     if epoch != last:
         style = dict(fmt='o^vDP*'[(epoch - 1) % 6] + ':', ms=3, lw=0.7, alpha=0.4)
     label = f'epoch {epoch}'
-    ax.errorbar(millions, rows['gap'], yerr=errors, capsize=2, color=_LINE, label=label, **style)
+    ax.errorbar(millions, rows.gap, yerr=errors, capsize=2, color=_LINE, label=label, **style)
 
 # %% ../../nbs/results/50_figures.ipynb #a65e8eca
 def scaling_figure(
@@ -289,21 +289,21 @@ def scaling_figure(
         ax.text(0.5, 0.5, 'no backbone was run with both optimizers', ha='center', va='center')
         ax.axis('off')
         return fig
-    last = gaps['epoch'].max()
+    last = gaps.epoch.max()
     for epoch, rows in gaps.sort_values('encoder').groupby('epoch'):
         _draw_gaps(ax, rows, epoch, last)
     label = dict(textcoords='offset points', xytext=(0, 4), ha='center', fontsize=6.5)
     label['bbox'] = dict(fc='white', ec='none', pad=0.6, alpha=0.85)
-    for _, row in gaps[gaps['epoch'] == last].iterrows():
-        ax.annotate(row['backbone'], (row['encoder'] / 1e6, row['high']), **label)
+    for _, row in gaps[gaps.epoch == last].iterrows():
+        ax.annotate(row.backbone, (row.encoder / 1e6, row.high), **label)
     ax.axhline(0, color='#999999', lw=0.8)
     ax.set_xscale('log')
     ax.margins(x=0.15, y=0.15)
-    ticks = sorted({round(encoder / 1e6, 1) for encoder in gaps['encoder']})
+    ticks = sorted({round(encoder / 1e6, 1) for encoder in gaps.encoder})
     ax.set_xticks(ticks, [f'{tick:g}' for tick in ticks])
     ax.minorticks_off()
     ax.set_xlabel('non-embedding parameters [millions]')
-    ax.set_ylabel(f"Lion minus AdamW, {gaps['measure'].iloc[0]}")
+    ax.set_ylabel(f'Lion minus AdamW, {gaps.measure.iloc[0]}')
     ax.legend(frameon=False, loc='best')
     return fig
 
@@ -312,28 +312,35 @@ _SEEDS = np.unique(np.geomspace(2, 50, 30).astype(int))
 _TOPICS = np.unique(np.geomspace(10, 1000, 40).astype(int))
 
 
-def _draw_gap_by_seed(ax, i: int, gap: pd.DataFrame, parts: dict, colour):
+def _draw_gap_by_seed(ax, i: int, gap: pd.DataFrame, test: CrossedTest, colour):
     "Draw a mean difference with its interval, and the difference of each seed next to it."
-    mean, low, high = parts['mean'], parts['low'], parts['high']
-    error = [[mean - low], [high - mean]]
+    mean = test.parts.mean
+    error = [[mean - test.low], [test.high - mean]]
     ax.errorbar([i], [mean], yerr=error, fmt='s', ms=4, capsize=3, color=colour)
-    places = i + 0.12 + 0.1 * np.arange(parts['k'])
+    places = i + 0.12 + 0.1 * np.arange(test.parts.k)
     ax.plot(places, gap.mean(), 'o', ms=3, mfc='none', color=colour)
-    ax.text(i + 0.12, high, f"$p = {parts['p']:.3f}$", fontsize=6.5, va='bottom')
+    ax.text(i + 0.12, test.high, f'$p = {test.p:.3f}$', fontsize=6.5, va='bottom')
 
 
-def _draw_power(by_seeds, by_topics, parts: dict, colour, label: str):
+def _draw_power(by_seeds, by_topics, parts: VarianceParts, colour, label: str):
     "Draw power against seeds and against topics; squares are what there is."
-    variances = (parts['topics'], parts['seeds'], parts['rest'])
-    topics, seeds = parts['n'], parts['k']
+    variances = (parts.topics, parts.seeds, parts.rest)
+    topics, seeds = parts.n, parts.k
 
     def power_of(n, k):
-        return power(parts['mean'], *variances, n, k)
+        return power(parts.mean, *variances, n, k)
 
     by_seeds.plot(_SEEDS, [power_of(topics, k) for k in _SEEDS], color=colour, label=label)
     by_topics.plot(_TOPICS, [power_of(n, seeds) for n in _TOPICS], color=colour)
     by_seeds.plot([seeds], [power_of(topics, seeds)], 's', ms=4, color=colour)
     by_topics.plot([topics], [power_of(topics, seeds)], 's', ms=4, color=colour)
+
+# %% ../../nbs/results/50_figures.ipynb #e48d7da1
+def _finish_power_axes(ax, ticks: tuple):
+    ax.set(ylim=(0, 1.02), xscale='log')
+    ax.axhline(0.8, color='#999999', lw=0.8, ls=':')
+    ax.set_xticks(ticks, map(str, ticks))
+    ax.minorticks_off()
 
 # %% ../../nbs/results/50_figures.ipynb #87486149
 def variance_figure(
@@ -352,22 +359,19 @@ def variance_figure(
         return fig
     names = [backbone for backbone, *_ in gaps]
     for i, gap in enumerate(gaps.values()):
-        parts = topics_and_seeds(gap['gap'])
+        test = topics_and_seeds(gap.differences)
         colour = sns.color_palette('colorblind')[i % 10]
-        _draw_gap_by_seed(gap_ax, i, gap['gap'], parts, colour)
-        _draw_power(seeds_ax, topics_ax, parts, colour, names[i])
+        _draw_gap_by_seed(gap_ax, i, gap.differences, test, colour)
+        _draw_power(seeds_ax, topics_ax, test.parts, colour, names[i])
     gap_ax.axhline(0, color='#999999', lw=0.8)
     gap_ax.set_xticks(range(len(names)), names)
     gap_ax.set(ylabel=f'Lion minus AdamW, {measure}', xlim=(-0.5, len(names) - 0.2))
     gap_ax.margins(y=0.2)
-    seeds_ax.set(xlabel=f"seeds, {parts['n']} topics", ylabel='power')
-    topics_ax.set(xlabel=f"topics, {parts['k']} seeds")
+    seeds_ax.set(xlabel=f'seeds, {test.parts.n} topics', ylabel='power')
+    topics_ax.set(xlabel=f'topics, {test.parts.k} seeds')
     seeds_ax.legend(frameon=False, loc='lower right')
-    for ax, ticks in ((seeds_ax, (2, 5, 10, 20, 50)), (topics_ax, (10, 50, 200, 1000))):
-        ax.set(ylim=(0, 1.02), xscale='log')
-        ax.axhline(0.8, color='#999999', lw=0.8, ls=':')
-        ax.set_xticks(ticks, map(str, ticks))
-        ax.minorticks_off()
+    _finish_power_axes(seeds_ax, (2, 5, 10, 20, 50))
+    _finish_power_axes(topics_ax, (10, 50, 200, 1000))
     return fig
 
 # %% ../../nbs/results/50_figures.ipynb #96d5fa18

@@ -84,8 +84,6 @@ def _column_format(table: Table) -> str:
     if table.widths:
         wrapped = '>{\\raggedright\\arraybackslash}p{%s\\textwidth}'
         return ''.join(wrapped % width for width in table.widths)
-    if '{' in table.align:
-        return table.align
     return 'l' * len(table.keys) + table.align * len(table.columns)
 
 # %% ../../nbs/results/20_latex.ipynb #a93866f8

@@ -269,24 +269,25 @@ def _published_rows(table: Table, own: str, recomputed: dict):
     "Add the systems that the paper lists; `recomputed` is {system: row of the audit}."
     recomputed = dict(recomputed)
     has_recomputed = bool(recomputed)
-    for printed in published_table('lion-vs-adamw', 'table2').to_dict('records'):
-        row, ndcg = (printed['group'], printed['system']), printed['nDCG@10']
-        cites = f"[{printed['cites']}]" if printed['cites'] else 'this paper'
+    published = published_table('lion-vs-adamw', 'table2').rename(columns={'nDCG@10': 'ndcg'})
+    for printed in published.itertuples():
+        row, ndcg = (printed.group, printed.system), printed.ndcg
+        cites = f'[{printed.cites}]' if printed.cites else 'this paper'
         table.add(row, 'Cited as', cites)
-        table.add(row, 'DL 2019 (published)', ndcg, float(ndcg), published=printed['source'])
+        table.add(row, 'DL 2019 (published)', ndcg, float(ndcg), published=printed.source)
         if has_recomputed:
-            _add_recomputed(table, row, recomputed.pop(printed['system'], None))
+            _add_recomputed(table, row, recomputed.pop(printed.system, None))
         table.add(row, own, '')
-    for system, found in recomputed.items():
-        _add_recomputed(table, ('Not in Table II', system), found)
+    for system, ranking in recomputed.items():
+        _add_recomputed(table, ('Not in Table II', system), ranking)
 
 
-def _add_recomputed(table: Table, row: tuple, found: dict | None):
-    if not found:
+def _add_recomputed(table: Table, row: tuple, ranking):
+    if ranking is None:
         table.add(row, 'recomputed', 'quoted')
         return
-    source = dict(recomputed=found['file'], sha256=found['sha256'])
-    table.add(row, 'recomputed', f"{found['nDCG@10']:.4f}", found['nDCG@10'], **source)
+    source = dict(recomputed=ranking.file, sha256=ranking.sha256)
+    table.add(row, 'recomputed', f'{ranking.ndcg:.4f}', ranking.ndcg, **source)
 
 # %% ../../nbs/results/30_run_tables.ipynb #91078aae
 def table2(
@@ -306,7 +307,8 @@ def table2(
     own = f'{config.collection} (this study)'
     recomputed = {}
     if rankings is not None:
-        recomputed = {row['row'] or row['system']: row for row in rankings.to_dict('records')}
+        measured = rankings.rename(columns={'nDCG@10': 'ndcg'}).itertuples()
+        recomputed = {ranking.row or ranking.system: ranking for ranking in measured}
     _published_rows(table, own, recomputed)
 
     def add_own(system, evidence):

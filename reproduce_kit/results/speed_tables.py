@@ -60,11 +60,11 @@ def performance_rows() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 # %% ../../nbs/results/60_speed_tables.ipynb #c5b4c5b8
-def _seconds_text(row: dict) -> str:
-    digits = 4 if row['seconds'] < 1 else 2
-    text = f"{row['seconds']:.{digits}f}"
-    if row['rounds'] > 1:
-        text += f" [{row['fastest']:.{digits}f}, {row['slowest']:.{digits}f}]"
+def _seconds_text(row) -> str:
+    digits = 4 if row.seconds < 1 else 2
+    text = f'{row.seconds:.{digits}f}'
+    if row.rounds > 1:
+        text += f' [{row.fastest:.{digits}f}, {row.slowest:.{digits}f}]'
     return text
 
 
@@ -85,20 +85,20 @@ def performance_table() -> Table:
             'nothing was measured here; nbs/experiments/bench_*.ipynb do, with keep: true'
         )
     table = Table('performance', _CAPTION, ('What', 'On', 'Side'), 'r')
-    for row in rows.to_dict('records'):
-        parts = [BENCH_TITLES.get(row['what'], row['what']), row['of']]
-        label = (', '.join(str(part) for part in parts if part), row['on'], row['side'])
-        source = dict(computed=row['file'])
-        table.add(label, 'seconds', _seconds_text(row), row['seconds'], **source)
-        if pd.isna(row['ratio']):
+    for row in rows.itertuples():
+        parts = [BENCH_TITLES.get(row.what, row.what), row.of]
+        label = (', '.join(str(part) for part in parts if part), row.on, row.side)
+        source = dict(computed=row.file)
+        table.add(label, 'seconds', _seconds_text(row), row.seconds, **source)
+        if pd.isna(row.ratio):
             table.add(label, 'ratio', MISSING, **source)
         else:
-            table.add(label, 'ratio', f"{row['ratio']:.2f}", row['ratio'], **source)
-        if pd.isna(row['limit']):
+            table.add(label, 'ratio', f'{row.ratio:.2f}', row.ratio, **source)
+        if pd.isna(row.limit):
             table.add(label, 'of the limit', MISSING)
         else:
-            share = f"{100 * row['limit']:.0f} %"
-            table.add(label, 'of the limit', share, row['limit'], **source)
+            share = f'{100 * row.limit:.0f} %'
+            table.add(label, 'of the limit', share, row.limit, **source)
     return table
 
 # %% ../../nbs/results/60_speed_tables.ipynb #4e6a072d
@@ -106,7 +106,7 @@ def performance_figure():
     "Return the ratios as bars, a panel for each benchmark."
     rows = performance_rows()
     if len(rows):
-        rows = rows[rows['ratio'].notna() & ~rows['side'].isin(LIMIT_TITLES)]
+        rows = rows[rows.ratio.notna() & ~rows.side.isin(LIMIT_TITLES)]
     if rows.empty:
         raise KitError('no ratio was measured here; make bench does')
     panels = list(rows.groupby(['what', 'of', 'on'], sort=False, dropna=False))
@@ -119,7 +119,7 @@ def performance_figure():
     )
     for ax, ((kind, work, machine), sides) in zip(axes[:, 0], panels):
         sides = sides[::-1]  # barh draws from the bottom
-        ax.barh(sides['side'], sides['ratio'], color='#0173b2', height=0.6)
+        ax.barh(sides.side, sides.ratio, color='#0173b2', height=0.6)
         ax.bar_label(ax.containers[0], fmt='%.2f', padding=2, fontsize=8)
         parts = [BENCH_TITLES.get(kind, kind), str(work), machine]
         ax.set_title(', '.join(part for part in parts if part), fontsize=9, loc='left')
@@ -150,14 +150,14 @@ def growth_figure():
     if not measured:
         raise KitError('how cost grows was not measured here; make bench does')
     name, rows = list(measured.items())[-1]
-    kinds = list(dict.fromkeys(rows['of']))
+    kinds = list(dict.fromkeys(rows.of))
     fig, axes = plt.subplots(
         2, len(kinds), figsize=(1.8 * len(kinds), 3.4), squeeze=False, layout='constrained'
     )
     for i, kind in enumerate(kinds):
-        points = rows[rows['of'] == kind].sort_values('size')
-        _draw_growth(axes[0, i], points['size'], points['seconds'])
-        _draw_growth(axes[1, i], points['size'], points['mib'])
+        points = rows[rows.of == kind].sort_values('size')
+        _draw_growth(axes[0, i], points['size'], points.seconds)
+        _draw_growth(axes[1, i], points['size'], points.mib)
         axes[1, i].set_xlabel(kind, fontsize=8)
     axes[0, 0].set_ylabel('seconds', fontsize=8)
     axes[1, 0].set_ylabel('MiB', fontsize=8)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MISSING', 'Cell', 'source_note', 'Table', 'label_levels', 'repeated_levels', 'table_html', 'mark_best', 'format_rate',
-           'format_signed', 'format_interval', 'format_p', 'escape']
+           'format_signed', 'format_interval', 'format_p']
 
 # %% ../../nbs/results/10_table.ipynb #6e6a73d1
 import html
@@ -192,11 +192,11 @@ def format_interval(
     return f'{format_signed(difference)} [{format_signed(low)}, {format_signed(high)}]'
 
 # %% ../../nbs/results/10_table.ipynb #49d59acb
-def format_p(p: float) -> str:
+def format_p(
+    p: float,
+    in_sentence: bool = False,  # `p = 0.041`, `p < 0.001`
+) -> str:
     "Return a p with three digits, or `<0.001`."
-    return '<0.001' if p < 0.001 else f'{p:.3f}'
-
-# %% ../../nbs/results/10_table.ipynb #8081708f
-def escape(text: str) -> str:
-    "Return the text itself; the LaTeX writer escapes."
-    return text
+    if p < 0.001:
+        return 'p < 0.001' if in_sentence else '<0.001'
+    return f'p = {p:.3f}' if in_sentence else f'{p:.3f}'

@@ -15,7 +15,7 @@ from transformers import AutoModel, BertConfig, ModernBertConfig
 
 from ..core import KitError
 from ..models.pooling_plan import length_schedule
-from ..models.tite import TiteConfig, published_config
+from ..models.tite_config import TiteConfig, published_config
 from .timing import time_interleaved
 
 # %% ../../nbs/speed/20_tite_speed.ipynb #244d4754

@@ -14,7 +14,8 @@ import yaml
 from ..config.encoders import BiEncoderSettings, EncoderSettings
 from ..data.collection import Collection, write_collection
 from ..data.trec import write_run
-from ..training.pretrain import pretrain, token_pieces
+from ..training.pretrain import pretrain
+from ..training.pretraining_text import token_pieces
 
 # %% ../../nbs/testing/30_fake_bi_encoder.ipynb #e067d7e6
 SUBJECTS = 12

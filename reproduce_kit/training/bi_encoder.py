@@ -44,7 +44,8 @@ from ..data.trec import read_run, write_run
 from ..evaluation.dense import drop_self_matches, exact_search, load_bi_encoder
 from ..evaluation.metrics import evaluate, means, write_perquery
 from ..models.backbone import quiet
-from ..models.tite import TiteModel, save_bi_encoder
+from ..models.tite import TiteModel
+from ..models.tite_files import save_bi_encoder
 from ..store.checkpoints import last_checkpoint
 from ..store.history import truncate_history
 from ..store.run import git_state, hardware

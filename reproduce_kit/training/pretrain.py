@@ -35,7 +35,7 @@ from reproduce_kit.core import (
 )
 from ..models.backbone import quiet
 from ..models.objectives import TiteForPreTraining, mask_words, unigram_bow
-from ..models.tite import encoder_config
+from ..models.tite_config import encoder_config
 from ..store.history import read_history, truncate_history
 from ..store.run import git_state, hardware
 from .pretraining_text import Pieces, token_pieces

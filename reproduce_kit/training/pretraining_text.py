@@ -31,7 +31,8 @@ from reproduce_kit.core import (
 from ..data.docstrings import build_docstring_collection
 from ..data.hub import DATASETS, fetch
 from ..models.backbone import weights_folder
-from ..models.tite import encoder_config, tite_tokenizer
+from ..models.tite_config import encoder_config
+from ..models.tite_files import tite_tokenizer
 
 # %% ../../nbs/training/55_pretraining_text.ipynb #c8cf45e5
 def _texts_of_file(path: Path):

@@ -14,7 +14,8 @@ import pandas as pd
 import torch
 
 from ..config.backbones import BACKBONES, OPTIMIZER_TITLES
-from ..config.files import example_settings, make_config
+from ..config.files import make_config
+from ..config.settings import example_settings
 from ..data.published import published_table
 from ..engines.estimate import parameter_counts
 from ..results.run_tables import seed_group_epochs, seed_groups
@@ -159,17 +160,17 @@ def published_evidence() -> Evidence:
         tables=_published_tables(),
         topics={'raw outputs': _topic_values(topics)},
         statements=_statements(),
-        table2=dict(zip(table2['system'], table2['nDCG@10'].astype(float))),
-        cited=dict(zip(zip(cited['system'], cited['column']), cited['nDCG@10'].astype(float))),
+        table2=dict(zip(table2.system, table2['nDCG@10'].astype(float))),
+        cited=dict(zip(zip(cited.system, cited.column), cited['nDCG@10'].astype(float))),
         gpu={(MODEL_NAMES[r.backbone], r.optimizer): float(r.percent) for r in gpu.itertuples()},
-        gpu_of=gpu['quantity'][0],
+        gpu_of=gpu.quantity[0],
         measured=measure_optimizers(),
         sizes={
             model: parameter_counts(name, BACKBONES[name].max_layers)['total']
             for model, name in models.items()
         },
         contexts={model: BACKBONES[name].max_positions or 512 for model, name in models.items()},
-        judged=topics['qid'].nunique(),
+        judged=topics.qid.nunique(),
     )
 
 # %% ../../nbs/verdicts/25_evidence.ipynb #fffe7238
@@ -222,7 +223,7 @@ def add_our_runs(evidence: Evidence):
             evidence.seeds |= ours.seeds
             evidence.curves |= ours.curves
 
-
+# %% ../../nbs/verdicts/25_evidence.ipynb #d0ba54a7
 def collect_evidence() -> Evidence:
     "Return the evidence that ships with the kit, with our own runs of the paper's study."
     evidence = published_evidence()

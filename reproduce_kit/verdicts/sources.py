@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KEY', 'MRR', 'UNPRINTED_MEASURES', 'MODEL_NAMES', 'PRINTED_NAMES', 'INPUT_TABLES', 'author_results', 'compare_cell',
-           'p_text', 'thesis_epochs', 'audit_inputs']
+           'thesis_epochs', 'audit_inputs']
 
 # %% ../../nbs/verdicts/10_sources.ipynb #563a7b84
 import math
@@ -59,11 +59,6 @@ def compare_cell(
         return 'cut'
     is_near = abs(float(printed) - raw) <= unit * 1.0001
     return 'last digit' if is_near else 'differs'
-
-# %% ../../nbs/verdicts/10_sources.ipynb #c2324ff8
-def p_text(p: float) -> str:
-    "Return a p-value as a text prints it."
-    return 'p < 0.001' if p < 0.001 else f'p = {p:.3f}'
 
 # %% ../../nbs/verdicts/10_sources.ipynb #da458306
 def thesis_epochs(

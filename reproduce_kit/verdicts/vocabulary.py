@@ -17,14 +17,15 @@ import numpy as np
 from ..config.backbones import OPTIMIZER_TITLES
 from ..core import KitError, did_you_mean
 from ..evaluation.significance import correct_p_values, differences, randomization
+from ..results.table import format_p
 from .evidence import Evidence, collect_evidence
-from .sources import MODEL_NAMES, PRINTED_NAMES, p_text
+from .sources import MODEL_NAMES, PRINTED_NAMES
 
 # %% ../../nbs/verdicts/27_vocabulary.ipynb #930ba2fe
 class EvidenceMissingError(Exception):
     "What a claim needs and these data do not have, as a sentence."
 
-
+# %% ../../nbs/verdicts/27_vocabulary.ipynb #ccc48209
 class SourcesDisagreeError(EvidenceMissingError):
     "What the sources state in more than one way."
 
@@ -188,7 +189,7 @@ class TopicWords(Words):
         signs = {}
         for (key, gap), p in zip(gaps.items(), p_values):
             if key in titles:
-                self._note(f'{titles[key]}: {gap.mean():+.4f}, {p_text(p)}')
+                self._note(f'{titles[key]}: {gap.mean():+.4f}, {format_p(p, in_sentence=True)}')
             sign = 1 if gap.mean() > 0 else -1
             signs[key] = 0 if p > 0.05 else sign
         return signs

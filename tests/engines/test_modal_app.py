@@ -15,7 +15,7 @@ from loopback import Modal
 from modal_study import BIN, client_env
 
 from reproduce_kit.config.files import read_configs
-from reproduce_kit.engines.modal_app import VOLUMES, function_name
+from reproduce_kit.engines.modal_machines import VOLUMES, function_name
 
 CONFIGS = {cfg.identity: cfg for cfg in read_configs([ROOT / 'params'])}
 MACHINES = {function_name(cfg): cfg for cfg in CONFIGS.values()}

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from reproduce_kit.evaluation.dense import exact_search, load_bi_encoder
-from reproduce_kit.models.tite import TiteConfig, TiteModel, save_bi_encoder, tite_tokenizer
+from reproduce_kit.models.tite import TiteModel
+from reproduce_kit.models.tite_config import TiteConfig
+from reproduce_kit.models.tite_files import save_bi_encoder, tite_tokenizer
 
 CORPUS = {f'd{i}': f'w{i} w{i}' for i in range(40)}
 TOPICS = {'1': 'w3 w3', '2': 'w7 w7'}

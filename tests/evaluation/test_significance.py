@@ -110,7 +110,7 @@ def test_seeds_are_part_of_the_noise(seeds, most):
     of freedom are few)."""
     rng = np.random.default_rng(12)
     studies = [differences_of(rng, 0, 0.05, seeds) for _ in range(1_500)]
-    over_both = np.mean([topics_and_seeds(d)['p'] <= 0.05 for d in studies])
+    over_both = np.mean([topics_and_seeds(d).p <= 0.05 for d in studies])
     over_topics = np.mean([t_test(d.mean(1))[0] <= 0.05 for d in studies])
     assert over_both <= most and over_topics > 2.5 * over_both, (over_both, over_topics)
 
@@ -119,7 +119,7 @@ def test_power_is_what_simulation_finds():
     """The closed form over topics and seeds against simulated studies."""
     rng = np.random.default_rng(12)
     studies = [differences_of(rng, 0.06, 0.02, seeds=5) for _ in range(1_500)]
-    found = np.mean([topics_and_seeds(d)['p'] <= 0.05 for d in studies])
+    found = np.mean([topics_and_seeds(d).p <= 0.05 for d in studies])
     closed = power(0.06, 0.1**2, 0.02**2, 0.05**2, n=43, k=5)
     assert found == pytest.approx(closed, abs=0.06)
 
@@ -131,7 +131,7 @@ def parts():
 
 
 def test_one_topic_fewer_is_too_few(parts):
-    variances = parts['topics'], parts['seeds'], parts['rest']
+    variances = parts.topics, parts.seeds, parts.rest
     n = sample_size(0.1, parts, 'topics')
     assert power(0.1, *variances, n, 3) >= 0.8
     assert n == 2 or power(0.1, *variances, n - 1, 3) < 0.8

@@ -8,7 +8,8 @@ import torch
 from transformers import AutoModel
 
 from reproduce_kit.config.backbones import BACKBONES
-from reproduce_kit.config.files import example_settings, make_config
+from reproduce_kit.config.files import make_config
+from reproduce_kit.config.settings import example_settings
 from reproduce_kit.core import KitError, read_json
 from reproduce_kit.data.hub import fetch, install_repository
 from reproduce_kit.models.backbone import (

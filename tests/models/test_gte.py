@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from reproduce_kit.config.backbones import BACKBONES
-from reproduce_kit.config.files import example_settings, make_config
+from reproduce_kit.config.files import make_config
+from reproduce_kit.config.settings import example_settings
 from reproduce_kit.core import read_json
 from reproduce_kit.data.hub import fetch
 from reproduce_kit.models.backbone import load_backbone

@@ -11,13 +11,9 @@ from reproduce_kit.core import KitError, cache_lock
 from reproduce_kit.data.trec import read_run
 from reproduce_kit.store.history import read_history
 from reproduce_kit.testing.fake_bi_encoder import fake_bi_encoder
-from reproduce_kit.training.bi_encoder import (
-    distil,
-    measure_bi_encoder,
-    teacher_scores,
-    training_texts,
-)
+from reproduce_kit.training.bi_encoder import distil, measure_bi_encoder
 from reproduce_kit.training.distillation import distil_rows
+from reproduce_kit.training.teacher import teacher_scores, training_texts
 
 
 @pytest.fixture(scope='module')

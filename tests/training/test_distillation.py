@@ -13,7 +13,9 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 
-from reproduce_kit.models.tite import TiteConfig, TiteModel, save_bi_encoder, tite_tokenizer
+from reproduce_kit.models.tite import TiteModel
+from reproduce_kit.models.tite_config import TiteConfig
+from reproduce_kit.models.tite_files import save_bi_encoder, tite_tokenizer
 from reproduce_kit.training.distillation import (
     DistilLoss,
     distil_rows,

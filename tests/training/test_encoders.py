@@ -16,7 +16,8 @@ from kit import reproduce
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from reproduce_kit.cli.app import main
-from reproduce_kit.config.files import example_settings, make_config
+from reproduce_kit.config.files import make_config
+from reproduce_kit.config.settings import example_settings
 from reproduce_kit.core import KitError
 from reproduce_kit.data.collection import Collection, write_collection
 from reproduce_kit.models.backbone import load_backbone

@@ -15,7 +15,8 @@ from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 
 from reproduce_kit.config.files import make_config
 from reproduce_kit.models.backbone import load_backbone
-from reproduce_kit.models.tite import TiteForSequenceClassification, tiny_tite
+from reproduce_kit.models.tite import TiteForSequenceClassification
+from reproduce_kit.models.tite_config import tiny_tite
 from reproduce_kit.store.history import read_history
 from reproduce_kit.store.run import open_run
 from reproduce_kit.testing.fake_hub import fake_model, fake_words

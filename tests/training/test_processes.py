@@ -12,7 +12,8 @@ from conftest import ROOT
 from kit import reproduce, run_dir, write_yaml
 from safetensors.numpy import load_file
 
-from reproduce_kit.config.files import example_settings, make_config
+from reproduce_kit.config.files import make_config
+from reproduce_kit.config.settings import example_settings
 from reproduce_kit.engines.papermill import process_count
 from reproduce_kit.store.history import read_history
 

@@ -253,8 +253,9 @@ def test_a_row_is_the_mean_over_its_seeds(three_seeds):
     table = table1(three_seeds)
     row, column = ('ModernBERT', 'AdamW', '3'), ('grades', 'nDCG@10')
     (cell,) = select(table.cells, row=row, column=column)
-    assert cell['text'] == MEAN_AND_SPREAD
-    assert len(cell['source']['seeds']) == 3
+    assert cell.printed == '0.7000 ±0.010'
+    assert cell.is_best
+    assert len(cell.source['seeds']) == 3
     assert 'Several seeds' in table.caption
 
 
@@ -273,12 +274,12 @@ def test_a_mean_over_seeds_is_traced_to_every_run(three_seeds, tmp_path, monkeyp
 
 def test_the_gap_is_compared_with_the_spread_over_seeds(three_seeds):
     (gap,) = seed_gaps(three_seeds, 'dl19', 'nDCG@10').values()
-    assert gap['gap'].shape == (43, 3)
-    assert np.allclose(gap['gap'].mean(), -0.06)
-    assert len(gap['runs']) == 6
+    assert gap.differences.shape == (43, 3)
+    assert np.allclose(gap.differences.mean(), -0.06)
+    assert len(gap.runs) == 6
     frame = variance_table(three_seeds).frame
     assert frame.iloc[0, 0] == '3'
-    assert GAP_AND_INTERVAL in frame.iloc[3, 0]
+    assert '−0.060 [−0.0' in frame.iloc[3, 0]
     assert gap_table(three_seeds).frame.iloc[0]['AdamW'] == '0.7000'
 
 

@@ -35,7 +35,7 @@ def row_label(key) -> str:
     has_epoch = len(key) > 2 and key[2]
     return f'{pair}, epoch {key[2]}' if has_epoch else pair
 
-
+# %% ../../../nbs/studies/lion_vs_adamw/15_finding.ipynb #1b91216b
 def join_words(words) -> str:
     "Return `a, b and c`."
     words = list(words)

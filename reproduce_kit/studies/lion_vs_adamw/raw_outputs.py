@@ -46,7 +46,7 @@ def summary_key(path: Path) -> tuple:  # (backbone, optimizer, epoch)
         raise KitError(f'{path}: expected BACKBONE/OPTIMIZER/epN.json{hint}')
     return BACKBONE_FOLDERS[backbone], optimizer, epoch[1]
 
-
+# %% ../../../nbs/studies/lion_vs_adamw/10_raw_outputs.ipynb #d3264dcb
 def read_summary(path: Path) -> dict:  # {measure: value}
     "Read one trec_eval summary."
     try:

@@ -21,10 +21,14 @@ from ...verdicts.sources import MODEL_NAMES, compare_cell
 # %% ../../../nbs/studies/lion_vs_adamw/50_table2_findings.ipynb #d8476cb2
 def best_own_result(table2: pd.DataFrame) -> float:
     "Return the highest nDCG@10 among Table II's rows of the paper's own models."
-    is_own = table2['system'].map(
+    is_own = table2.system.map(
         lambda name: ' + ' in name and name.split()[0] in MODEL_NAMES.values()
     )
     return table2.loc[is_own, 'nDCG@10'].astype(float).max()
+
+
+def _printed_ndcg(table2: pd.DataFrame) -> dict:  # {system: nDCG@10 as text}
+    return dict(zip(table2.system, table2['nDCG@10']))
 
 # %% ../../../nbs/studies/lion_vs_adamw/50_table2_findings.ipynb #066c526d
 def _source_difference(system: str, printed: str, columns: dict) -> str:
@@ -47,10 +51,10 @@ def find_cited_values(
     cited: pd.DataFrame,  # a row per system and column of its source
 ) -> Finding:
     "Return the rows of Table II that differ from their sources, and higher systems left out."
-    printed = dict(zip(table2['system'], table2['nDCG@10']))
+    printed = _printed_ndcg(table2)
     sources = {}
-    for row in cited.to_dict('records'):
-        sources.setdefault(row['system'], {})[row['column']] = row['nDCG@10']
+    for system, column, ndcg in zip(cited.system, cited.column, cited['nDCG@10']):
+        sources.setdefault(system, {})[column] = ndcg
     best = best_own_result(table2)
     differences, higher = [], []
     for system, columns in sources.items():
@@ -62,7 +66,7 @@ def find_cited_values(
     count = len(texts) + len(higher)
     if higher:
         texts.append(f'left out though higher than {best}: {join_words(higher)}')
-    titles = cited['source'].str.split(r';|, rerank|, retrieval', regex=True).str[0]
+    titles = cited.source.str.split(r';|, rerank|, retrieval', regex=True).str[0]
     return Finding(
         'Table II against the sources it cites',
         '; '.join(texts) or 'nothing differs',
@@ -119,13 +123,12 @@ def recompute(
     return pd.DataFrame(rows, columns=columns)
 
 # %% ../../../nbs/studies/lion_vs_adamw/50_table2_findings.ipynb #5a3cceb6
-def _result_text(result: dict, printed: dict) -> str:
+def _result_text(result, printed: dict) -> str:
     "Return one recomputed ranking next to its row of Table II."
-    by_score, by_rank = result['nDCG@10'], result['by_rank']
-    row = f"printed {printed[result['row']]}" if result['row'] else 'no row'
-    text = f"{result['system']} {by_score:.4f} ({row})"
-    if abs(by_rank - by_score) > 5e-5:
-        text += f', {by_rank:.4f} by its rank column'
+    row = f'printed {printed[result.row]}' if result.row else 'no row'
+    text = f'{result.system} {result.by_score:.4f} ({row})'
+    if abs(result.by_rank - result.by_score) > 5e-5:
+        text += f', {result.by_rank:.4f} by its rank column'
     return text
 
 # %% ../../../nbs/studies/lion_vs_adamw/50_table2_findings.ipynb #970b41ac
@@ -134,13 +137,13 @@ def find_recomputed(
     table2: pd.DataFrame,
 ) -> Finding:
     "Return recomputed rankings next to Table II, and official runs above its best row."
-    printed = dict(zip(table2['system'], table2['nDCG@10']))
-    rows = results.to_dict('records')
+    printed = _printed_ndcg(table2)
+    rows = list(results.rename(columns={'nDCG@10': 'by_score'}).itertuples())
     texts = [_result_text(result, printed) for result in rows]
     differing = sum(
-        compare_cell(printed[result['row']], result['nDCG@10']) == 'differs'
+        compare_cell(printed[result.row], result.by_score) == 'differs'
         for result in rows
-        if result['row']
+        if result.row
     )
     best = best_own_result(table2)
     official = published_table('lion-vs-adamw', 'nist_dl19').query('level == "1"')

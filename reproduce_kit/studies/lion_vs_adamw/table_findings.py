@@ -24,7 +24,7 @@ def audit_table(
     measures = [measure for measure in published.columns if measure in raw.columns]
     cells = []
     for _, row in published.iterrows():
-        key = (row['backbone'], row['optimizer'], str(row['epoch']))
+        key = (row.backbone, row.optimizer, str(row.epoch))
         if key not in raw.index:
             raise KitError(f'the raw outputs have no {" ".join(key)}')
         for measure in measures:
@@ -33,7 +33,7 @@ def audit_table(
             if state:
                 cell = dict(zip(KEY, key), measure=measure, printed=printed, raw=value)
                 difference = float(printed) - value
-                cells.append(cell | dict(difference=difference, state=state, source=row['source']))
+                cells.append(cell | dict(difference=difference, state=state, source=row.source))
     return pd.DataFrame(cells)
 
 # %% ../../../nbs/studies/lion_vs_adamw/20_table_findings.ipynb #f79e6829
@@ -46,7 +46,7 @@ def _name_cells(differing: pd.DataFrame) -> str:
         if len(cells) == 3:
             measures_of_pair.setdefault((backbone, optimizer), []).append(name)
         else:
-            keys = [(backbone, optimizer, epoch) for epoch in cells['epoch']]
+            keys = [(backbone, optimizer, epoch) for epoch in cells.epoch]
             single_cells += [f'{name} of {row_label(key)}' for key in keys]
     pairs_of_measures = {}
     for pair, measures in measures_of_pair.items():
@@ -58,16 +58,16 @@ def _name_cells(differing: pd.DataFrame) -> str:
 def find_differing_cells(published: pd.DataFrame, raw: pd.DataFrame) -> Finding:
     "Return which cells of Table I differ from the raw outputs."
     cells = audit_table(published, raw)
-    differing = cells[cells['state'] == 'differs']
-    rounded = (cells['state'] == 'rounded').sum()
-    cut = cells['state'].isin(['cut', 'last digit']).sum()
+    differing = cells[cells.state == 'differs']
+    rounded = (cells.state == 'rounded').sum()
+    cut = cells.state.isin(['cut', 'last digit']).sum()
     reads = f'{len(differing)} of {len(cells)} cells differ'
     evidence = f'of the others, {rounded} agree when rounded and {cut} when cut'
     if len(differing):
         reads += f': {_name_cells(differing)}'
-        largest = differing.loc[differing['difference'].abs().idxmax()]
-        cell = f"{PRINTED_NAMES[largest['measure']]} of {row_label(tuple(largest[KEY]))}"
-        values = f"printed {largest['printed']}, raw {largest['raw']:.4f}"
+        largest = differing.loc[differing.difference.abs().idxmax()]
+        cell = f'{PRINTED_NAMES[largest.measure]} of {row_label(tuple(largest[KEY]))}'
+        values = f'printed {largest.printed}, raw {largest.raw:.4f}'
         evidence += f'; largest difference: {cell}, {values}'
     about = "Table I against the authors' raw outputs"
     return Finding(about, reads, evidence, len(differing))
@@ -159,8 +159,8 @@ def _column_level(values: pd.Series, similar_runs: pd.DataFrame, measure: str) -
 def find_relevance_level(published: pd.DataFrame, raw: pd.DataFrame) -> Finding:
     "Return which grades count as relevant, by the raw outputs and by the printed columns."
     nist = nist_runs()
-    recall_by_level = nist[nist['run'] == FIRST_STAGE].set_index('level')['R@1000']
-    recalls = raw['recall_1000'].unique()
+    recall_by_level = nist[nist.run == FIRST_STAGE].set_index('level')['R@1000']
+    recalls = raw.recall_1000.unique()
     levels = [n for n, recall in recall_by_level.items() if (abs(recalls - recall) < 5e-5).all()]
     ndcg = published['nDCG@10'].astype(float)
     similar = nist[nist['nDCG@10'].between(ndcg.min() - 0.02, ndcg.max() + 0.02)]
@@ -170,7 +170,7 @@ def find_relevance_level(published: pd.DataFrame, raw: pd.DataFrame) -> Finding:
     ]
     grades = ' or '.join(map(str, levels)) or 'unknown'
     recall_text = ', '.join(f'{recall:.4f}' for recall in recalls)
-    relevant = ', '.join(f'{count:.0f}' for count in raw['num_rel'].unique())
+    relevant = ', '.join(f'{count:.0f}' for count in raw.num_rel.unique())
     return Finding(
         'Relevance level of MAP, Recall@10, R-Prec and P@10',
         '; '.join([f'grade {grades} and above, by the raw outputs', *columns]),
@@ -188,9 +188,9 @@ STATED_BATCH = 64
 def updates_per_epoch() -> dict:  # {(backbone, optimizer): updates, a mean over its checkpoints}
     "Return the updates of one epoch that the names of the raw outputs' runs imply."
     table = published_table('lion-vs-adamw', 'authors')
-    table = table[table['step'] != '']
-    updates = table['step'].astype(int) / table['epoch'].astype(int)
-    by_pair = updates.groupby([table['backbone'], table['optimizer']], sort=False)
+    table = table[table.step != '']
+    updates = table.step.astype(int) / table.epoch.astype(int)
+    by_pair = updates.groupby([table.backbone, table.optimizer], sort=False)
     return by_pair.mean().to_dict()
 
 # %% ../../../nbs/studies/lion_vs_adamw/20_table_findings.ipynb #1dc499a2

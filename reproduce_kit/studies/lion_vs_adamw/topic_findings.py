@@ -12,13 +12,14 @@ from pathlib import Path
 import pandas as pd
 
 from ...evaluation.significance import compare_runs
+from ...results.table import format_p
 from .finding import Finding, join_words
 from reproduce_kit.studies.lion_vs_adamw.raw_outputs import (
     SUMMARY_FIELDS,
     TOPIC_MEASURES,
     author_topic_values,
 )
-from ...verdicts.sources import KEY, MODEL_NAMES, compare_cell, p_text
+from ...verdicts.sources import KEY, MODEL_NAMES, compare_cell
 
 # %% ../../../nbs/studies/lion_vs_adamw/40_topic_findings.ipynb #f978128e
 def optimizer_gaps(
@@ -38,11 +39,12 @@ def optimizer_gaps(
 def find_optimizer_gaps(topics: dict) -> Finding:
     "Return whether the authors' per-topic values show a difference between the optimizers."
     gaps = optimizer_gaps(topics)
-    significant = int(gaps['significant'].sum())
+    significant = int(gaps.significant.sum())
     texts = []
     for (lion, _), gap in gaps.iterrows():
         row = lion.replace(' + Lion', '')
-        texts.append(f"{row}: {gap['difference']:+.3f} ({p_text(gap['corrected'])})")
+        p = format_p(gap.corrected, in_sentence=True)
+        texts.append(f'{row}: {gap.difference:+.3f} ({p})')
     texts.append(f'{significant} of {len(gaps)} differences are significant after the correction')
     return Finding(
         'Lion minus AdamW in MAP, topic by topic (MiniLM, GTE)',
