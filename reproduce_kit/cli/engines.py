@@ -354,7 +354,7 @@ def evaluate(run, epoch, sets, on, as_json):
 
     The results are written next to those of the epoch. RUN is a config's name, its identity,
     a YAML file or a run's folder."""
-    from reproduce_kit.engines.modal_client import measure_stored
+    from reproduce_kit.engines.modal_logs import measure_stored
 
     scores = measure_stored(find_config(run), epoch, list(sets), on)
     print_result(scores, as_json, lambda: scores_text(scores))

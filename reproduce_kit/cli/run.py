@@ -146,7 +146,8 @@ def list_command(paths, on, as_json):
 # %% ../../nbs/cli/20_run.ipynb #79f2f5ba
 def local_plan(paths) -> PlanReport:
     "Plan runs on the machines that their configs name, and say how good the last plan was."
-    from reproduce_kit.engines.estimate import plan_error, plan_row
+    from reproduce_kit.engines.estimate import plan_error
+    from reproduce_kit.engines.plan import plan_row
 
     finished = {}
     rows = [plan_row(config, finished) for config in configs_of(paths)]
@@ -342,7 +343,7 @@ def logs(run, on, lines, as_json):
 
     RUN is a config's name, its identity, a YAML file or a run's folder. The answer has state,
     updates, time to go, cost so far, the last losses and, after a failure, the traceback."""
-    from reproduce_kit.engines.modal_client import run_log
+    from reproduce_kit.engines.modal_logs import run_log
 
     log = run_log(find_config(run), on, lines)
     print_result(log.as_dict(), as_json, lambda: log_report(log))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RunStatus', 'run_status', 'RemoteRow', 'remote_states', 'changed_settings', 'reject_changed_configs', 'start_study',
-           'stop_run', 'describe_row', 'follow_runs', 'RunLog', 'run_log', 'measure_stored']
+           'stop_run', 'describe_row', 'follow_runs']
 
 # %% ../../nbs/engines/90_modal_client.ipynb #4ee09e9c
 import json
@@ -23,17 +23,16 @@ from .local import format_duration
 from .modal_calls import CallAnswer, CallState, call_answer
 from reproduce_kit.engines.modal_files import (
     printable,
-    read_remote,
     read_remote_json,
 )
-from .modal_machines import RUNS, function_name, volume
+from .modal_machines import RUNS, volume
 from reproduce_kit.engines.modal_session import (
     check_secrets,
     connect,
     ensure_deployed,
     modal_errors,
 )
-from ..store.run import Run, RunState, git_state, run_folder
+from ..store.run import RunState, git_state, run_folder
 
 # %% ../../nbs/engines/90_modal_client.ipynb #d9e70d67
 @dataclass(frozen=True)
@@ -329,104 +328,3 @@ def follow_runs(
         if not is_launching and not any(row.state.is_under_way for row in rows):
             return rows
         time.sleep(every)
-
-# %% ../../nbs/engines/90_modal_client.ipynb #4855b655
-def _remote_files(cfg: RunConfig) -> tuple:  # (status, path, function that reads a file)
-    "Return how to read a run's small files on Modal."
-    connect()
-    runs_volume = volume(RUNS)
-    (row,) = remote_states([cfg])
-    return row, row.path, lambda name: read_remote(runs_volume, f'{row.path}/{name}')
-
-
-def _local_files(cfg: RunConfig) -> tuple:  # as `_remote_files`
-    "Return how to read a run's small files here."
-    folder = run_folder(cfg)
-
-    def read(name):
-        return (folder / name).read_bytes() if (folder / name).exists() else None
-
-    names = ('done.json', 'failed.json', 'progress.json')
-    done, failed, progress = (json.loads(read(name) or b'null') for name in names)
-    return run_status(done, failed, progress), str(folder), read
-
-
-def _last_rows(history: bytes, lines: int) -> list:
-    "Return the last lines of a history; a line that is still being written ends it."
-    rows = []
-    for line in history.decode().splitlines()[-lines:]:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
-
-# %% ../../nbs/engines/90_modal_client.ipynb #258ca784
-@dataclass(frozen=True, kw_only=True)
-class RunLog(RunStatus):
-    "How far a run is, its last history lines and what stopped it."
-
-    run: str  # its folder
-    history: list  # lines, as dicts
-    traceback: str  # of what stopped it, or ''
-    cell: int | None  # the notebook's cell that it stopped in
-
-    def as_dict(self) -> dict:
-        "Return the log as `reproduce logs --json` prints it."
-        own = dict(run=self.run, history=self.history, traceback=self.traceback, cell=self.cell)
-        return own | super().as_dict()
-
-# %% ../../nbs/engines/90_modal_client.ipynb #bf0e64e5
-def run_log(
-    cfg: RunConfig,
-    on: str = 'modal',  # or 'local'
-    lines: int = 8,  # of the history
-) -> RunLog:
-    "Return a run's status, its last history lines and what stopped it."
-    status, path, read = _remote_files(cfg) if on == 'modal' else _local_files(cfg)
-    failed = {}
-    with modal_errors('reading the log'):
-        history = _last_rows(read('history.jsonl') or b'', lines)
-        if status.state == RunState.FAILED:
-            failed = json.loads(read('failed.json') or b'{}')
-    return RunLog(
-        run=path,
-        history=history,
-        traceback=printable(failed.get('traceback', '')),
-        cell=failed.get('cell'),
-        **RunStatus.as_dict(status),
-    )
-
-# %% ../../nbs/engines/90_modal_client.ipynb #be19d610
-def _measure_on_modal(cfg: RunConfig, epoch: int, sets: list) -> dict:
-    connect()
-    job = json.loads(cfg.model_dump_json())
-    with_sets = make_config(cfg.model_dump() | dict(test_sets=sets))
-    with modal_errors(f'measuring {cfg.name}'):
-        app = ensure_deployed([cfg])
-        prepare = modal.Function.from_name(app, 'prepare')
-        _raise_trouble(prepare.remote([json.loads(with_sets.model_dump_json())]))
-        evaluate = modal.Function.from_name(app, function_name(cfg, 'evaluate'))
-        answer = evaluate.remote(job, epoch, sets)
-    _raise_trouble(answer)
-    return answer['means']
-
-
-def _raise_trouble(answer: dict):
-    "Raise what a function on Modal answered instead of a result."
-    if answer['trouble']:
-        raise KitError(printable(answer['trouble']))
-
-# %% ../../nbs/engines/90_modal_client.ipynb #bec06928
-def measure_stored(
-    cfg: RunConfig,
-    epoch: int,
-    sets: list,  # names of test sets
-    on: str = 'local',  # or 'modal'
-) -> dict:  # {set: {measure: value}}
-    "Measure a stored checkpoint on more test sets."
-    if on == 'local':
-        from reproduce_kit.evaluation.rerank import evaluate_extra_sets
-
-        return evaluate_extra_sets(Run(cfg, run_folder(cfg)), epoch, sets)
-    return _measure_on_modal(cfg, epoch, sets)

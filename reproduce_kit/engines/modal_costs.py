@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from ..config.settings import RunConfig
 from ..core import KitError, artifact_dir, read_json, write_json
 from .cost import dollars_per_hour, split_bill
-from .estimate import PlanRow, plan_row
+from .plan import PlanRow, plan_row
 from ..store.run import Run, RunState, run_folder
 
 # %% ../../nbs/engines/82_modal_costs.ipynb #4b034c32

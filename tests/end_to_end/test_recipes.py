@@ -22,7 +22,7 @@ from reproduce_kit.data.collection import read_collection
 from reproduce_kit.data.msmarco import set_folder, write_set
 from reproduce_kit.data.msmarco_qa import qa_set
 from reproduce_kit.engines.compliance import check_run
-from reproduce_kit.engines.estimate import plan_row
+from reproduce_kit.engines.plan import plan_row
 from reproduce_kit.evaluation.metrics import ceiling, evaluate
 from reproduce_kit.evaluation.rerank import epoch_table
 from reproduce_kit.models.backbone import load_backbone

@@ -8,13 +8,8 @@ import pytest
 from reproduce_kit.config.files import make_config, read_config
 from reproduce_kit.config.settings import example_settings
 from reproduce_kit.core import KitError, atomic_write, project_root, read_json, sha256, write_json
-from reproduce_kit.engines.estimate import (
-    estimate_hours,
-    finished_runs_on,
-    plan_error,
-    plan_row,
-    workload,
-)
+from reproduce_kit.engines.estimate import estimate_hours, finished_runs_on, plan_error, workload
+from reproduce_kit.engines.plan import plan_row
 from reproduce_kit.testing.fake_runs import fake_run
 
 
