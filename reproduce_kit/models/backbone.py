@@ -293,6 +293,8 @@ def architecture(
     import torch
     from transformers import AutoModelForSequenceClassification
 
+    import reproduce_kit.models.tite  # noqa: F401, registers TITE with the Auto classes
+
     with quiet(), torch.device(device):
         config = _classifier_config(backbone, layers)
         return AutoModelForSequenceClassification.from_config(config)
