@@ -25,7 +25,7 @@ NAMES = {
     'Study': ['list', 'plan', 'prepare', 'run', 'logs'],
     'Results': ['rerank', 'retrieve', 'tables', 'figures', 'paper', 'report', 'push'],
     'Engines': ['fetch', 'stop', 'evaluate'],
-    'Checks': ['check', 'why', 'doctor'],
+    'Checks': ['check', 'why', 'doctor', 'data'],
 }
 OPTIONS = {
     'list': ['paths', '--on', '--json'],
@@ -52,6 +52,7 @@ OPTIONS = {
     'check': ['paths', '--against', '--json'],
     'why': ['file', 'cell', '--json'],
     'doctor': ['--json'],
+    'data': [],
 }
 EMBEDDED = 'params/embedded'
 AS_RUN = 'params/lion-vs-adamw/as-run'

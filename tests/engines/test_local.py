@@ -196,7 +196,7 @@ def test_a_run_that_was_stopped_and_resumed_equals_an_uninterrupted_one(
         output = command.communicate(timeout=60)[0]
         assert command.returncode == 130, output
         assert 'Traceback' not in output, output
-        assert 'the same command goes on from the last checkpoint' in output, output
+        assert 'the same command continues from the last checkpoint' in output, output
     stopped, whole = run_dir(runs, 'smoke-lion'), study.run('smoke-lion')
     assert not (stopped / 'done.json').exists()
     (row,) = json.loads(reproduce('list', yaml, '--json', env=env).stdout)
@@ -370,7 +370,7 @@ def test_ctrl_c_ends_the_pages_at_once_with_their_kernels(study):
     os.killpg(command.pid, signal.SIGINT)
     _, errors = command.communicate(timeout=30)
     assert command.returncode == 130, errors
-    assert 'stopped; what was finished is kept' in errors, errors
+    assert 'stopped; finished work is kept' in errors, errors
     assert 'Traceback' not in errors, errors
     assert not psutil.wait_procs(started, timeout=20)[1]
 

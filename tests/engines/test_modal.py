@@ -100,7 +100,7 @@ def fetched(study, tmp_path_factory):
 
 
 def test_the_price_is_shown_before_a_study_starts(study):
-    assert '3 runs to do' in study.output and 'dollars' in study.output, study.output
+    assert re.search(r'3 runs to do: .* GPU hours, \$\d', study.output), study.output
     assert 'watching' in study.output, study.output
 
 
