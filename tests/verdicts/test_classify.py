@@ -1,5 +1,7 @@
 """The verdict on one number, without runs: tolerances, edges, disagreeing references."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from reproduce_kit.core import KitError
@@ -123,4 +125,5 @@ def test_a_cell_knows_the_other_references_and_rows():
     ],
 )
 def test_exit_codes(states, code):
-    assert exit_code([dict(state=state) for state in states]) == code
+    cells = [SimpleNamespace(state=state) for state in states]
+    assert exit_code(cells) == code
