@@ -5,9 +5,9 @@ import pytest
 from reproduce_kit.config.files import make_config
 from reproduce_kit.config.settings import example_settings
 from reproduce_kit.core import DiskFull, KitError, read_json
+from reproduce_kit.engines import attempt as attempt_module
 from reproduce_kit.engines import local
 from reproduce_kit.engines.attempt import attempt, train_config
-from reproduce_kit.engines.attempt import attempt as attempt_module
 from reproduce_kit.engines.lease import LeaseLost
 from reproduce_kit.engines.monitor import Host
 from reproduce_kit.store.attempts import attempts, record_attempt
