@@ -13,11 +13,11 @@ reproduce: $(VENV)/.ready latex
 
 # Notebooks and tests, two processes of one thread each.
 test: $(VENV)/.ready browser triton
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 # The long proofs: random kills, several processes, all configs through Modal's container program.
 soak: $(VENV)/.ready browser triton
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m soak
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m soak
 
 format: $(VENV)/.ready
 	$(BIN)/ruff format .

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get('KIT_DATA') or ROOT / 'data').resolve()
@@ -39,12 +40,16 @@ def set_environment():
 set_environment()
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items):
-    """Pages run on whichever worker is free; the tests of another file share its fixtures."""
-    for item in items:
-        if item.path.name != 'test_notebooks.py':
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
+class FilesAndPages(LoadScopeScheduling):
+    """Tests of a file run on one worker and share its fixtures; pages on whichever is free."""
+
+    def _split_scope(self, nodeid):
+        file = nodeid.split('::')[0]
+        return nodeid if file.endswith('test_notebooks.py') else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return FilesAndPages(config, log)
 
 
 @pytest.hookimpl(trylast=True)  # once the workers are gone
