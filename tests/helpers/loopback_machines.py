@@ -254,8 +254,10 @@ class Machines:
         """A machine has gone: clean up after it, and answer its call or hand it out again."""
         why, task.why = task.why, 'settled'
         self.loop.call_soon_threadsafe(task.server.close)
+        arguments = str(task.folder / 'args.bin')  # other stand-ins have a task of this number too
         for process in psutil.process_iter(['environ', 'pid']):  # nothing of it outlives it
-            if (process.info['environ'] or {}).get('MODAL_TASK_ID') == task.id:
+            environ = process.info['environ'] or {}
+            if environ.get('MODAL_CONTAINER_ARGUMENTS_PATH') == arguments:
                 self._end(process)
         call = task.call
         if call.output is not None or call.task != task.id:
