@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from kit import reproduce, run_dir, write_yaml
+from kit import reproduce, reproduce_here, run_dir, write_yaml
 
 import reproduce_kit.publish.pages as pages
 from reproduce_kit.core import KitError
@@ -59,7 +59,7 @@ def runs(tmp_path):
     ],
 )
 def test_a_bad_value_is_named_with_its_file_before_anything_starts(tmp_path, runs, old, new, words):
-    path = write_yaml(tmp_path, 'smoke')
+    path = write_yaml(tmp_path, 'smoke', backbone='minilm-l6-h384')
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
@@ -81,6 +81,7 @@ def test_a_config_that_does_not_exist_gives_the_nearest_one():
     assert_error(process, 'does not exist', 'params/embedded/minilm-l6-lion.yaml')
 
 
+@pytest.mark.soak
 def test_papermill_rejects_a_bad_value_too(tmp_path, runs):
     process = subprocess.run(
         [
@@ -134,7 +135,7 @@ def collection(tmp_path):
 def rerank(finished, collection):
     folder, env = finished
     model = folder / 'epoch-1/model'
-    return reproduce('rerank', '--checkpoint', model, '--collection', collection, env=env)
+    return reproduce_here('rerank', '--checkpoint', model, '--collection', collection, env=env)
 
 
 def test_a_truncated_checkpoint_is_not_used_until_it_is_whole_again(finished, collection):
@@ -165,7 +166,7 @@ def test_a_truncated_run_file_leaves_no_half_made_table(finished):
     whole = run_file.read_bytes()
     run_file.write_bytes(whole[:-20])
     try:
-        process = reproduce('tables', '--study', 'smoke', env=env)
+        process = reproduce_here('tables', '--study', 'smoke', env=env)
     finally:
         run_file.write_bytes(whole)
     assert_error(process, 'test.run.gz is not the file that the run measured')
@@ -190,16 +191,17 @@ def test_a_folder_that_cannot_be_written_is_named_with_what_to_do(tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 40 MiB, too small for the run's checkpoints."""
+    """A file system of 4 MiB, too small for the run's checkpoints."""
     disk = tmp_path / 'disk'
     disk.mkdir()
-    mount = ['mount', '-t', 'tmpfs', '-o', 'size=40m', 'tmpfs', disk]
+    mount = ['mount', '-t', 'tmpfs', '-o', 'size=4m', 'tmpfs', disk]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip('mounting a small file system needs root')
     yield disk
     subprocess.run(['umount', '-l', disk], check=True)
 
 
+@pytest.mark.soak
 def test_after_a_full_disk_the_same_command_goes_on(tmp_path, small_disk):
     path = write_yaml(tmp_path, 'smoke', epochs=1)
     env = dict(REPRODUCE_RUNS=small_disk / 'runs')
@@ -251,7 +253,7 @@ def test_an_error_of_latex_is_quoted(tmp_path, monkeypatch):
 
 
 def test_tables_before_the_first_run_say_what_to_run(tmp_path):
-    process = reproduce('tables', env=dict(REPRODUCE_RUNS=tmp_path))
+    process = reproduce_here('tables', env=dict(REPRODUCE_RUNS=tmp_path))
     assert_error(process, "no finished runs of study 'embedded'", 'reproduce run params/embedded')
 
 

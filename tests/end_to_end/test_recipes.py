@@ -35,7 +35,7 @@ from reproduce_kit.training.cross_encoder import train
 
 ALL = recipes('as-run', 'as-stated', 'as-discussed', 'controlled')
 AS_RUN = [key for key in ALL if key.startswith('as-run')]
-QUICK = ['as-run/minilm-lion', 'as-run/gte-adamw', 'as-run/modernbert-lion']
+QUICK = ['as-run/minilm-lion', 'as-run/modernbert-adamw']
 LONG = [key for key in ALL if not key.startswith('as-discussed') and key not in QUICK]
 UPDATES = 12
 STATE_BYTES = {'adamw': 8, 'lion': 4}  # per parameter
@@ -168,6 +168,7 @@ def test_gaps_lie_in_their_intervals(as_run):
     assert len(history_frame(as_run)) == 6 * (UPDATES + 3)
 
 
+@pytest.mark.soak
 def test_a_row_of_the_paper_runs_from_the_command_line(cache, tmp_path):
     """The console, papermill, the hub's cache, real candidates; then check and plan."""
     config = shrink(ALL['as-run/modernbert-lion'], name='row')

@@ -202,6 +202,37 @@ def test_a_second_run_starts_nothing(study, tmp_path):
     assert not any(study.cloud.config_name(call) for call in later)
 
 
+RECORD_COSTS = """
+import json, sys
+from reproduce_kit.engines.modal_costs import record_costs
+print(record_costs([sys.argv[1]], json.loads(sys.argv[2]), 'reproduce-kit'))
+"""
+
+
+def test_modals_own_figure_replaces_the_estimate(cloud, fetched):
+    folder = run_of(fetched.home, 'whole')
+    name = str(folder.relative_to(fetched.home))
+    mine = manifest_of(folder)['cost']['dollars']
+    yesterday = time.time() - 90_000
+    spent = {
+        name: [[yesterday, yesterday + 60, mine]],
+        'x/as-run/at-the-same-time-00000000': [[yesterday + 30, yesterday + 90, 3 * mine]],
+        'x/as-run/days-before-00000000': [[yesterday - 200_000, yesterday - 190_000, 99.0]],
+    }
+
+    def recorded():
+        command = [sys.executable, '-c', RECORD_COSTS, name, json.dumps(spent)]
+        env = os.environ | fetched.env
+        return subprocess.run(command, env=env, text=True, capture_output=True, check=True).stdout
+
+    assert 'estimated' in recorded()
+    ours = [('reproduce-kit-0a1b2c3d', '1.00'), ('reproduce-kit-ffffffff', '.24')]
+    cloud.report = [*ours, ('another app', '7')]
+    assert "billed: Modal's report" in recorded()
+    assert manifest_of(folder)['cost']['dollars'] == pytest.approx(0.31)
+    cloud.report = None
+
+
 # --- One run that is stopped and goes on
 
 
@@ -231,25 +262,30 @@ def stopped(cloud, tmp_path_factory):
     )
 
 
+@pytest.mark.soak
 def test_a_changed_config_is_rejected_while_its_run_is_under_way(stopped):
     message = 'was changed since it was started on Modal (learning_rate was 2e-05, is 0.0001)'
     assert stopped.change.returncode == 1 and message in stopped.change.stderr
     assert 'reproduce stop' in stopped.change.stderr
 
 
+@pytest.mark.soak
 def test_stop_ends_a_run_in_mid_training(stopped):
     assert stopped.stop.returncode == 0 and 'stopped at' in stopped.stop.stdout, stopped.stop.stderr
 
 
+@pytest.mark.soak
 def test_the_client_that_watches_reports_the_stop(stopped):
     assert stopped.client.returncode == 1
     assert 'stopped: stopped' in stopped.client.output, stopped.client.output
 
 
+@pytest.mark.soak
 def test_a_stopped_run_is_not_fetched(stopped):
     assert not stopped.fetched
 
 
+@pytest.mark.soak
 def test_a_stopped_run_cannot_be_stopped_again(stopped):
     p = reproduce('stop', stopped.config, env=stopped.env)
     assert p.returncode == 1 and 'not under way' in p.stderr
@@ -266,15 +302,18 @@ def continued(stopped):
     return SimpleNamespace(before=state, run=p, folder=folder, **vars(stopped))
 
 
+@pytest.mark.soak
 def test_a_stopped_run_is_listed_as_stopped(continued):
     assert continued.before == 'stopped'
 
 
+@pytest.mark.soak
 def test_the_client_that_stays_fetches_the_results_and_the_bill(continued):
     assert 'stopped: done' in continued.run.stderr
     assert 'runs brought home' in continued.run.stdout and 'estimated' in continued.run.stdout
 
 
+@pytest.mark.soak
 def test_a_stopped_run_continues_at_its_last_checkpoint(continued):
     lines = (continued.folder / 'history.jsonl').read_text().splitlines()
     rows = [json.loads(line) for line in lines]
@@ -282,10 +321,12 @@ def test_a_stopped_run_continues_at_its_last_checkpoint(continued):
     assert manifest_of(continued.folder)['cost']['attempts'] == 2
 
 
+@pytest.mark.soak
 def test_check_accepts_a_fetched_run(continued):
     assert reproduce('check', continued.configs, env=continued.env).returncode == 0
 
 
+@pytest.mark.soak
 def test_a_stored_checkpoint_is_measured_on_modal(continued):
     p = reproduce(
         *('evaluate', continued.config, '--epoch', 2, '--set', 'qa', '--on', 'modal', '--json'),
@@ -296,42 +337,13 @@ def test_a_stored_checkpoint_is_measured_on_modal(continued):
     assert json.loads(p.stdout)['qa'] == done['epochs']['2']['means']['qa']
 
 
+@pytest.mark.soak
 def test_an_unknown_test_set_is_an_error(continued):
     p = reproduce(
         *('evaluate', continued.config, '--epoch', 3, '--set', 'nothing', '--on', 'modal'),
         env=continued.env,
     )
     assert p.returncode == 1 and "no set 'nothing'" in p.stderr, p.stderr
-
-
-RECORD_COSTS = """
-import json, sys
-from reproduce_kit.engines.modal_costs import record_costs
-print(record_costs([sys.argv[1]], json.loads(sys.argv[2]), 'reproduce-kit'))
-"""
-
-
-def test_modals_own_figure_replaces_the_estimate(cloud, continued):
-    name = str(continued.folder.relative_to(continued.home))
-    mine = manifest_of(continued.folder)['cost']['dollars']
-    yesterday = time.time() - 90_000
-    spent = {
-        name: [[yesterday, yesterday + 60, mine]],
-        'x/as-run/at-the-same-time-00000000': [[yesterday + 30, yesterday + 90, 3 * mine]],
-        'x/as-run/days-before-00000000': [[yesterday - 200_000, yesterday - 190_000, 99.0]],
-    }
-
-    def recorded():
-        command = [sys.executable, '-c', RECORD_COSTS, name, json.dumps(spent)]
-        env = os.environ | continued.env
-        return subprocess.run(command, env=env, text=True, capture_output=True, check=True).stdout
-
-    assert 'estimated' in recorded()
-    ours = [('reproduce-kit-0a1b2c3d', '1.00'), ('reproduce-kit-ffffffff', '.24')]
-    cloud.report = [*ours, ('another app', '7')]
-    assert "billed: Modal's report" in recorded()
-    assert manifest_of(continued.folder)['cost']['dollars'] == pytest.approx(0.31)
-    cloud.report = None
 
 
 # --- Trouble: one message, and nothing half-done
@@ -425,6 +437,7 @@ def test_a_full_volume_is_noticed_before_training(cloud, client):
     assert 'free some space' in output and not list(client.home.rglob('manifest.json'))
 
 
+@pytest.mark.soak
 def test_a_run_whose_volume_fills_up_continues_once_there_is_space(cloud, client):
     cloud.faults['troubled'] = [Fault('full', has_reached(cloud, 'troubled', 3))]
     p = reproduce('run', client.configs, '--on', 'modal', '--yes', env=client.env)
@@ -435,6 +448,7 @@ def test_a_run_whose_volume_fills_up_continues_once_there_is_space(cloud, client
     assert p.returncode == 0, p.stdout + p.stderr
 
 
+@pytest.mark.soak
 def test_nothing_is_trained_when_the_hub_cannot_be_reached(cloud, client, tmp_path):
     cfg = small('as-run/minilm-adamw', 'away', backbone='minilm-l12-h384')
     configs = write_configs(tmp_path / 'r', cfg)
@@ -502,6 +516,7 @@ def test_a_file_outside_the_run_store_is_not_fetched(cloud, client):
 # --- Without the command line
 
 
+@pytest.mark.soak
 def test_modal_run_trains_a_study_in_an_app_of_its_own(cloud, tmp_path):
     configs = write_configs(tmp_path / 'p', small('as-run/minilm-adamw', 'known'))
     env = client_env(cloud, tmp_path / 'home', REPRODUCE_PARAMS=str(configs))
@@ -583,15 +598,18 @@ def twice(cloud, tmp_path_factory):
     return SimpleNamespace(runs=runs, config=config, answers=answers)
 
 
+@pytest.mark.soak
 def test_of_two_starts_at_once_one_trains(twice):
     assert sorted(answer['state'] for answer in twice.answers) == ['done', 'elsewhere']
     assert len(manifest_of(local_run(twice.runs, 'twice'))['attempts']) == 1
 
 
+@pytest.mark.soak
 def test_a_run_that_is_done_is_skipped(cloud, twice):
     assert answer_of(start_local(twice.config, twice.runs, cloud))['state'] == 'skipped'
 
 
+@pytest.mark.soak
 def test_a_run_killed_in_training_equals_an_undisturbed_one(cloud, twice):
     cfg = small('as-run/minilm-lion', 'killed', study='local')
     config = write_configs(twice.config.parent, cfg) / 'killed.yaml'

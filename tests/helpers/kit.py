@@ -1,5 +1,6 @@
-"""What several tests need: the smoke config, a command line, real data or a reason to skip."""
+"""What several tests need: a config of seconds, a command line, real data or a reason to skip."""
 
+import functools
 import json
 import os
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from conftest import DATA, ROOT
 
 from reproduce_kit.config.settings import example_settings
@@ -16,10 +18,22 @@ SMOKE = example_settings()
 REPRODUCE = Path(sys.executable).parent / 'reproduce'
 
 
+@functools.cache
+def tiny_backbone() -> dict:
+    """The keys of a backbone whose checkpoints take no time; it is put into this process's hub."""
+    from reproduce_kit.testing.fake_hub import fake_model  # noqa: PLC0415  it imports torch
+
+    fake_model('tiny-bert')
+    return dict(backbone='tiny-bert', layers=2)
+
+
 def write_yaml(folder: Path, name: str, **changes) -> Path:
-    """Write the smoke config with changes as a parameter file."""
+    """Write the smoke config, with a tiny backbone and with changes, as a parameter file."""
+    settings = SMOKE | dict(name=name) | changes
+    if 'backbone' not in changes:
+        settings |= tiny_backbone()
     path = folder / f'{name}.yaml'
-    path.write_text(yaml.safe_dump(SMOKE | dict(name=name) | changes, sort_keys=False))
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
     return path
 
 
@@ -33,6 +47,17 @@ def reproduce(*args, env=None, cwd=ROOT, timeout=900):
         timeout=timeout,
         env=os.environ | {key: str(value) for key, value in (env or {}).items()},
     )
+
+
+def reproduce_here(*args, env=None):
+    """Call the command line in this process, which has the large imports done."""
+    from reproduce_kit.cli.app import main  # noqa: PLC0415
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (env or {}).items():
+            patch.setenv(name, str(value))
+        result = CliRunner().invoke(main, [str(arg) for arg in args])
+    return subprocess.CompletedProcess(args, result.exit_code, result.stdout, result.stderr)
 
 
 def run_dir(runs: Path, name: str) -> Path:

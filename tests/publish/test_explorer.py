@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
-from kit import reproduce
+from kit import reproduce_here
 
 from reproduce_kit.config.files import read_configs
 from reproduce_kit.data.collection import EvalSet
@@ -206,7 +206,7 @@ def test_a_batch_run_leaves_bars_and_text_in_the_notebook(runs, tmp_path):
 def report(runs, tmp_path_factory):
     """The report of the two runs, alone in a folder."""
     path = tmp_path_factory.mktemp('report') / 'mail.html'
-    process = reproduce('report', 'embedded', '--out', path, env=dict(REPRODUCE_RUNS=runs))
+    process = reproduce_here('report', 'embedded', '--out', path, env=dict(REPRODUCE_RUNS=runs))
     assert process.returncode == 0 and 'wrote' in process.stdout, process.stderr
     return path
 
@@ -258,5 +258,5 @@ def test_the_report_fits_the_width_of_a_window(report_page):
 
 
 def test_a_report_without_runs_is_an_error():
-    process = reproduce('report', 'nobody')
+    process = reproduce_here('report', 'nobody')
     assert process.returncode == 1 and 'no finished runs' in process.stderr

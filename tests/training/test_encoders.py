@@ -121,15 +121,19 @@ def check_list(clone):
     assert rows['tite-k2']['epochs']['1'] == bi_encoder['means']['test']['nDCG@10']
 
 
+def test_a_bi_encoder_before_its_teacher_is_an_error_and_nothing_is_trained_in_vain(
+    clone, environment
+):
+    too_early = ask('run', clone / 'params/tite/bi-encoders/tite-k2.yaml')
+    assert too_early.exit_code == 1
+    assert 'is not trained yet' in too_early.stderr
+    assert not (clone / 'runs/tite/encoders').exists()
+
+
+@pytest.mark.soak
 def test_a_study_from_text_to_a_bi_encoder(clone, environment):
     """One command: first the encoder, then the run that starts from it, then the bi-encoder
     that the run teaches."""
-    bi_encoder = clone / 'params/tite/bi-encoders/tite-k2.yaml'
-    too_early = reproduce('run', bi_encoder, env=environment)
-    assert too_early.returncode == 1
-    assert 'is not trained yet' in too_early.stderr
-    assert not (clone / 'runs/tite/encoders').exists()  # nothing was pre-trained in vain
-
     process = reproduce('run', clone / 'params/tite', env=environment)
     output = process.stdout
     assert process.returncode == 0, output + process.stderr

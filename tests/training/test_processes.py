@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from conftest import ROOT
 from kit import reproduce, run_dir, write_yaml
 from safetensors.numpy import load_file
@@ -18,6 +19,7 @@ from reproduce_kit.engines.papermill import process_count
 from reproduce_kit.store.history import read_history
 
 
+@pytest.mark.soak
 def test_runs_killed_at_random_moments_equal_uninterrupted_ones(tmp_path):
     """SIGKILL during steps, checkpoints and evaluations; KIT_KILLS=20 for the long version."""
     kills = os.environ.get('KIT_KILLS', '3')
@@ -79,6 +81,7 @@ def history_losses(folder):
     ]
 
 
+@pytest.mark.soak
 def test_two_processes_equal_one_also_when_killed(tmp_path):
     """torchrun with gloo: the notebook, global batch, losses and weights of one process.
 
@@ -117,6 +120,7 @@ def test_two_processes_equal_one_also_when_killed(tmp_path):
         assert (two / name).read_bytes() == (cut / name).read_bytes(), name
 
 
+@pytest.mark.soak
 def test_two_processes_print_one_error(tmp_path):
     path = write_yaml(tmp_path, 'smoke', train_pairs=100_000, global_batch=16)
     result = reproduce(
