@@ -114,7 +114,7 @@ def test_a_damaged_checkpoint_changes_nothing(small):
     whole = pretrain(settings, pieces, progress=False)
     shutil.rmtree(settings.folder)
     pretrain(settings, pieces, stop_after=7, progress=False)
-    with open(settings.folder / 'checkpoint/model.safetensors', 'r+b') as file:
+    with open(settings.folder / 'checkpoint-6/model.safetensors', 'r+b') as file:
         file.truncate(1000)
     assert pretrain(settings, pieces, progress=False)['weights'] == whole['weights']
 
