@@ -115,7 +115,7 @@ def _reranking_limit(model, work: ThroughputWork, max_length: int) -> float:
 
 
 def _is_tite(config: RunConfig) -> bool:
-    return BACKBONES[config.backbone].expect['model_type'] == 'tite'
+    return BACKBONES[config.backbone].model_type == 'tite'
 
 # %% ../../nbs/speed/30_cross_encoders.ipynb #2a46d7ab
 def _speed_columns(kind: str, pairs: int, times: pd.Series) -> dict:
