@@ -131,7 +131,8 @@ def _load_checkpoint(training: PreTraining, point: ResumePoint):
     "Restore the weights, the optimizer and the counts."
     checkpoint = point.checkpoint
     load_model(training.model, checkpoint / 'model.safetensors')
-    training.optimizer.load_state_dict(torch.load(checkpoint / 'optimizer.pt', weights_only=True))
+    optimizer = torch.load(checkpoint / 'optimizer.pt', map_location='cpu', weights_only=True)
+    training.optimizer.load_state_dict(optimizer)
     counts = read_json(checkpoint / 'counts.json')
     training.update = point.update
     training.tokens, training.seconds_before = counts['tokens'], counts['seconds']
