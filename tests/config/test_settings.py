@@ -1,4 +1,4 @@
-"""What is refused in a parameter file, and in which words."""
+"""Mistakes in a parameter file, and the messages that name them."""
 
 import pytest
 
