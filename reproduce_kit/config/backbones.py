@@ -20,6 +20,11 @@ class Backbone:
     repo: str | None = None  # hub repository, where there is one
 
     @property
+    def model_type(self) -> str:
+        "The architecture, as `config.json` names it."
+        return self.expect['model_type']
+
+    @property
     def max_layers(self) -> int:
         "Layers of the whole encoder; a run may keep fewer."
         return self.expect['num_hidden_layers']

@@ -26,13 +26,13 @@ class LearningSettings(BaseModel):
 
     study: Word = Field(description="the study's folder in params/ and in the run store")
     name: Word = Field(description="the file's own name without .yaml")
-    updates: Count = Field(description="of the weights")
-    batch: Count = Field(description="texts, or queries, behind one update")
+    updates: Count = Field(description="updates of the weights in all")
+    batch: Count = Field(description="pieces of text, or topics, in one update")
     learning_rate: Rate = Field(description="peak rate of AdamW")
-    warmup: Annotated[int, Field(ge=0)] = Field(description="updates")
-    floor: Share = Field(description="share of the peak rate where the cosine ends")
-    weight_decay: Share = Field(description="on matrices only")
-    max_grad_norm: Annotated[float, Field(gt=0)] = Field(description="gradient clipping")
+    warmup: Annotated[int, Field(ge=0)] = Field(description="updates until the peak rate")
+    floor: Share = Field(description="rate at the end, as a share of the peak rate")
+    weight_decay: Share = Field(description="decoupled weight decay of matrices")
+    max_grad_norm: Annotated[float, Field(gt=0)] = Field(description="largest norm of the gradient")
     seed: Seed = Field(description="source of every random choice")
     log_updates: Count = Field(description="updates between two lines of history.jsonl")
     save_updates: Count = Field(description="updates between two checkpoints")
@@ -76,25 +76,25 @@ class EncoderSettings(LearningSettings):
         description="`docs`, `fineweb-edu`, or a file: .txt with a text per line, "
         '.jsonl with {"text": ...}',
     )
-    words: PassageWords | None = Field(description="words kept of a text, null but for docs")
-    texts: Count | None = Field(description="how many are read from the start; null: all")
+    words: PassageWords | None = Field(description="words kept of a text; null except for docs")
+    texts: Count | None = Field(description="number of texts read from the start; null: all")
     vocabulary: Annotated[int, Field(ge=300, le=30522)] = Field(
-        description="pieces of BERT's vocabulary, the most frequent of the text; 30522: all"
+        description="number of word pieces, the most frequent of BERT's in the text; 30522: all"
     )
     arrangement: Annotated[int, Field(ge=0, le=7)] = Field(
-        description="row of TITE's Table 3; 0: no pooling"
+        description="row of the TITE paper's Table 3; 0: no pooling"
     )
     objectives: Annotated[list[Literal['bow', 'mae', 'mlm']], Field(min_length=1)] = Field(
-        description="of the sum that is trained"
+        description="objectives whose sum is the loss"
     )
     layers: Annotated[int, Field(ge=1, le=12)] = Field(
-        description="the last ones of the arrangement are kept"
+        description="number of layers kept, counted from the last one of the arrangement"
     )
     width: Annotated[int, Field(ge=16)] = Field(
-        description="hidden units; heads of 64, or of 16 below 128"
+        description="hidden units; a head has 64 of them, or 16 below 128"
     )
     max_length: Annotated[int, Field(ge=2)] = Field(
-        description="tokens of a piece of text; longer texts become several"
+        description="tokens of a piece at most; a longer text becomes several pieces"
     )
 
     def conflicts(self):
@@ -105,13 +105,13 @@ class EncoderSettings(LearningSettings):
             yield f"words: {wanted}, since the text is {self.text!r}"
         head_size = 64 if self.width >= 128 else 16
         if self.width % head_size:
-            yield f"width: {self.width} is no multiple of a head's {head_size}"
+            yield f"width: {self.width} is not a multiple of {head_size}, the size of a head"
         if self.arrangement and 'mlm' in self.objectives:
             yield (
                 "objectives: mlm needs a vector for each token; with pooling write bow, mae or both"
             )
         if len(set(self.objectives)) < len(self.objectives):
-            yield "objectives: one of them is there twice"
+            yield "objectives: one of them is named twice"
         if self.text == 'fineweb-edu' and self.texts is None:
             yield f"texts: needed for fineweb-edu; its sample has {FINEWEB_TEXTS}"
 
@@ -119,16 +119,18 @@ class EncoderSettings(LearningSettings):
 class BiEncoderSettings(LearningSettings):
     "What a bi-encoder learns from, and what it is measured on."
 
-    encoder: Word = Field(description="name of a file in the study's encoders/")
+    encoder: Word = Field(description="name of a file in the study's encoders/, without .yaml")
     collection: str = Field(
         min_length=1, description="`docs`, `msmarco`, or a folder with train and test splits"
     )
     passage_words: PassageWords | None = Field(
-        description="words kept of a passage, null but for docs"
+        description="words kept of a passage; null except for docs"
     )
-    test_topics: Count | None = Field(description="test topics drawn, null but for docs")
+    test_topics: Count | None = Field(
+        description="number of test topics drawn; null except for docs"
+    )
     test_sets: Annotated[list[str], Field(min_length=1)] = Field(
-        description="splits to measure; for msmarco dl19, dl20; or folders of BEIR data sets"
+        description="splits of the collection (dl19, dl20 for msmarco), or folders of BEIR data sets"
     )
     teacher: str = Field(
         min_length=1,
@@ -136,22 +138,24 @@ class BiEncoderSettings(LearningSettings):
         "or a TREC run file over the training topics",
     )
     train_topics: Count | None = Field(
-        description="topics drawn from those the teacher can score; null: all"
+        description="number of topics drawn from those that the teacher can score; null: all"
     )
     depth: Count | None = Field(
-        description="BM25's candidates from which a topic's passages are drawn; null for a run file"
+        description="BM25 candidates per topic, from which its passages are drawn; null for a run file"
     )
-    passages: Annotated[int, Field(ge=2)] = Field(description="of each topic")
+    passages: Annotated[int, Field(ge=2)] = Field(description="passages of each topic")
     losses: Annotated[list[Literal['margin', 'kl', 'nce']], Field(min_length=1)] = Field(
-        description="of the sum that is trained"
+        description="losses that are added"
     )
     nce_theta: Annotated[float, Field(ge=0)] = Field(
-        description="how far below its favourite the teacher puts a negative of the same topic"
+        description="a passage of the same topic is a negative if its teacher score is this far below the best"
     )
-    nce_strict: bool = Field(description="further than that, else as far will do")
+    nce_strict: bool = Field(
+        description="whether it must be further below than nce_theta; false: equal is enough"
+    )
     nce_positive: bool = Field(description="whether the positive is in the denominator too")
-    query_tokens: Annotated[int, Field(ge=2)] = Field(description="kept of a topic")
-    passage_tokens: Annotated[int, Field(ge=2)] = Field(description="kept of a passage")
+    query_tokens: Annotated[int, Field(ge=2)] = Field(description="tokens kept of a topic")
+    passage_tokens: Annotated[int, Field(ge=2)] = Field(description="tokens kept of a passage")
 
     def conflicts(self):
         yield from super().conflicts()
@@ -165,7 +169,7 @@ class BiEncoderSettings(LearningSettings):
             wanted = 'needed' if retrieves else 'write null'
             yield f"depth: {wanted}, since the teacher is {self.teacher!r}"
         if self.depth and self.depth < self.passages:
-            yield f"passages: {self.passages} do not come out of {self.depth} candidates"
+            yield f"passages: {self.passages} are more than the {self.depth} candidates (depth)"
         if self.collection == 'msmarco' and retrieves:
             yield "teacher: for msmarco name a TREC run file; BM25 indexes docs and folders only"
 

@@ -14,7 +14,7 @@ import yaml
 
 from .backbones import BACKBONES, OPTIMIZER_TITLES
 from .messages import SWEEP_KEYS, line_of, validated
-from .settings import RunConfig, example_settings  # noqa: F401
+from .settings import RunConfig
 from ..core import KitError, did_you_mean, project_root
 
 # %% ../../nbs/config/40_files.ipynb #37e29275

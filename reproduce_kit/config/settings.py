@@ -38,14 +38,16 @@ class DataSettings(BaseModel):
         description="`docs` (built from installed packages), `msmarco` (from the hub) or a folder",
     )
     passage_words: PassageWords | None = Field(
-        description="words kept of a passage, null but for docs; both stages read the same"
+        description="words kept of a passage; both stages read the same; null except for docs"
     )
-    test_topics: Count | None = Field(description="test topics drawn, null but for docs")
+    test_topics: Count | None = Field(
+        description="number of test topics drawn; null except for docs"
+    )
     test_sets: Annotated[list[Word], Field(min_length=1)] = Field(
         description="what is reranked and measured after each epoch"
     )
     train_triplets: Count | None = Field(
-        description="triplets read from the start of the training file, null but for msmarco"
+        description="triplets read from the start of the training file; null except for msmarco"
     )
     train_pairs: PairCount = Field(description="labelled pairs of one epoch")
     dev_pairs: PairCount = Field(description="labelled pairs of the evaluation loss")
@@ -69,7 +71,7 @@ class TrainingSettings(DataSettings):
     backbone: str = Field(description="a key of BACKBONES")
     layers: Count = Field(description="encoder layers kept")
     dropout: Share | None = Field(
-        description="of hidden states and attention, in training; null: as published"
+        description="dropout of hidden states and attention in training; null: as published"
     )
     attention: Literal['eager', 'sdpa', 'flash_attention_2'] = Field(description="attention kernel")
     max_length: Annotated[int, Field(ge=16, le=8192)] = Field(
@@ -90,7 +92,7 @@ class TrainingSettings(DataSettings):
         description="course of the rate after warm-up"
     )
     schedule_updates: Count | None = Field(
-        description="updates over which the schedule runs down; null: the updates there are"
+        description="updates until the schedule reaches zero; null: those of the run"
     )
     warmup: Share = Field(description="share of the schedule spent warming up")
     chained: bool = Field(
@@ -103,11 +105,11 @@ class TrainingSettings(DataSettings):
     )
     global_batch: Count = Field(description="pairs behind one update, over all devices")
     last_batch: Literal['keep', 'drop'] = Field(
-        description="what becomes of an epoch's last batch when it is not full"
+        description="keep or drop an epoch's last batch when it is not full"
     )
     device_batch: Count = Field(description="pairs that a device takes at once, at most")
     precision: Literal['auto', 'fp32', 'bf16'] = Field(
-        description="auto = bf16 on a GPU that has it, fp32 elsewhere; scores are always fp32"
+        description="auto: bf16 on a GPU that supports it, fp32 elsewhere; scores are always fp32"
     )
     select_on: Literal['none', 'dev', 'nanobeir'] = Field(
         description="what picks the best epoch: nDCG@10 of the dev topics or of NanoBEIR"
@@ -121,17 +123,17 @@ class TrainingSettings(DataSettings):
 class Settings(TrainingSettings):
     "All keys of a parameter file."
 
-    gpu: str | None = Field(description="kind of GPU it is meant for, null: whatever is there")
-    gpus: Count = Field(description="how many, at most")
+    gpu: str | None = Field(description="kind of GPU; null: any, or none")
+    gpus: Count = Field(description="number of GPUs, at most")
     workers: Annotated[int, Field(ge=0)] = Field(description="processes that prepare batches")
     # on Modal only, so with defaults
     gpu_fallbacks: list[str] = Field(
-        [], description="kinds of GPU to take when the first is not to be had, in this order"
+        [], description="kinds of GPU to take, in this order, when the first is not available"
     )
     cpus: Count = Field(8, description="processor cores reserved")
     ram_gib: Count = Field(32, description="GiB of memory reserved")
     timeout_hours: Annotated[float, Field(gt=0, le=24)] = Field(
-        24.0, description="limit of one attempt; the next goes on from the last checkpoint"
+        24.0, description="limit of one attempt; the next one continues from the last checkpoint"
     )
     retries: Annotated[int, Field(ge=0, le=10)] = Field(10, description="attempts after the first")
 
@@ -160,8 +162,8 @@ def _collection_conflicts(settings: Settings):
     pairs, pairs_there = settings.train_pairs, 2 * (settings.train_triplets or 0)
     if is_msmarco and pairs_there and pairs + settings.dev_pairs > pairs_there:
         yield (
-            f"train_pairs: {pairs:,} and {settings.dev_pairs:,} dev_pairs do not come out of "
-            f"{settings.train_triplets:,} triplets, which make {pairs_there:,}"
+            f"train_pairs: {pairs:,} and {settings.dev_pairs:,} dev_pairs are more than "
+            f"{settings.train_triplets:,} triplets give ({pairs_there:,} pairs)"
         )
     if settings.holdout == 'pairs' and not is_msmarco:
         yield "holdout: 'pairs' is for msmarco; other collections hold out topics"

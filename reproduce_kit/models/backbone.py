@@ -27,10 +27,10 @@ from reproduce_kit.core import (
     checksum_error,
     read_json,
     sha256,
-    write_checksums,
 )
 from ..data.hub import DATASETS, fetch, full_revision
 from .gte import gte_config
+from ..store.checkpoints import whole_folder
 
 # %% ../../nbs/models/10_backbone.ipynb #2c267bd2
 @contextmanager
@@ -80,12 +80,12 @@ FILES = dict(  # by model_type: files besides config.json, model.safetensors, to
 def _from_hub(name: str, backbone: HubBackbone) -> Path:
     "Return the folder of the snapshot, after checking its configuration."
     files = ['config.json', 'model.safetensors', 'tokenizer_config.json']
-    files += FILES[backbone.expect['model_type']]
+    files += FILES[backbone.model_type]
     folder = fetch(backbone.repo, backbone.revision, files, ref=backbone.ref)
     config = read_json(folder / 'config.json')
     expected = dict(backbone.expect)
     if backbone.max_positions:
-        expected['max_position_embeddings'] = backbone.max_positions
+        expected |= dict(max_position_embeddings=backbone.max_positions)
     problems = [
         f'{key} is {config.get(key)!r}, expected {value!r}'
         for key, value in expected.items()
@@ -142,7 +142,6 @@ def _convert_gte(name: str, source: Path, target: Path):
         model.save_pretrained(str(target), save_original_format=False)
     for file in ('tokenizer.json', 'tokenizer_config.json'):
         shutil.copyfile(source / file, target / file)
-    write_checksums(target)
 
 # %% ../../nbs/models/10_backbone.ipynb #98b668d2
 def _native_gte(name: str, source: Path) -> Path:
@@ -151,13 +150,9 @@ def _native_gte(name: str, source: Path) -> Path:
     folder = artifact_dir('cache') / 'backbones' / f'{name}-{source.name[:8]}-{key}'
     if folder.exists() and not checksum_error(folder):
         return folder
-    temporary = folder.with_name(f'.{folder.name}.{os.getpid()}.part')
-    try:
-        _convert_gte(name, source, temporary)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    with whole_folder(folder) as part:
+        _convert_gte(name, source, part)
     return folder
 
 # %% ../../nbs/models/10_backbone.ipynb #d0dc4fd9
@@ -172,7 +167,7 @@ def weights_folder(
         return _from_kit(backbone, spec)
     with cache_lock(f'backbone-{backbone}'):
         folder = _from_hub(backbone, spec)
-        is_gte = spec.expect['model_type'] == 'new'
+        is_gte = spec.model_type == 'new'
         return _native_gte(backbone, folder) if is_gte else folder
 
 # %% ../../nbs/models/10_backbone.ipynb #7cd19553
@@ -247,12 +242,12 @@ def load_backbone(
 
     folder = weights_folder(cfg.backbone)
     _check_no_head(cfg.backbone, folder)
-    expected = BACKBONES[cfg.backbone].expect
+    backbone = BACKBONES[cfg.backbone]
     changes = {}
-    if cfg.layers != expected['num_hidden_layers']:
-        changes['num_hidden_layers'] = cfg.layers
+    if cfg.layers != backbone.max_layers:
+        changes |= dict(num_hidden_layers=cfg.layers)
     if cfg.dropout is not None:
-        changes |= dict.fromkeys(DROPOUT_KEYS[expected['model_type']], cfg.dropout)
+        changes |= dict.fromkeys(DROPOUT_KEYS[backbone.model_type], cfg.dropout)
     set_seed(cfg.seed)
     return _cross_encoder(folder, cfg.attention, max_length=cfg.max_length, config_kwargs=changes)
 

@@ -75,10 +75,11 @@ def _train_once(model, optimizer, pairs, config: RunConfig):
     for start in range(0, len(pairs), config.global_batch):
         end = min(start + config.global_batch, len(pairs))
         batch = collate(pairs.select(range(start, end)).to_list())
-        for part in batch['parts']:
-            inputs = {name: tensor.to(model.device) for name, tensor in part.items()}
+        for features, labels in batch['pieces']:
+            features = {name: tensor.to(model.device) for name, tensor in features.items()}
+            labels = labels.to(model.device)
             with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-                loss = piece_loss(model, inputs, len(batch['labels']))
+                loss = piece_loss(model, features, labels, len(batch['labels']))
             loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
         optimizer.step()
@@ -114,7 +115,7 @@ def _reranking_limit(model, work: ThroughputWork, max_length: int) -> float:
 
 
 def _is_tite(config: RunConfig) -> bool:
-    return BACKBONES[config.backbone].expect['model_type'] == 'tite'
+    return BACKBONES[config.backbone].model_type == 'tite'
 
 # %% ../../nbs/speed/30_cross_encoders.ipynb #2a46d7ab
 def _speed_columns(kind: str, pairs: int, times: pd.Series) -> dict:

@@ -7,10 +7,7 @@ __all__ = ['start_record', 'start_model', 'text_truncator', 'DistillationCallbac
            'measure_bi_encoder']
 
 # %% ../../nbs/training/80_bi_encoder.ipynb #8bb50eb8
-import json
 import math
-import shutil
-import sys
 import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -23,12 +20,10 @@ from sentence_transformers import (
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
 )
-from tqdm import tqdm
 from transformers import AutoTokenizer, TrainerCallback
 
 from ..config.encoders import BiEncoderSettings, is_trained, read_encoder
 from reproduce_kit.core import (
-    CHECKSUMS_FILE,
     KitError,
     cache_lock,
     checksum_error,
@@ -46,16 +41,17 @@ from ..evaluation.metrics import evaluate, means, write_perquery
 from ..models.backbone import quiet
 from ..models.tite import TiteModel
 from ..models.tite_files import save_bi_encoder
-from ..store.checkpoints import last_checkpoint
-from ..store.history import truncate_history
-from ..store.run import git_state, hardware
-from .distillation import DistilLoss
-from reproduce_kit.training.teacher import (  # noqa: F401  offered here too
-    bi_encoder_collection,
-    check_bi_encoder,
-    teacher_scores,
-    training_texts,
+from reproduce_kit.store.checkpoints import (
+    delete_checkpoints,
+    record_start,
+    rewind,
+    whole_folder,
 )
+from ..store.history import append_history
+from ..store.run import git_state, hardware
+from .callback import ProgressCallback, remove_printing_callbacks
+from .distillation import DistilLoss
+from .teacher import bi_encoder_collection
 
 # %% ../../nbs/training/80_bi_encoder.ipynb #4d57c994
 def start_record(settings: BiEncoderSettings) -> dict:
@@ -97,50 +93,22 @@ def text_truncator(
     return truncate
 
 # %% ../../nbs/training/80_bi_encoder.ipynb #19aee685
-class DistillationCallback(TrainerCallback):
-    "Writes `history.jsonl`, checksums checkpoints and shows progress."
+class DistillationCallback(ProgressCallback):
+    "Writes `history.jsonl`, and adds the checksums of each checkpoint."
 
     def __init__(self, settings: BiEncoderSettings, progress: bool):
-        self.settings, self.folder, self.progress = settings, settings.folder, progress
+        super().__init__(settings.name, settings.updates, progress)
+        self.folder = settings.folder
 
-    def on_train_begin(self, args, state, control, **_):
-        self.bar = tqdm(
-            total=self.settings.updates,
-            initial=state.global_step,
-            desc=self.settings.name,
-            unit='update',
-            disable=not self.progress,
-            file=sys.stdout,
-            mininterval=2,
-        )
-
-    def on_step_end(self, args, state, control, **_):
-        self.bar.update()
-
-    def on_pre_optimizer_step(self, args, state, control, optimizer=None, **_):
-        self.rate = optimizer.param_groups[0]['lr']
-
-    def on_log(self, args, state, control, logs=None, **_):
-        if 'loss' not in logs:
-            return
-        line = dict(
-            step=state.global_step,
-            loss=logs['loss'],
-            grad_norm=float(logs['grad_norm']),
-            learning_rate=self.rate,
-        )
-        with open(self.folder / 'history.jsonl', 'a') as f:
-            f.write(json.dumps(line) + '\n')
-        if not math.isfinite(logs['loss']):
-            raise KitError(
-                f'update {state.global_step}: the loss is {logs["loss"]}; lower learning_rate'
-            )
+    def write_loss(self, update: int, loss: float, grad_norm: float):
+        rate = self.learning_rate
+        line = dict(step=update, loss=loss, grad_norm=grad_norm, learning_rate=rate)
+        append_history(self.folder, line)
+        if not math.isfinite(loss):
+            raise KitError(f'update {update}: the loss is {loss}; lower learning_rate')
 
     def on_save(self, args, state, control, **_):
         write_checksums(self.folder / f'checkpoint-{state.global_step}')
-
-    def on_train_end(self, args, state, control, **_):
-        self.bar.close()
 
 # %% ../../nbs/training/80_bi_encoder.ipynb #1e6af246
 class _StopAfter(TrainerCallback):
@@ -183,9 +151,6 @@ def _training_arguments(settings: BiEncoderSettings):
     return arguments
 
 # %% ../../nbs/training/80_bi_encoder.ipynb #29d8be5f
-_UNWANTED_CALLBACKS = ('PrinterCallback', 'SentenceTransformerModelCardCallback')
-
-
 def _distillation_trainer(model, settings: BiEncoderSettings, rows: dict, progress: bool):
     "Return the trainer of a bi-encoder on rows of teacher scores."
     arguments = _training_arguments(settings)
@@ -201,32 +166,8 @@ def _distillation_trainer(model, settings: BiEncoderSettings, rows: dict, progre
     trainer = SentenceTransformerTrainer(
         model, arguments, data, loss=loss, callbacks=[DistillationCallback(settings, progress)]
     )
-    for callback in list(trainer.callback_handler.callbacks):
-        if type(callback).__name__ in _UNWANTED_CALLBACKS:
-            trainer.remove_callback(callback)
+    remove_printing_callbacks(trainer)
     return trainer
-
-# %% ../../nbs/training/80_bi_encoder.ipynb #9b95ef5c
-def _check_start(folder: Path, start: dict):
-    "Raise `KitError` if the training in `folder` began with other rows or another encoder."
-    path = folder / 'began.json'
-    if path.exists() and read_json(path) != start:
-        raise KitError(
-            f'{folder} began with other training rows, or another encoder, than there are now; '
-            'delete it to start over'
-        )
-
-
-def _save_trained(model, folder: Path):
-    "Save the model, whole or not at all, and delete the checkpoints."
-    part = folder / '.model.part'
-    shutil.rmtree(part, ignore_errors=True)
-    with quiet():
-        model.save_pretrained(str(part), create_model_card=False)
-    write_checksums(part)
-    part.rename(folder / 'model')
-    for checkpoint in folder.glob('checkpoint-*'):
-        shutil.rmtree(checkpoint)
 
 # %% ../../nbs/training/80_bi_encoder.ipynb #61d3df1a
 def distil(
@@ -243,23 +184,22 @@ def distil(
 def _distil(settings, rows, progress, stop_after):
     folder = settings.folder
     encoder = start_record(settings)
-    start = dict(settings=settings.model_dump(), rows=sha256(rows), start=encoder['weights'])
-    _check_start(folder, start)
-    if (folder / 'model' / CHECKSUMS_FILE).exists():
+    began = dict(settings=settings.model_dump(), rows=sha256(rows), start=encoder['weights'])
+    record_start(folder, began, 'other training rows, or another encoder,')
+    if (folder / 'model').exists():
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / 'began.json', start)
     torch.manual_seed(settings.seed)
     model = start_model(settings)
-    checkpoint = last_checkpoint(folder)
-    truncate_history(folder, int(checkpoint.name.split('-')[1]) if checkpoint else 0)
+    point = rewind(folder)
     trainer = _distillation_trainer(model, settings, rows, progress)
     if stop_after:
         trainer.add_callback(_StopAfter(stop_after))
     with quiet():
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=point.trainer_argument)
     if trainer.state.global_step >= settings.updates:
-        _save_trained(model, folder)
+        with quiet(), whole_folder(folder / 'model') as part:
+            model.save_pretrained(str(part), create_model_card=False)
+        delete_checkpoints(folder)
 
 # %% ../../nbs/training/80_bi_encoder.ipynb #3c5a0b7c
 @dataclass(frozen=True)

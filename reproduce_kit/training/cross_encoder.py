@@ -19,8 +19,7 @@ from sentence_transformers.cross_encoder import CrossEncoderTrainingArguments
 from ..config.settings import RunConfig
 from ..core import KitError, checksum_error
 from ..models.backbone import quiet
-from ..store.checkpoints import last_checkpoint
-from ..store.history import truncate_history
+from ..store.checkpoints import ResumePoint, delete_checkpoints, resume_point, rewind
 from ..store.run import Run, process_rank, world_size
 from reproduce_kit.training.callback import (
     TrainingCallback,
@@ -130,29 +129,27 @@ def training_arguments(
     return args
 
 # %% ../../nbs/training/50_cross_encoder.ipynb #4ec34f76
-def _starting_point(run: Run) -> tuple:  # (checkpoint or None, updates done)
-    "Return where to continue; delete everything if an epoch's model is lost."
-    checkpoint = last_checkpoint(run.folder)
-    if checkpoint is None:
-        return None, 0
-    updates_done = int(checkpoint.name.split('-')[1])
-    for epoch in range(1, updates_done // run.cfg.epoch_updates + 1):
+def _restart_without_models(run: Run):
+    "Delete everything that was trained if the model of an epoch is lost."
+    done = resume_point(run.folder).update // run.cfg.epoch_updates
+    for epoch in range(1, done + 1):
         if checksum_error(run.epoch(epoch) / 'model'):
             print(f"the model of epoch {epoch} is gone or damaged; starting over", file=sys.stderr)
-            for folder in [*run.folder.glob('checkpoint-*'), *run.folder.glob('epoch-*')]:
+            delete_checkpoints(run.folder)
+            for folder in run.folder.glob('epoch-*'):
                 shutil.rmtree(folder)
-            return None, 0
-    return checkpoint, updates_done
+            return
 
 
-def _common_starting_point(run: Run) -> tuple:
-    "Return the same starting point in each process; only the first one deletes damaged files."
+def _common_resume_point(run: Run) -> ResumePoint:
+    "Return where all processes continue; only the first one deletes and rewinds."
     if process_rank() == 0:
-        _starting_point(run)
+        _restart_without_models(run)
+        rewind(run.folder)
     wait_for_all()
-    start = _starting_point(run)
+    point = resume_point(run.folder)
     wait_for_all()  # no process may write before all have looked
-    return start
+    return point
 
 # %% ../../nbs/training/50_cross_encoder.ipynb #ad090327
 def use_epoch_order(trainer, cfg: RunConfig):
@@ -206,14 +203,12 @@ def train(
     if run.done:
         return
     args = training_arguments(run, len(pairs['dev']))
-    checkpoint, updates_done = _common_starting_point(run)
-    if updates_done == run.cfg.updates:
+    point = _common_resume_point(run)
+    if point.update == run.cfg.updates:
         return
     trainer = make_trainer(run, model, args, pairs, on_epoch)
-    if process_rank() == 0:
-        truncate_history(run.folder, updates_done)
     with quiet():
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=point.trainer_argument)
     if trainer.state.global_step != run.cfg.updates:
         raise KitError(
             f"{run.folder.name} stopped after {trainer.state.global_step} "

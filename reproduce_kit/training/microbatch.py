@@ -57,29 +57,28 @@ class MicrobatchCollator:
         self.most = most
         self.pass_cost = PASS_COST.get(device, PASS_COST['cpu'])
 
-    def __call__(self, rows: list) -> dict:  # labels; parts: features and labels of each piece
+    def __call__(self, rows: list) -> dict:  # labels; pieces: (features, labels) of each
         queries = self.tokenizer.texts(row['query'] for row in rows)
         passages = self.tokenizer.texts(row['passage'] for row in rows)
         labels = torch.tensor([float(row['label']) for row in rows])
         lengths = [len(q) + len(p) + self.tokenizer.extra for q, p in zip(queries, passages)]
-        parts = []
-        for piece in split_by_length(
-            np.minimum(lengths, self.tokenizer.most), self.most, self.pass_cost
-        ):
+        lengths = np.minimum(lengths, self.tokenizer.most)
+        pieces = []
+        for piece in split_by_length(lengths, self.most, self.pass_cost):
             features = self.tokenizer.batch([(queries[i], passages[i]) for i in piece], 'cpu')
-            parts.append(features | dict(labels=labels[piece]))
-        return dict(labels=labels, parts=parts)
+            pieces.append((features, labels[piece]))
+        return dict(labels=labels, pieces=pieces)
 
 # %% ../../nbs/training/40_microbatch.ipynb #4b9d6b28
 def piece_loss(
     model,
-    part: dict,  # features and labels of a piece
+    features: dict,  # of a piece, from `PairTokenizer.batch`
+    labels: torch.Tensor,
     pairs: int,  # of the whole batch
 ):
     "Return a piece's share of the batch's mean binary cross-entropy."
-    features = {name: value for name, value in part.items() if name != 'labels'}
     logits = model(features)['scores'].view(-1).float()
-    return binary_cross_entropy_with_logits(logits, part['labels'], reduction='sum') / pairs
+    return binary_cross_entropy_with_logits(logits, labels, reduction='sum') / pairs
 
 # %% ../../nbs/training/40_microbatch.ipynb #d58f0ad9
 class MicrobatchTrainer(CrossEncoderTrainer):
@@ -88,21 +87,21 @@ class MicrobatchTrainer(CrossEncoderTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         "Return the mean loss of a batch; this is what evaluation uses."
         pairs = len(inputs['labels'])
-        loss = sum(piece_loss(model, part, pairs) for part in inputs['parts'])
+        loss = sum(piece_loss(model, *piece, pairs) for piece in inputs['pieces'])
         return (loss, {}) if return_outputs else loss
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         "Add the gradients of a batch, piece by piece, and return its loss."
         model.train()
         inputs = self._prepare_inputs(inputs)
-        pairs = len(inputs['labels'])
-        last = inputs['parts'][-1]
+        pairs, pieces = len(inputs['labels']), inputs['pieces']
         total = 0.0
-        for part in inputs['parts']:
-            exchange = nullcontext() if part is last else self.accelerator.no_sync(model)
+        for piece in pieces:
+            is_last = piece is pieces[-1]
+            exchange = nullcontext() if is_last else self.accelerator.no_sync(model)
             with exchange:
                 with self.compute_loss_context_manager():
-                    loss = piece_loss(model, part, pairs)
+                    loss = piece_loss(model, *piece, pairs)
                 self.accelerator.backward(loss)
                 total = total + loss.detach()
         return total

@@ -6,10 +6,7 @@
 __all__ = ['BIAS_PIECES', 'BASELINE_PIECES', 'rate_at', 'PreTraining', 'pretrain']
 
 # %% ../../nbs/training/60_pretrain.ipynb #3b79e43c
-import json
 import math
-import os
-import shutil
 import sys
 import time
 from dataclasses import dataclass, field
@@ -19,25 +16,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_model, save_model
 from tqdm import tqdm
 
-from ..config.encoders import EncoderSettings
-from reproduce_kit.core import (
-    KitError,
-    atomic_write,
-    cache_lock,
-    checksum_error,
-    read_json,
-    sha256,
-    write_checksums,
-    write_json,
-)
+from ..config.encoders import EncoderSettings, is_trained
+from ..core import KitError, cache_lock, read_json, sha256, write_json
 from ..models.backbone import quiet
 from ..models.objectives import TiteForPreTraining, mask_words, unigram_bow
 from ..models.tite_config import encoder_config
-from ..store.history import read_history, truncate_history
+from reproduce_kit.store.checkpoints import (
+    ResumePoint,
+    delete_checkpoints,
+    record_start,
+    rewind,
+    whole_folder,
+)
+from ..store.history import append_history, read_history
 from ..store.run import git_state, hardware
+from .optimizers import decay_groups
 from .pretraining_text import Pieces, token_pieces
 
 # %% ../../nbs/training/60_pretrain.ipynb #1371d560
@@ -97,57 +93,6 @@ def _start_biases(model: TiteForPreTraining, rows, special):
         start = presence if objective == 'bow' else frequency
         bias.copy_(torch.from_numpy(start).to(bias))
 
-# %% ../../nbs/training/60_pretrain.ipynb #db5e02bc
-def _save_checkpoint(folder: Path, model, optimizer, **state):
-    "Write a checkpoint; `state` is the JSON part."
-    new, old = folder / 'checkpoint.part', folder / 'checkpoint.old'
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    weights = model.state_dict()
-    del weights['decoder.weight']
-    save_file({name: w.contiguous() for name, w in weights.items()}, new / 'model.safetensors')
-    moments = {
-        f'{i}.{name}': value.contiguous()
-        for i, values in optimizer.state_dict()['state'].items()
-        for name, value in values.items()
-        if torch.is_tensor(value)
-    }
-    save_file(moments, new / 'optimizer.safetensors')
-    write_json(new / 'state.json', state)
-    write_checksums(new)
-    shutil.rmtree(old, ignore_errors=True)
-    if (folder / 'checkpoint').exists():
-        os.replace(folder / 'checkpoint', old)
-    os.replace(new, folder / 'checkpoint')
-
-# %% ../../nbs/training/60_pretrain.ipynb #464a681a
-def _whole_checkpoint(folder: Path) -> Path | None:
-    "Return the newest undamaged checkpoint; delete damaged newer ones."
-    for path in (folder / 'checkpoint', folder / 'checkpoint.old'):
-        if not path.exists():
-            continue
-        error = checksum_error(path)
-        if not error:
-            return path
-        print(f'{path}: {error}; going back', file=sys.stderr)
-        shutil.rmtree(path)
-    return None
-
-# %% ../../nbs/training/60_pretrain.ipynb #9ac4c26f
-def _load_checkpoint(folder: Path, model, optimizer) -> dict:
-    "Restore a checkpoint and return its `state`; without a checkpoint, the state of a new run."
-    checkpoint = _whole_checkpoint(folder)
-    if checkpoint is None:
-        return dict(update=0, tokens=0, seconds=0.0)
-    model.load_state_dict(load_file(checkpoint / 'model.safetensors'), strict=False)
-    moments = {}
-    for key, value in load_file(checkpoint / 'optimizer.safetensors').items():
-        i, name = key.split('.')
-        moments.setdefault(int(i), {})[name] = value
-    groups = optimizer.state_dict()['param_groups']
-    optimizer.load_state_dict(dict(state=moments, param_groups=groups))
-    return read_json(checkpoint / 'state.json')
-
 # %% ../../nbs/training/60_pretrain.ipynb #bebf57f6
 @dataclass
 class PreTraining:
@@ -161,22 +106,36 @@ class PreTraining:
     special: list  # ids that no objective counts
     update: int = 0  # updates done
     tokens: int = 0  # tokens read
-    started: float = 0.0  # time.time() minus the seconds of earlier attempts
+    seconds_before: float = 0.0  # of earlier attempts
+    started: float = 0.0  # time.time() at the start of this attempt
     losses: dict = field(default_factory=dict)  # {name: sum since the last line of the history}
 
-# %% ../../nbs/training/60_pretrain.ipynb #762e5316
-def _adamw(model, settings: EncoderSettings) -> torch.optim.AdamW:
-    parameters = list(model.parameters())
-    matrices = dict(
-        params=[p for p in parameters if p.ndim > 1], weight_decay=settings.weight_decay
-    )
-    vectors = dict(params=[p for p in parameters if p.ndim <= 1], weight_decay=0.0)
-    return torch.optim.AdamW([matrices, vectors], lr=settings.learning_rate, fused=True)
+    @property
+    def seconds(self) -> float:
+        "Seconds of all attempts."
+        return self.seconds_before + time.time() - self.started
 
+# %% ../../nbs/training/60_pretrain.ipynb #059777ed
+def _save_checkpoint(training: PreTraining):
+    "Write a checkpoint, and keep the one before it."
+    folder = training.settings.folder
+    with whole_folder(folder / f'checkpoint-{training.update}') as checkpoint:
+        save_model(training.model, checkpoint / 'model.safetensors')
+        torch.save(training.optimizer.state_dict(), checkpoint / 'optimizer.pt')
+        counts = dict(tokens=training.tokens, seconds=training.seconds)
+        write_json(checkpoint / 'counts.json', counts)
+    delete_checkpoints(folder, keep=2)
 
-def _append_history(folder: Path, line: dict):
-    with open(folder / 'history.jsonl', 'a') as file:
-        file.write(json.dumps(line) + '\n')
+# %% ../../nbs/training/60_pretrain.ipynb #76817bdc
+def _load_checkpoint(training: PreTraining, point: ResumePoint):
+    "Restore the weights, the optimizer and the counts."
+    checkpoint = point.checkpoint
+    load_model(training.model, checkpoint / 'model.safetensors')
+    optimizer = torch.load(checkpoint / 'optimizer.pt', map_location='cpu', weights_only=True)
+    training.optimizer.load_state_dict(optimizer)
+    counts = read_json(checkpoint / 'counts.json')
+    training.update = point.update
+    training.tokens, training.seconds_before = counts['tokens'], counts['seconds']
 
 # %% ../../nbs/training/60_pretrain.ipynb #1f78925f
 BIAS_PIECES = 20_000
@@ -192,9 +151,8 @@ def _start_from_frequencies(training: PreTraining):
     ids, _, counted = _pad(
         sample[:BASELINE_PIECES], pieces.tokenizer.pad_token_id, training.special
     )
-    line = dict(step=0, unigram_bow=unigram_bow(ids, counted, settings.vocabulary))
-    with atomic_write(settings.folder / 'history.jsonl') as file:
-        file.write(json.dumps(line) + '\n')
+    baseline = unigram_bow(ids, counted, settings.vocabulary)
+    append_history(settings.folder, dict(step=0, unigram_bow=baseline))
 
 # %% ../../nbs/training/60_pretrain.ipynb #93693c33
 def _start(settings: EncoderSettings, pieces: Pieces) -> PreTraining:
@@ -202,15 +160,16 @@ def _start(settings: EncoderSettings, pieces: Pieces) -> PreTraining:
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     torch.manual_seed(settings.seed)
     model = TiteForPreTraining(encoder_config(settings)).train().to(device)
-    optimizer = _adamw(model, settings)
+    groups = decay_groups(model, settings.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
     special = sorted(pieces.tokenizer.all_special_ids)
     training = PreTraining(settings, pieces, model, optimizer, device, special)
-    state = _load_checkpoint(settings.folder, model, optimizer)
-    training.update, training.tokens = state['update'], state['tokens']
-    truncate_history(settings.folder, training.update)
-    if training.update == 0:
+    point = rewind(settings.folder)
+    if point.checkpoint:
+        _load_checkpoint(training, point)
+    else:
         _start_from_frequencies(training)
-    training.started = time.time() - state['seconds']
+    training.started = time.time()
     return training
 
 # %% ../../nbs/training/60_pretrain.ipynb #b7168328
@@ -263,7 +222,7 @@ def _log(training: PreTraining, norm: torch.Tensor):
         learning_rate=rate_at(settings, update),
         tokens=training.tokens,
     )
-    _append_history(settings.folder, line)
+    append_history(settings.folder, line)
 
 # %% ../../nbs/training/60_pretrain.ipynb #28e0c17d
 def _train(training: PreTraining, last: int, progress: bool):
@@ -284,10 +243,7 @@ def _train(training: PreTraining, last: int, progress: bool):
         if update % settings.log_updates == 0 or update == settings.updates:
             _log(training, norm)
         if update % settings.save_updates == 0 and update < settings.updates:
-            state = dict(
-                update=update, tokens=training.tokens, seconds=time.time() - training.started
-            )
-            _save_checkpoint(settings.folder, training.model, training.optimizer, **state)
+            _save_checkpoint(training)
 
 # %% ../../nbs/training/60_pretrain.ipynb #f1c00223
 def _finish(training: PreTraining, began: dict) -> dict:  # content of done.json
@@ -304,7 +260,7 @@ def _finish(training: PreTraining, began: dict) -> dict:  # content of done.json
         pieces=len(training.pieces),
         tokens=training.tokens,
         parameters=encoder.num_parameters(),
-        seconds=round(time.time() - training.started, 1),
+        seconds=round(training.seconds, 1),
         git=git_state(),
         hardware=hardware(),
         packages={p: version(p) for p in ('torch', 'transformers', 'tokenizers')},
@@ -312,8 +268,7 @@ def _finish(training: PreTraining, began: dict) -> dict:  # content of done.json
         weights=sha256(folder / 'encoder/model.safetensors'),
     )
     write_json(folder / 'done.json', done)
-    for name in ('checkpoint', 'checkpoint.old'):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    delete_checkpoints(folder)
     return done
 
 # %% ../../nbs/training/60_pretrain.ipynb #59d9a6a0
@@ -327,14 +282,9 @@ def pretrain(
     folder = settings.folder
     began = dict(settings=settings.model_dump(), text=pieces.fingerprint)
     with cache_lock(folder.name, wait=False):
-        if (folder / 'began.json').exists() and read_json(folder / 'began.json') != began:
-            raise KitError(
-                f'{folder} began with other text than there is now; delete it to start over'
-            )
-        if (folder / 'done.json').exists():
+        record_start(folder, began, 'other text')
+        if is_trained(settings):
             return read_json(folder / 'done.json')
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / 'began.json', began)
         training = _start(settings, pieces)
         last = settings.updates
         if stop_after:

@@ -35,8 +35,10 @@ def sample_usage(
     "Return the memory of a process and, where there is a GPU, its memory and utilisation."
     usage = dict(rss_gib=process.memory_info().rss / 2**30)
     if torch.cuda.is_available():
-        usage['gpu_allocated_gib'] = torch.cuda.memory_allocated() / 2**30
-        usage['gpu_reserved_gib'] = torch.cuda.memory_reserved() / 2**30
+        usage |= dict(
+            gpu_allocated_gib=torch.cuda.memory_allocated() / 2**30,
+            gpu_reserved_gib=torch.cuda.memory_reserved() / 2**30,
+        )
     if device is not None:
         try:
             memory = pynvml.nvmlDeviceGetMemoryInfo(device)

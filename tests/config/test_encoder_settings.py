@@ -1,4 +1,4 @@
-"""What is refused in the file of an encoder, and in which words."""
+"""Mistakes in the file of an encoder, and the messages that name them."""
 
 import pytest
 from conftest import ROOT
@@ -18,7 +18,7 @@ CORRECT = (ROOT / 'params/tite/encoders/tite-k2-docs.yaml').read_text()
         ('[bow, mae]', '[bow, bow]', 'twice'),
         ('[bow, mae]', '[]', 'objectives'),
         ('[bow, mae]', '[bow, mlm]', 'mlm needs a vector for each token'),
-        ('width: 192', 'width: 200', "no multiple of a head's 64"),
+        ('width: 192', 'width: 200', 'not a multiple of 64'),
         ('learning_rate: 5.0e-4', 'learning_rate: 5e-4', 'write 0.0005'),
     ],
 )
@@ -32,7 +32,7 @@ def test_an_impossible_value_is_named_with_its_remedy(tmp_path, old, new, messag
     assert message in str(error.value)
 
 
-def test_files_of_another_kind_are_passed_over(tmp_path):
+def test_files_of_another_kind_are_skipped(tmp_path):
     folder = tmp_path / 'encoders'
     folder.mkdir()
     (folder / 'tite-k2-docs.yaml').write_text(CORRECT)

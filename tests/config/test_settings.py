@@ -1,4 +1,4 @@
-"""What is refused in a parameter file, and in which words."""
+"""Mistakes in a parameter file, and the messages that name them."""
 
 import pytest
 
@@ -33,7 +33,7 @@ MSMARCO = dict(
         ("must be a multiple of log_steps (2)", dict(save_steps=3, log_steps=2)),
         ("passage_words: needed, since the collection is 'docs'", dict(passage_words=None)),
         ("hard_share: write null, since the collection", MSMARCO | dict(hard_share=0.5)),
-        ("do not come out of 100 triplets, which make 200", MSMARCO | dict(train_pairs=190)),
+        ("are more than 100 triplets give (200 pairs)", MSMARCO | dict(train_pairs=190)),
         ("'nanobeir' does not go with 'docs'; write 'dev' or", dict(select_on='nanobeir')),
         ("device_batch: 6 does not divide global_batch (16)", dict(device_batch=6)),
         ("128 is more than an epoch's 64 train_pairs", dict(global_batch=128)),

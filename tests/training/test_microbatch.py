@@ -113,7 +113,7 @@ def test_gradients_are_the_stock_losses(backbone, pairs, tmp_path):
     loss = trainer.training_step(model, batch)
     gradient = take_gradient(model)
 
-    assert len(batch['parts']) >= pairs / 5
+    assert len(batch['pieces']) >= pairs / 5
     assert stock_gradient.norm() > 0
     assert abs(stock_loss.item() - loss.item()) < 1e-6 * max(1, stock_loss.item())
     assert (gradient - stock_gradient).norm() < 1e-5 * stock_gradient.norm()

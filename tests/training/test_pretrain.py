@@ -114,9 +114,20 @@ def test_a_damaged_checkpoint_changes_nothing(small):
     whole = pretrain(settings, pieces, progress=False)
     shutil.rmtree(settings.folder)
     pretrain(settings, pieces, stop_after=7, progress=False)
-    with open(settings.folder / 'checkpoint/model.safetensors', 'r+b') as file:
+    with open(settings.folder / 'checkpoint-6/model.safetensors', 'r+b') as file:
         file.truncate(1000)
     assert pretrain(settings, pieces, progress=False)['weights'] == whole['weights']
+
+
+def test_a_run_stopped_before_its_first_checkpoint_starts_over(small):
+    settings = small()
+    pieces = token_pieces(settings)
+    whole = pretrain(settings, pieces, progress=False)
+    history = read_history(settings.folder)
+    shutil.rmtree(settings.folder)
+    pretrain(settings, pieces, stop_after=1, progress=False)
+    assert pretrain(settings, pieces, progress=False)['weights'] == whole['weights']
+    assert read_history(settings.folder) == history
 
 
 def test_the_saved_encoder_loads_with_its_kernels(small):
