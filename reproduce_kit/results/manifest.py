@@ -6,7 +6,7 @@
 __all__ = ['Commit', 'Hardware', 'Manifest', 'read_manifest']
 
 # %% ../../nbs/results/15_manifest.ipynb #83200aed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..core import read_record
 from ..store.run import Run
@@ -37,7 +37,7 @@ class Manifest:
     hardware: Hardware
     packages: dict  # {name: version}
     seconds: dict  # {'train' and 'evaluate': seconds}
-    attempts: list = ()  # dicts, each with the time when it `started`
+    attempts: list = field(default_factory=list)  # dicts, each with its time, `started`
 
     @property
     def minutes(self) -> float:

@@ -58,7 +58,7 @@ class Source:
     perquery: str | None = None  # file with a value per topic, within the run store
     perquery_sha256: str | None = None
     perquery_name: str | None = None  # of the rows in that file
-    seeds: list = ()  # dicts, the sources of the runs that a mean is over
+    seeds: list = field(default_factory=list)  # dicts: the sources of a mean over seeds
     history: str | None = None  # sha256 of `history.jsonl`
     telemetry: dict | None = None  # {run: sha256 of its `telemetry.jsonl`}
 

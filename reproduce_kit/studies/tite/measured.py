@@ -40,7 +40,7 @@ class MeasuredBiEncoder:
 
 # %% ../../../nbs/studies/tite/05_measured.ipynb #030cf93f
 @dataclass(frozen=True)
-class _Done:
+class _Done:  # the part of a `done.json` that is read
     encoder: Pretraining
     means: dict
     files: dict
