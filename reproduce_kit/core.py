@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DISK_ADVICE', 'CHECKSUMS_FILE', 'KitError', 'DiskFull', 'NotCached', 'NotLoggedIn', 'OutOfData', 'did_you_mean',
            'project_root', 'project_path', 'artifact_dir', 'data_folder', 'as_kit_error', 'atomic_write', 'write_json',
-           'read_json', 'canonical_json', 'sha256', 'cache_lock', 'write_checksums', 'checksum_error']
+           'read_json', 'read_record', 'canonical_json', 'sha256', 'cache_lock', 'write_checksums', 'checksum_error']
 
 # %% ../nbs/00_core.ipynb #083bdb59
 import difflib
@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 from contextlib import contextmanager
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 
 # %% ../nbs/00_core.ipynb #b0ea6c80
@@ -142,6 +143,29 @@ def read_json(path):
         raise KitError(
             f"{path} is not valid JSON ({error}); delete it and run the command that makes it again"
         ) from None
+
+# %% ../nbs/00_core.ipynb #7d576c41
+def _is_required(field) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+def read_record(
+    kind,  # a dataclass; a field whose type is a dataclass too is read the same way
+    values: dict,  # of a JSON object or a row; keys that the dataclass lacks are left out
+    where,  # the file that the values are from
+):
+    "Return values as a dataclass, or raise a `KitError` that names the missing keys."
+    missing = [f.name for f in fields(kind) if _is_required(f) and f.name not in values]
+    if missing:
+        raise KitError(
+            f"{where}: {', '.join(missing)} missing; "
+            "delete it and run the command that makes it again"
+        )
+    given = {f.name: values[f.name] for f in fields(kind) if f.name in values}
+    for field in fields(kind):
+        if is_dataclass(field.type) and field.name in given:
+            given[field.name] = read_record(field.type, given[field.name], where)
+    return kind(**given)
 
 # %% ../nbs/00_core.ipynb #4ecf2040
 def canonical_json(value) -> str:

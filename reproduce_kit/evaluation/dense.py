@@ -7,19 +7,18 @@ __all__ = ['load_bi_encoder', 'exact_search', 'drop_self_matches', 'retrieve_col
 
 # %% ../../nbs/evaluation/70_dense.ipynb #8d1c60ad
 import heapq
-import sys
 from pathlib import Path
 
 import pandas as pd
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import dot_score, semantic_search
-from tqdm import tqdm
 
 import reproduce_kit.models.tite  # noqa: F401  makes TITE known to transformers' Auto classes
 from ..core import KitError
 from ..data.collection import read_collection
 from ..data.trec import write_run
 from .metrics import evaluate, means
+from .pair_scoring import progress_bar
 
 # %% ../../nbs/evaluation/70_dense.ipynb #9673c655
 def load_bi_encoder(
@@ -66,14 +65,7 @@ def exact_search(
         raise KitError(f'{len(topics)} topics and {len(docids)} passages; nothing to search')
     best = [[] for _ in topics]
     queries = _encode(model, list(topics.values()), query_tokens, batch_size)
-    with tqdm(
-        total=len(docids),
-        desc=progress,
-        unit='passage',
-        disable=not progress,
-        file=sys.stdout,
-        mininterval=2,
-    ) as bar:
+    with progress_bar(progress, len(docids), 'passage') as bar:
         for start in range(0, len(docids), part):
             texts = [corpus[d] for d in docids[start : start + part]]
             vectors = _encode(model, texts, passage_tokens, batch_size)

@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['LEVELS', 'TREC_EVAL_NAMES', 'MEASURES', 'CHUNK_CANDIDATES', 'measure_name', 'evaluate', 'means', 'ceiling',
-           'write_perquery', 'read_perquery', 'paired_interval']
+           'write_perquery', 'read_perquery', 'Measured', 'read_measured', 'paired_interval']
 
 # %% ../../nbs/evaluation/10_metrics.ipynb #942b4416
 import os
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,7 +19,7 @@ import pytrec_eval
 from pyarrow import csv, string
 from scipy.stats import bootstrap
 
-from ..core import KitError, atomic_write
+from ..core import KitError, atomic_write, read_json, read_record
 
 # %% ../../nbs/evaluation/10_metrics.ipynb #5fa2d68b
 LEVELS = (1, 2)
@@ -186,6 +188,24 @@ def read_perquery(path) -> dict:  # {name of the run: frame}
     status = os.stat(path)
     frames = _read_frames(str(path), (status.st_size, status.st_mtime_ns))
     return {name: frame.copy(deep=False) for name, frame in frames.items()}
+
+# %% ../../nbs/evaluation/10_metrics.ipynb #a4aa9248
+@dataclass(frozen=True)
+class Measured:
+    "What was measured of the rankings in one folder of a run."
+
+    means: dict  # {test set: {measure: value}}; of a first stage {'BM25/dl19': {measure: value}}
+    files: dict  # {file: sha256}
+    selection: dict | None = None  # 'metric' and 'value' that chose an epoch
+    ranked_by: dict = field(default_factory=dict)  # {test set: what ranked its candidates}
+
+# %% ../../nbs/evaluation/10_metrics.ipynb #0b43399c
+def read_measured(
+    folder,  # `epoch-1`, `first-stage` or `also-SET` of a run
+) -> Measured:
+    "Read the `metrics.json` of a folder."
+    path = Path(folder) / 'metrics.json'
+    return read_record(Measured, read_json(path), path)
 
 # %% ../../nbs/evaluation/10_metrics.ipynb #ed396197
 def paired_interval(

@@ -8,13 +8,11 @@ __all__ = ['NANOBEIR_SETS', 'TOP_PASSAGES', 'MAX_TOPICS_KEPT', 'rerank', 'load_s
 
 # %% ../../nbs/evaluation/60_rerank.ipynb #c0fcc95e
 import json
-import sys
 import time
 from pathlib import Path
 
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from ..config.files import make_config
 from ..config.settings import RunConfig
@@ -37,9 +35,10 @@ from reproduce_kit.evaluation.metrics import (
     evaluate,
     means,
     paired_interval,
+    read_measured,
     write_perquery,
 )
-from .pair_scoring import score_pairs
+from .pair_scoring import progress_bar, score_pairs
 from .test_sets import load_test_sets, split_set
 from ..models.backbone import load_checkpoint
 from ..store.run import Run, process_rank
@@ -74,14 +73,7 @@ def rerank(
 ) -> dict:  # {topic: {docid: score in 0..1}}
     "Score the candidates with the cross-encoder."
     pairs = _candidate_pairs(topics, corpus, candidates, depth)
-    with tqdm(
-        total=len(pairs),
-        desc=progress,
-        unit='pair',
-        disable=not progress,
-        file=sys.stdout,
-        mininterval=2,
-    ) as bar:
+    with progress_bar(progress, len(pairs), 'pair') as bar:
         scores = score_pairs(model, topics, corpus, pairs, tick=bar.update)
     run = {}
     for (topic, docid), score in zip(pairs, scores):
@@ -281,14 +273,16 @@ def evaluate_extra_sets(
             epoch=epoch,
             means={name: means(rows[f'{run.cfg.name}/{name}'])},
         )
-    return {name: read_json(f / 'metrics.json')['means'][name] for name, f in folders.items()}
+    return {name: read_measured(folder).means[name] for name, folder in folders.items()}
 
 # %% ../../nbs/evaluation/60_rerank.ipynb #e35e457d
 def _first_stage_means(run: Run) -> dict:
     "Read {label: {(set, measure): value}} of BM25 and the ceiling; empty before they are measured."
-    path = run.folder / 'first-stage/metrics.json'
+    folder = run.folder / 'first-stage'
+    if not (folder / 'metrics.json').exists():
+        return {}
     rows = {}
-    for row, values in (read_json(path)['means'] if path.exists() else {}).items():
+    for row, values in read_measured(folder).means.items():
         label, name = row.split('/')
         rows.setdefault(label, {}).update({(name, m): value for m, value in values.items()})
     return rows
@@ -300,12 +294,12 @@ def epoch_table(
     "Return all means that the run has measured so far."
     rows = _first_stage_means(run)
     for epoch in range(1, run.cfg.epochs + 1):
-        path = run.epoch(epoch) / 'metrics.json'
-        if not path.exists():
+        folder = run.epoch(epoch)
+        if not (folder / 'metrics.json').exists():
             continue
-        measured = read_json(path)
-        row = {(n, m): v for n, values in measured['means'].items() for m, v in values.items()}
-        if selection := measured['selection']:
+        measured = read_measured(folder)
+        row = {(n, m): v for n, values in measured.means.items() for m, v in values.items()}
+        if selection := measured.selection:
             row['selection', selection['metric']] = selection['value']
         rows[f'epoch {epoch}'] = row
     return pd.DataFrame(rows).T

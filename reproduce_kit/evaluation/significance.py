@@ -158,9 +158,9 @@ def compare_runs(
         [_describe(values[a], values[b], d) for (a, b), d in zip(pairs, rows)],
         index=pd.MultiIndex.from_tuples(pairs, names=['a', 'b']),
     )
-    table['p'] = _p_values(TESTS[test], rows, options)
-    table['corrected'] = correct_p_values(table['p'], correction)
-    table['significant'] = table['corrected'] <= alpha
+    p = _p_values(TESTS[test], rows, options)
+    corrected = correct_p_values(p, correction)
+    table = table.assign(p=p, corrected=corrected, significant=corrected <= alpha)
     table.attrs = dict(
         test=test,
         correction=CORRECTIONS[correction],
@@ -202,18 +202,18 @@ _TEST_TITLES = {
     't': "Student's paired t-test",
     'wilcoxon': "Wilcoxon's signed-rank test",
 }
+_LETTERS_NOTE = (
+    'Letters: significantly better than the row of that letter ({title}, {comparisons} '
+    'comparisons, {correction}, {alpha:g}).'
+)
 
 
 def letters_note(
     compared: pd.DataFrame,  # from `compare_runs`
 ) -> str:
     "Return the sentence of a caption that explains the letters."
-    facts = compared.attrs
-    title = _TEST_TITLES[facts['test']]
-    return (
-        f'Letters: significantly better than the row of that letter ({title}, '
-        f'{facts["comparisons"]} comparisons, {facts["correction"]}, {facts["alpha"]:g}).'
-    )
+    title = _TEST_TITLES[compared.attrs['test']]
+    return _LETTERS_NOTE.format(title=title, **compared.attrs)
 
 # %% ../../nbs/evaluation/20_significance.ipynb #c951ddc0
 @dataclass(frozen=True)

@@ -4,28 +4,49 @@
 
 # %% auto #0
 __all__ = ['CSS', 'MAX_STATIC_TOPICS', 'BAR_CHARACTERS', 'HIGHER_COLOR', 'LOWER_COLOR', 'AXIS_PERCENT', 'LONGEST_PERCENT',
-           'read_top', 'Ranking', 'compare', 'passage_html', 'passages_html', 'bars_html', 'ranking_choices',
-           'default_pair', 'topic_bar', 'one_of', 'Explorer', 'explore']
+           'Passage', 'Top', 'read_top', 'Ranking', 'compare', 'passage_html', 'passages_html', 'bars_html',
+           'ranking_choices', 'default_pair', 'topic_bar', 'one_of', 'Explorer', 'explore']
 
 # %% ../../nbs/publish/40_explore.ipynb #46caf19b
 import html
 import json
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.resources import files
 from typing import NamedTuple
 
 import ipywidgets as widgets
 import pandas as pd
 
-from ..core import KitError, artifact_dir, did_you_mean
+from ..core import KitError, artifact_dir, did_you_mean, read_record
 from ..evaluation.significance import differences
 from ..results.run_tables import row_label, run_epochs
 from ..store.run import Run, find_runs
+
+# %% ../../nbs/publish/40_explore.ipynb #c25d6a7c
+@dataclass(frozen=True)
+class Passage:
+    "A passage of a ranking."
+
+    docid: str
+    grade: int | None  # None: not judged
+    text: str
+
+# %% ../../nbs/publish/40_explore.ipynb #f14f3673
+@dataclass(frozen=True)
+class Top:
+    "What a ranking has at the top for one topic: a line of `top.jsonl`."
+
+    set: str  # the test set
+    topic: str
+    query: str
+    top: list  # of Passage, best first
 
 # %% ../../nbs/publish/40_explore.ipynb #d3eb1560
 def read_top(
     run: Run,
     epoch: int,  # 0 for the first stage
-) -> dict:  # {test set: {topic: {'query', 'top': [{'docid', 'grade', 'text'}]}}}
+) -> dict:  # {test set: {topic: Top}}
     "Read the text at the top of a run's rankings."
     folder = run.epoch(epoch) if epoch else run.folder / 'first-stage'
     path = folder / 'top.jsonl'
@@ -37,8 +58,9 @@ def read_top(
         )
     sets = {}
     for line in path.read_text('utf-8').splitlines():
-        row = json.loads(line)
-        sets.setdefault(row['set'], {})[row['topic']] = dict(query=row['query'], top=row['top'])
+        top = read_record(Top, json.loads(line), path)
+        passages = [read_record(Passage, passage, path) for passage in top.top]
+        sets.setdefault(top.set, {})[top.topic] = replace(top, top=passages)
     return sets
 
 # %% ../../nbs/publish/40_explore.ipynb #b71f09b6
@@ -70,47 +92,48 @@ def compare(
     topics = values_a.index
     texts = read_top(*a).get(test_set, {})
     columns = dict(
-        query=[texts.get(topic, {}).get('query', topic) for topic in topics],
+        query=[texts[topic].query if topic in texts else topic for topic in topics],
         a=values_a[measure],
         b=values_b[measure].reindex(topics),
         difference=difference,
     )
     table = pd.DataFrame(columns, index=topics)
-    largest_first = table['difference'].abs().mul(-1).argsort(kind='stable')
+    largest_first = table.difference.abs().mul(-1).argsort(kind='stable')
     return table.iloc[largest_first]
 
 # %% ../../nbs/publish/40_explore.ipynb #ba0b7dbf
 def passage_html(
-    passage: dict,  # 'docid', 'grade', 'text'
+    passage: Passage,
     is_shared: bool,  # the other ranking has it too
 ) -> str:
     "Return one passage as a paragraph; a bar marks what only one ranking has."
-    grade, text = passage['grade'], html.escape(passage['text'])
+    grade, text = passage.grade, html.escape(passage.text)
     mark = '' if is_shared else ' class=only'
     if grade is None:
         badge = "<span class='g g' title='not judged'>?</span>"
     else:
         badge = f"<span class='g g{min(grade, 3)}' title='grade'>{grade}</span>"
-    return f"<p{mark}>{badge}{text} <span class='id'>{html.escape(passage['docid'])}</span></p>"
+    docid = html.escape(passage.docid)
+    return f"<p{mark}>{badge}{text} <span class='id'>{docid}</span></p>"
 
 # %% ../../nbs/publish/40_explore.ipynb #1aad04fe
 CSS = (files('reproduce_kit') / 'publish/explore.css').read_text('utf-8')
 
 
 def passages_html(
-    topic: str,
     names: tuple,  # of the two rankings
-    tops: tuple,  # {'query', 'top'} of each
+    tops: tuple,  # Top of each
 ) -> str:
     "Return a topic's top passages of two rankings as two columns."
-    documents = [{passage['docid'] for passage in top['top']} for top in tops]
+    docids = [{passage.docid for passage in top.top} for top in tops]
 
     def column(name, top, others):
-        rows = ''.join(passage_html(p, p['docid'] in others) for p in top['top'])
+        rows = ''.join(passage_html(passage, passage.docid in others) for passage in top.top)
         return f'<td width="50%"><b>{html.escape(name)}</b>{rows}</td>'
 
-    columns = column(names[0], tops[0], documents[1]) + column(names[1], tops[1], documents[0])
-    head = f"{html.escape(tops[0]['query'])} <span class='id'>{html.escape(topic)}</span>"
+    columns = column(names[0], tops[0], docids[1]) + column(names[1], tops[1], docids[0])
+    query, topic = html.escape(tops[0].query), html.escape(tops[0].topic)
+    head = f"{query} <span class='id'>{topic}</span>"
     table = f"<table class='two'><tr>{columns}</tr></table>"
     return f"<style>{CSS}</style><div class='kit'><h4>{head}</h4>{table}</div>"
 
@@ -123,12 +146,12 @@ def bars_html(
     most: int = MAX_STATIC_TOPICS,
 ) -> str:
     "Return the topics that differ most as a table that needs no style sheet."
-    longest = table['difference'].abs().max() or 1
+    longest = table.difference.abs().max() or 1
     rows = ''
-    for _, topic in table.head(most).sort_values('difference', ascending=False).iterrows():
-        bar = '&#9608;' * round(BAR_CHARACTERS * abs(topic['difference']) / longest)
-        value = f'{topic["difference"]:+.3f}'
-        rows += f'<tr><td>{html.escape(topic["query"])}</td><td>{value}</td><td>{bar}</td></tr>'
+    for topic in table.head(most).sort_values('difference', ascending=False).itertuples():
+        bar = '&#9608;' * round(BAR_CHARACTERS * abs(topic.difference) / longest)
+        query, value = html.escape(topic.query), f'{topic.difference:+.3f}'
+        rows += f'<tr><td>{query}</td><td>{value}</td><td>{bar}</td></tr>'
     note = f'<p>the {most} topics of {len(table)} that differ most</p>' if len(table) > most else ''
     return f'<table><tr><th>topic</th><th>difference</th><th></th></tr>{rows}</table>{note}'
 
@@ -167,24 +190,24 @@ AXIS_PERCENT, LONGEST_PERCENT = 31, 28  # of the width: where bars begin, and th
 
 
 def topic_bar(
-    topic: pd.Series,  # a row of `compare`
+    topic,  # a row of `compare`, from `itertuples`
     longest: float,  # the largest absolute difference
     on_click,  # function without arguments
 ) -> widgets.HBox:
     "Return one topic as a label and a bar that can be clicked."
-    is_higher = topic['difference'] >= 0
-    width = 1 + LONGEST_PERCENT * abs(topic['difference']) / longest
+    is_higher = topic.difference >= 0
+    width = 1 + LONGEST_PERCENT * abs(topic.difference) / longest
     left = AXIS_PERCENT if is_higher else AXIS_PERCENT - width
     layout = dict(width=f'{width:.1f}%', margin=f'3px 0 0 {left:.1f}%', height='13px', padding='0')
     button = widgets.Button(
-        tooltip=f'{topic["query"]}: {topic["a"]:.3f} against {topic["b"]:.3f}',
+        tooltip=f'{topic.query}: {topic.a:.3f} against {topic.b:.3f}',
         layout=widgets.Layout(**layout),
         style=dict(button_color=HIGHER_COLOR if is_higher else LOWER_COLOR),
     )
     button.add_class('kit-topic')
     button.on_click(lambda _: on_click())
     label = widgets.Label(
-        topic['query'].replace('$', ''),  # a label would typeset it as a formula
+        topic.query.replace('$', ''),  # a label would typeset it as a formula
         layout=widgets.Layout(width='38%', height='19px', margin='0'),
         style=dict(font_size='11px'),
     )
@@ -250,11 +273,11 @@ class Explorer(widgets.VBox):
             self._clear(error)
             return
         self.summary.value = self._counts()
-        longest = self.table['difference'].abs().max() or 1
+        longest = self.table.difference.abs().max() or 1
         from_top = self.table.sort_values('difference', ascending=False)
         self.bars.children = [
-            topic_bar(row, longest, lambda topic=topic: self.read(topic))
-            for topic, row in from_top.iterrows()
+            topic_bar(topic, longest, partial(self.read, topic.Index))
+            for topic in from_top.itertuples()
         ]
         self.read(self.table.index[0])
 
@@ -267,10 +290,10 @@ class Explorer(widgets.VBox):
             note = f'no text was kept of topic {html.escape(topic)} (only the first 500 of a set)'
             self.reading.value = note
         else:
-            self.reading.value = passages_html(topic, names, tops)
+            self.reading.value = passages_html(names, tops)
 
     def _counts(self):
-        difference = self.table['difference']
+        difference = self.table.difference
         higher, lower, equal = (
             (difference > 0).sum(),
             (difference < 0).sum(),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TABLES', 'FIGURES', 'STUDY_PAGES', 'FIRST_OUTPUT', 'NO_LATEX', 'AnalysisPage', 'analysis_pages', 'first_output',
-           'display_path', 'make_outputs', 'typeset']
+           'display_path', 'PageNote', 'make_outputs', 'typeset']
 
 # %% ../../nbs/publish/10_pages.ipynb #18012498
 import ast
@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,6 +27,7 @@ from reproduce_kit.core import (
     data_folder,
     project_root,
     read_json,
+    read_record,
     sha256,
     write_json,
 )
@@ -162,15 +164,23 @@ def _keys(pages: dict, study: str, recipe: str) -> dict:
         keys[name] = sha256([shared, sha256(notebook), *data])
     return keys
 
+# %% ../../nbs/publish/10_pages.ipynb #8d7118a5
+@dataclass(frozen=True)
+class PageNote:
+    "What a page read and wrote last time."
+
+    read: str  # hash over all that it can read
+    wrote: dict  # {file: sha256}
+
 # %% ../../nbs/publish/10_pages.ipynb #b541b10e
 def _is_up_to_date(page: AnalysisPage, key: str) -> bool:
     "Whether a page would read and write the same as last time."
     if not page.note.exists() or not page.copy.exists():
         return False
-    note = read_json(page.note)
-    if note['read'] != key:
+    note = read_record(PageNote, read_json(page.note), page.note)
+    if note.read != key:
         return False
-    wrote = {Path(file): digest for file, digest in note['wrote'].items()}
+    wrote = {Path(file): digest for file, digest in note.wrote.items()}
     return all(file.exists() and sha256(file) == digest for file, digest in wrote.items())
 
 # %% ../../nbs/publish/10_pages.ipynb #cccac4c6
@@ -195,7 +205,7 @@ def _write_notes(pages: dict, keys: dict, before: set):
     wrote = [(str(file), _page_of(file), sha256(file)) for file in files]
     for name, page in pages.items():
         own = {file: digest for file, maker, digest in wrote if maker in (name, '')}
-        write_json(page.note, dict(read=keys[name], wrote=own))
+        write_json(page.note, asdict(PageNote(keys[name], own)))
 
 # %% ../../nbs/publish/10_pages.ipynb #08da30b9
 def _execute(job: tuple):

@@ -27,6 +27,7 @@ from reproduce_kit.results.figures import (
     scaling_figure,
     variance_figure,
 )
+from ..results.manifest import Commit, read_manifest
 from ..results.memory_table import memory_table
 from ..results.number_macros import number_macros
 from ..results.run_tables import require_runs, table1, table2, table_columns
@@ -83,13 +84,14 @@ def figure_html(figure, caption: str) -> str:
     )
 
 # %% ../../nbs/publish/30_report.ipynb #39fc9b76
+_BEST = (
+    'Best row: {kitBestName} after epoch {kitBestEpoch}, {kitMeasure} {kitBestNdcg}. That is '
+    '{kitBestGain} over BM25, 95 % interval {kitBestInterval}.'
+)
+
+
 def _best_sentence(runs: list) -> str:
-    numbers = {cell.row: cell.text for cell in number_macros(runs).cells}
-    return (
-        f"Best row: {numbers['kitBestName']} after epoch {numbers['kitBestEpoch']}, "
-        f"{numbers['kitMeasure']} {numbers['kitBestNdcg']}. That is {numbers['kitBestGain']} "
-        f"over BM25, 95 % interval {numbers['kitBestInterval']}."
-    )
+    return _BEST.format(**{cell.row: cell.text for cell in number_macros(runs).cells})
 
 
 def _gap_sentence(gaps: Table) -> str:
@@ -234,16 +236,15 @@ def _details(summary: str, text: str) -> str:
 
 def _run_row(run) -> dict:
     "Where and when a run was made."
-    manifest, hardware = run.manifest, run.manifest['hardware']
-    attempts = manifest.get('attempts') or [{}]
-    commit = str(manifest['git']['commit'])[:12]
-    minutes = sum(manifest['seconds'].values()) / 60
+    manifest = read_manifest(run)
+    hardware, attempts = manifest.hardware, manifest.attempts or [{}]
+    commit = str(manifest.git.commit)[:12]
     return {
         'run': run.folder.relative_to(artifact_dir('runs')).as_posix(),
-        'kit commit': commit + (' + changes' if manifest['git']['dirty'] else ''),
+        'kit commit': commit + (' + changes' if manifest.git.dirty else ''),
         'last started': attempts[-1].get('started', ''),
-        'minutes': f'{minutes:.0f}',
-        'on': hardware['gpus'][0] if hardware['gpus'] else f"{hardware['threads']} CPU threads",
+        'minutes': f'{manifest.minutes:.0f}',
+        'on': hardware.gpus[0] if hardware.gpus else f'{hardware.threads} CPU threads',
         'done.json sha256': sha256(run.folder / 'done.json')[:16],
     }
 
@@ -252,8 +253,8 @@ def _environment_html(runs: list) -> str:
     body = frame_html(pd.DataFrame([_run_row(run) for run in runs]), 'runs')
     by_packages = {}
     for run in runs:
-        by_packages.setdefault(tuple(run.manifest['packages'].items()), []).append(run)
-    python = runs[0].manifest['hardware']['python']
+        by_packages.setdefault(tuple(read_manifest(run).packages.items()), []).append(run)
+    python = read_manifest(runs[0]).hardware.python
     for packages, group in by_packages.items():
         versions = '\n'.join(f'{name}=={version}' for name, version in packages)
         body += _details(f'packages of {len(group)} runs, Python {python}', versions)
@@ -292,9 +293,9 @@ def _lead(runs: list) -> str:
     _, test_set, measure = table_columns(runs)[0]
     titles = ', '.join(dict.fromkeys(run.cfg.title for run in runs))
     seeds = ', '.join(dict.fromkeys(str(run.cfg.seed) for run in runs))
-    git = git_state()
-    commit = str(git['commit'] or 'unknown')[:12]
-    changes = ' with uncommitted changes' if git['dirty'] else ''
+    git = Commit(**git_state())
+    commit = str(git.commit or 'unknown')[:12]
+    changes = ' with uncommitted changes' if git.dirty else ''
     return (
         f'{len(runs)} finished runs of {titles}, seed {seeds}; the leading measure is {measure} on '
         f'{test_set}. Made by reproduce-kit at commit {commit}{changes}.'

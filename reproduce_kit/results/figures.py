@@ -67,8 +67,8 @@ def save_figure(
         with atomic_write(folder / f'{name}.{kind}', 'wb') as file:
             figure.savefig(file, format=kind, bbox_inches='tight', metadata=metadata)
     cells = [_history_cell(run) for run in runs]
-    made = dict(file=f'{name}.pdf', **provenance(notebook, runs, more), cells=cells)
-    write_json(folder / f'{name}.json', made)
+    made = asdict(provenance(notebook, runs, more))
+    write_json(folder / f'{name}.json', dict(file=f'{name}.pdf', **made, cells=cells))
     return folder / f'{name}.png'
 
 
@@ -244,21 +244,24 @@ def gap_frame(
     rows = []
     for title in dict.fromkeys(run.cfg.title for run in runs):
         own = [run for run in runs if run.cfg.title == title and test_set in run.cfg.test_sets]
-        groups = {o: [run for run in own if run.cfg.optimizer == o] for o in OPTIMIZER_TITLES}
-        if not all(groups.values()):
+        lion_runs = [run for run in own if run.cfg.optimizer == 'lion']
+        adamw_runs = [run for run in own if run.cfg.optimizer == 'adamw']
+        if not lion_runs or not adamw_runs:
             continue
+        parameters = own[0].manifest['memory']['parameters']
         for epoch in range(1, min(run.cfg.epochs for run in own) + 1):
-            topics = {o: _topic_means(g, epoch, test_set, measure) for o, g in groups.items()}
-            gap, low, high = paired_interval(topics['lion'], topics['adamw'])
+            lion = _topic_means(lion_runs, epoch, test_set, measure)
+            adamw = _topic_means(adamw_runs, epoch, test_set, measure)
+            gap, low, high = paired_interval(lion, adamw)
             rows.append(
                 dict(
                     backbone=title,
-                    encoder=own[0].manifest['memory']['parameters']['encoder'],
+                    encoder=parameters['encoder'],
                     epoch=epoch,
                     test_set=test_set,
-                    measure=topics['lion'].name,
-                    adamw=topics['adamw'].mean(),
-                    lion=topics['lion'].mean(),
+                    measure=lion.name,
+                    adamw=adamw.mean(),
+                    lion=lion.mean(),
                     gap=gap,
                     low=low,
                     high=high,
@@ -292,10 +295,10 @@ def scaling_figure(
     last = gaps.epoch.max()
     for epoch, rows in gaps.sort_values('encoder').groupby('epoch'):
         _draw_gaps(ax, rows, epoch, last)
-    label = dict(textcoords='offset points', xytext=(0, 4), ha='center', fontsize=6.5)
-    label['bbox'] = dict(fc='white', ec='none', pad=0.6, alpha=0.85)
-    for _, row in gaps[gaps.epoch == last].iterrows():
-        ax.annotate(row.backbone, (row.encoder / 1e6, row.high), **label)
+    style = dict(textcoords='offset points', xytext=(0, 4), ha='center', fontsize=6.5)
+    background = dict(fc='white', ec='none', pad=0.6, alpha=0.85)
+    for row in gaps[gaps.epoch == last].itertuples():
+        ax.annotate(row.backbone, (row.encoder / 1e6, row.high), bbox=background, **style)
     ax.axhline(0, color='#999999', lw=0.8)
     ax.set_xscale('log')
     ax.margins(x=0.15, y=0.15)

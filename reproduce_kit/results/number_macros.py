@@ -8,6 +8,7 @@ __all__ = ['number_macros']
 # %% ../../nbs/results/36_number_macros.ipynb #fa08103d
 from ..config.backbones import OPTIMIZER_TITLES
 from ..evaluation.metrics import paired_interval
+from .manifest import read_manifest
 from .run_tables import best_epoch, first_stage, table_columns
 from .table import MISSING, Table, format_rate, format_signed
 
@@ -54,13 +55,13 @@ def _rate_macros(runs: list) -> list:
 # %% ../../nbs/results/36_number_macros.ipynb #23b5b2a9
 def _machine_macros(runs: list) -> list:
     "[(macro, text, run)] about the machine of the first run and the time of all."
-    manifest, name = runs[0].manifest, runs[0].folder.name
-    hardware = manifest['hardware']
-    device = hardware['gpus'][0] if hardware['gpus'] else f"a CPU ({hardware['threads']} threads)"
-    seconds = sum(sum(run.manifest['seconds'].values()) for run in runs)
+    name, manifest = runs[0].folder.name, read_manifest(runs[0])
+    hardware = manifest.hardware
+    device = hardware.gpus[0] if hardware.gpus else f'a CPU ({hardware.threads} threads)'
+    seconds = sum(sum(read_manifest(run).seconds.values()) for run in runs)
     return [
         ('Device', device, name),
-        ('Torch', manifest['packages']['torch'], name),
+        ('Torch', manifest.packages['torch'], name),
         ('Minutes', f'{seconds / 60:.0f}', 'all runs of the study'),
     ]
 

@@ -13,8 +13,8 @@ import pandas as pd
 
 from ..config.backbones import OPTIMIZER_TITLES
 from ..config.settings import PLACEMENT_KEYS
-from ..core import canonical_json, read_json
-from ..evaluation.metrics import measure_name
+from ..core import canonical_json
+from ..evaluation.metrics import measure_name, read_measured
 from ..evaluation.power import detectable_difference, sample_size
 from reproduce_kit.evaluation.significance import (
     CORRECTIONS,
@@ -168,7 +168,7 @@ def letters_table(
     evidence |= {
         row_label(group[0], runs): seed_group_epochs(group)[-1][1] for group in seed_groups(runs)
     }
-    ranked_by = read_json(runs[0].folder / 'first-stage/metrics.json')['ranked_by']
+    ranked_by = read_measured(runs[0].folder / 'first-stage').ranked_by
     table = Table('letters', '', ('', 'Backbone', 'Optimizer'), 'l')
     largest = None
     for column, test_set, measure in _letter_columns(runs):

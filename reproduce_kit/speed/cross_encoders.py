@@ -111,7 +111,7 @@ def _reranking_limit(model, work: ThroughputWork, max_length: int) -> float:
         truncation=True,
         max_length=max_length,
     )
-    return max_speedup(model.model.config, [len(ids) for ids in encoded['input_ids']])
+    return max_speedup(model.model.config, [len(ids) for ids in encoded.input_ids])
 
 
 def _is_tite(config: RunConfig) -> bool:
@@ -121,10 +121,10 @@ def _is_tite(config: RunConfig) -> bool:
 def _speed_columns(kind: str, pairs: int, times: pd.Series) -> dict:
     "Return a row's columns of one kind of work, in pairs per second."
     return {
-        kind: pairs / times['seconds'],
-        f'{kind} slowest': pairs / times['slowest'],
-        f'{kind} fastest': pairs / times['fastest'],
-        f'{kind} relative': times['ratio'],
+        kind: pairs / times.seconds,
+        f'{kind} slowest': pairs / times.slowest,
+        f'{kind} fastest': pairs / times.fastest,
+        f'{kind} relative': times.ratio,
     }
 
 # %% ../../nbs/speed/30_cross_encoders.ipynb #deaf68d7
@@ -149,8 +149,8 @@ def pairs_per_second(
         row = {key: getattr(config, key) for key in ('name', 'backbone', 'optimizer', 'title')}
         for kind, pairs in work.counts.items():
             row |= _speed_columns(kind, pairs, times[kind].loc[config.name])
-        has_limit = _is_tite(config) and _is_tite(first)
-        model = models[config.name]
-        row['limit'] = _reranking_limit(model, work, config.max_length) if has_limit else None
-        rows.append(row)
+        limit = None
+        if _is_tite(config) and _is_tite(first):
+            limit = _reranking_limit(models[config.name], work, config.max_length)
+        rows.append(row | dict(limit=limit))
     return pd.DataFrame(rows)

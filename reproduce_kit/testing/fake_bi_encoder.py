@@ -60,10 +60,21 @@ def fake_teacher(
     return run
 
 # %% ../../nbs/testing/30_fake_bi_encoder.ipynb #2e7c9ee1
+_SHARED = dict(
+    study='mini',
+    name='mini',
+    floor=0.02,
+    weight_decay=0.01,
+    max_grad_norm=1.0,
+    seed=12,
+    log_updates=5,
+    save_updates=10,
+)
+
+
 def _encoder_settings(folder: Path) -> EncoderSettings:
     return EncoderSettings(
-        study='mini',
-        name='mini',
+        **_SHARED,
         text=str(folder / 'text.txt'),
         words=None,
         texts=None,
@@ -77,19 +88,12 @@ def _encoder_settings(folder: Path) -> EncoderSettings:
         batch=16,
         learning_rate=5e-4,
         warmup=2,
-        floor=0.02,
-        weight_decay=0.01,
-        max_grad_norm=1.0,
-        seed=12,
-        log_updates=5,
-        save_updates=10,
     )
 
 # %% ../../nbs/testing/30_fake_bi_encoder.ipynb #3f7044b2
 def _bi_encoder_settings(folder: Path) -> BiEncoderSettings:
     return BiEncoderSettings(
-        study='mini',
-        name='mini',
+        **_SHARED,
         encoder='mini',
         collection=str(folder / 'mini'),
         passage_words=None,
@@ -109,12 +113,6 @@ def _bi_encoder_settings(folder: Path) -> BiEncoderSettings:
         batch=12,
         learning_rate=2e-3,
         warmup=4,
-        floor=0.02,
-        weight_decay=0.01,
-        max_grad_norm=1.0,
-        seed=12,
-        log_updates=5,
-        save_updates=10,
     )
 
 # %% ../../nbs/testing/30_fake_bi_encoder.ipynb #5a341134

@@ -52,6 +52,11 @@ def test_html_escapes_and_shows_sources_and_marks(table):
     assert page.count('MiniLM_L6<') == 1  # once for its group
 
 
+def test_a_reader_of_a_notebook_or_a_page_sees_no_latex(table):
+    for shown in (table._repr_html_(), repr(table)):
+        assert not re.search(r'[\\$]', shown)
+
+
 def test_json_keeps_its_keys(table, tmp_path, monkeypatch):
     monkeypatch.setenv('REPRODUCE_PAPER', str(tmp_path))
     made = json.loads(write_table(table, [], 'page').with_suffix('.json').read_text())

@@ -37,9 +37,9 @@ def _contradictions(table: pd.DataFrame) -> list:
     "Sentences about numbers that differ between Table 1 and another table."
     sentences = []
     for model, name, index in _SAME_MODELS:
-        one = table[table['model'] == model].iloc[0]
+        one = table[table.model == model].iloc[0]
         other = published_table('tite', name).iloc[index]
-        places = [row['source'].split(', ')[1] for row in (one, other)]
+        places = [row.source.split(', ')[1] for row in (one, other)]
         for column in ('DL19', 'DL20', *MEANS):
             if one[column] != other[column]:
                 sentences.append(
