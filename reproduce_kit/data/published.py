@@ -66,7 +66,7 @@ def is_published(study: str) -> bool:
     "Return whether a study says how its paper names things."
     return (project_root() / 'params' / study / 'published' / 'sources.csv').exists()
 
-
+# %% ../../nbs/data/80_published.ipynb #9782170f
 def read_paper(
     study: str,  # a folder of `params/`
 ) -> Paper:
