@@ -324,16 +324,15 @@ def compliance_table(
 # %% ../../nbs/cli/05_render.ipynb #a64562df
 def verdict_counts(
     cells: list,  # from `verdicts.cells.check_cells`
-    against: str,  # whose numbers: a key of `verdicts.cells.AGAINST`
 ) -> str:
     "Return how many published cells have which verdict, a line per recipe."
-    from reproduce_kit.verdicts.cells import AGAINST, STATES
+    from reproduce_kit.verdicts.cells import STATES
 
     rows = []
     for recipe in dict.fromkeys(cell.recipe for cell in cells):
         verdicts = [cell.state for cell in cells if cell.recipe == recipe]
         rows.append((recipe, *(verdicts.count(state) for state in STATES)))
-    head = f'{len(cells)} published cells ({AGAINST[against]}):'
+    head = f'{len(cells)} published cells ({cells[0].cell.reference}):'
     return f'{head}\n{text_columns(rows, ("recipe", *STATES))}'
 
 # %% ../../nbs/cli/05_render.ipynb #65e73325
@@ -346,13 +345,11 @@ def verdict_table(
     cells: list,  # from `verdicts.cells.check_cells`
 ) -> str:
     "Return the published cells that a run can be compared with, number by number."
-    from reproduce_kit.verdicts.sources import PRINTED_NAMES
-
     columns = {
         'recipe': 'recipe',
         'row': lambda cell: f'{cell.model} + {cell.optimizer}'.removesuffix(' + '),
         'epoch': lambda cell: cell.epoch or '',
-        'measure': lambda cell: PRINTED_NAMES[cell.measure],
+        'measure': lambda verdict: verdict.cell.name,
         'published': 'published',
         'ours': lambda cell: f'{cell.ours:.4f}',
         'tolerance': _tolerance,
@@ -368,10 +365,9 @@ def verdict_table(
 def check_report(
     runs: list,  # from `engines.compliance.check_configs`
     cells: list,  # from `verdicts.cells.check_cells`
-    against: str,  # whose numbers: a key of `verdicts.cells.AGAINST`
 ) -> str:
     "Return the text of `reproduce check`."
     parts = [compliance_table(runs)]
     if cells:
-        parts += [verdict_counts(cells, against), verdict_table(cells)]
+        parts += [verdict_counts(cells), verdict_table(cells)]
     return '\n\n'.join(parts)

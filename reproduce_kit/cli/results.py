@@ -184,26 +184,25 @@ def report(study, recipe, out, as_json):
 # %% ../../nbs/cli/30_results.ipynb #abbb5d9a
 def cells_of(
     configs: list,  # RunConfig
-    against: str,  # whose numbers: a key of `verdicts.cells.AGAINST`
+    against: str,  # whose numbers: a source of the study's paper
 ) -> list:  # CellVerdict, from `verdicts.cells.check_cells`
     "Return the published cells that belong to configs, with their verdicts."
     from reproduce_kit.config.backbones import BACKBONES, OPTIMIZER_TITLES
     from reproduce_kit.verdicts.cells import check_cells
-    from reproduce_kit.verdicts.sources import MODEL_NAMES
 
     rows = set()
     for config in configs:
-        model = MODEL_NAMES.get(BACKBONES[config.backbone].repo)
-        rows.add((config.recipe, model, OPTIMIZER_TITLES[config.optimizer]))
+        pair = (BACKBONES[config.backbone].repo, OPTIMIZER_TITLES[config.optimizer])
+        rows.add((config.recipe, *pair))
     recipes = {recipe for recipe, _, _ in rows}
 
-    def is_asked(cell):
-        is_first_stage = cell.model == 'BM25' and cell.recipe in recipes
-        return is_first_stage or (cell.recipe, cell.model, cell.optimizer) in rows
+    def is_asked(verdict):
+        is_first_stage = verdict.model == 'BM25' and verdict.recipe in recipes
+        return is_first_stage or (verdict.recipe, *verdict.cell.pair) in rows
 
     studies = dict.fromkeys(config.study for config in configs)
-    cells = [cell for study in studies for cell in check_cells(study, '', against)]
-    return [cell for cell in cells if is_asked(cell)]
+    verdicts = [verdict for study in studies for verdict in check_cells(study, '', against)]
+    return [verdict for verdict in verdicts if is_asked(verdict)]
 
 # %% ../../nbs/cli/30_results.ipynb #5d76085e
 def check_exit_code(runs: list, cells: list, paths) -> int:
@@ -248,7 +247,7 @@ def check(paths, against, as_json):
         against=against,
         cells=[cell.as_dict() for cell in cells],
     )
-    print_result(answer, as_json, lambda: check_report(runs, cells, against))
+    print_result(answer, as_json, lambda: check_report(runs, cells))
     sys.exit(check_exit_code(runs, cells, paths))
 
 # %% ../../nbs/cli/30_results.ipynb #fb2488e1

@@ -42,10 +42,11 @@ from reproduce_kit.results.significance_tables import (
 from ..results.table import Table, table_html
 from ..store.run import git_state
 from ..studies.lion_vs_adamw.audit import audit
+from ..studies.lion_vs_adamw.study import STUDY, this_paper
 from ..studies.lion_vs_adamw.table2_findings import recompute
-from ..verdicts.cells import AGAINST, STATES, CellVerdict, check_cells
-from ..verdicts.claims import SOURCES, judge_all, verdict_counts
-from ..verdicts.sources import PRINTED_NAMES
+from ..verdicts.cells import STATES, CellVerdict, check_cells
+from ..verdicts.claims import judge_all, verdict_counts
+from ..verdicts.evidence import collect_evidence
 
 # %% ../../nbs/publish/30_report.ipynb #551d7b5f
 def frame_html(
@@ -183,20 +184,20 @@ def _configs_html(runs: list) -> str:
     return frame_html(pd.DataFrame(rows), 'configs', 'state')
 
 
-def _cell_row(cell: CellVerdict) -> dict:
-    "A published cell and ours; `cell` is from `check_cells`."
-    tolerance = cell.tolerance
-    row = cell.model
-    if cell.epoch:
-        row += f" + {cell.optimizer}, epoch {cell.epoch}"
+def _cell_row(verdict: CellVerdict) -> dict:
+    "A published cell and ours; `verdict` is from `check_cells`."
+    tolerance = verdict.tolerance
+    row = verdict.model
+    if verdict.epoch:
+        row += f" + {verdict.optimizer}, epoch {verdict.epoch}"
     return dict(
         row=row,
-        measure=PRINTED_NAMES[cell.measure],
-        published=cell.published,
-        ours=f"{cell.ours:.4f}",
+        measure=verdict.cell.name,
+        published=verdict.published,
+        ours=f"{verdict.ours:.4f}",
         tolerance=f"−{tolerance.low:.4f} +{tolerance.high:.4f} ({tolerance.origin})",
-        state=cell.state,
-        why=cell.why,
+        state=verdict.state,
+        why=verdict.why,
     )
 
 # %% ../../nbs/publish/30_report.ipynb #58b01e07
@@ -212,7 +213,9 @@ def _verdicts_html(runs: list, cells: list) -> str:
         return body + _NOTHING_PUBLISHED
     states = [cell.state for cell in cells]
     counts = ', '.join(f'{states.count(state)} {state}' for state in STATES)
-    body += f"<p>{len(cells)} published cells ({html.escape(AGAINST['paper'])}): {counts}.</p>"
+    body += (
+        f"<p>{len(cells)} published cells ({html.escape(cells[0].cell.reference)}): {counts}.</p>"
+    )
     rows = [_cell_row(cell) for cell in cells if cell.ours is not None]
     return body + (frame_html(pd.DataFrame(rows), 'cells', 'state') if rows else '')
 
@@ -220,8 +223,9 @@ def _verdicts_html(runs: list, cells: list) -> str:
 def _claims_html() -> str:
     columns = ['id', 'where', 'words', 'verdict', 'because', 'evidence']
     body = ''
-    for source, claims in judge_all().groupby('source', sort=False):
-        title = SOURCES[source][0].upper() + SOURCES[source][1:]
+    titles = this_paper().claim_sources
+    for source, claims in judge_all(collect_evidence(STUDY)).groupby('source', sort=False):
+        title = titles[source][0].upper() + titles[source][1:]
         body += f'<h3>{html.escape(title)}</h3><p>{verdict_counts(claims)}</p>'
         body += frame_html(claims[columns], f'claims-{source}', 'verdict')
     return body
@@ -274,7 +278,12 @@ def _bodies(runs: list, gaps: Table, cells: list) -> dict:
     "{section: HTML}; `gaps` is from `gap_table`, `cells` from `check_cells`."
     authors, run_files, collection = _audit_inputs()
     rankings = recompute(run_files, collection) if run_files and collection else None
-    tables = (table1(runs), table2(runs, rankings), settings_table(runs), memory_table(runs))
+    tables = (
+        table1(runs),
+        table2(runs, this_paper(), rankings),
+        settings_table(runs),
+        memory_table(runs),
+    )
     findings = audit(authors, run_files, collection)[['about', 'reads', 'evidence']]
     replicates = [run for group in seed_replicates(runs) for run in group]
     return dict(

@@ -21,7 +21,7 @@ from reproduce_kit.core import (
     sha256,
 )
 from ..data.msmarco import SET_MEASURES
-from ..data.published import published_table
+from ..data.published import Paper, listed_systems
 from reproduce_kit.evaluation.metrics import (
     LEVELS,
     Measured,
@@ -286,7 +286,7 @@ def best_epoch(runs: list) -> tuple:
 
 # %% ../../nbs/results/30_run_tables.ipynb #13088fe1
 _TABLE2_CAPTION = (
-    "{measure} beside other systems. Left: TREC DL 2019 as printed in the paper's Table II. "
+    "{measure} beside other systems. Left: TREC DL 2019 as printed in the paper's {title}. "
     'Right: this study, {collection} collection, {test_set} topics. {same} Numbers in brackets '
     "are the paper's own references. Recomputed: from a ranking that is at hand, by its scores; "
     'the others are quoted.'
@@ -294,12 +294,11 @@ _TABLE2_CAPTION = (
 _OWN_GROUP = 'This study'
 
 
-def _published_rows(table: Table, own: str, recomputed: dict):
+def _published_rows(table: Table, paper: Paper, own: str, recomputed: dict):
     "Add the systems that the paper lists; `recomputed` is {system: row of the audit}."
     recomputed = dict(recomputed)
     has_recomputed = bool(recomputed)
-    published = published_table('lion-vs-adamw', 'table2').rename(columns={'nDCG@10': 'ndcg'})
-    for printed in published.itertuples():
+    for printed in listed_systems(paper).itertuples():
         row, ndcg = (printed.group, printed.system), printed.ndcg
         cites = f'[{printed.cites}]' if printed.cites else 'this paper'
         table.add(row, 'Cited as', cites)
@@ -308,7 +307,7 @@ def _published_rows(table: Table, own: str, recomputed: dict):
             _add_recomputed(table, row, recomputed.pop(printed.system, None))
         table.add(row, own, '')
     for system, ranking in recomputed.items():
-        _add_recomputed(table, ('Not in Table II', system), ranking)
+        _add_recomputed(table, (f'Not in {paper.systems.title}', system), ranking)
 
 
 def _add_recomputed(table: Table, row: tuple, ranking):
@@ -321,6 +320,7 @@ def _add_recomputed(table: Table, row: tuple, ranking):
 # %% ../../nbs/results/30_run_tables.ipynb #91078aae
 def table2(
     runs: list,
+    paper: Paper,  # that lists other systems
     rankings: pd.DataFrame = None,  # from `audit.recompute`: rankings of other systems, measured
 ) -> Table:
     "Return the study's best rows beside BM25 and the systems that the paper lists."
@@ -330,7 +330,11 @@ def table2(
     if main == 'dl19':
         same = 'Both columns are TREC DL 2019.'
     caption = _TABLE2_CAPTION.format(
-        measure=lead, collection=config.collection, test_set=main, same=same
+        title=paper.systems.title,
+        measure=lead,
+        collection=config.collection,
+        test_set=main,
+        same=same,
     )
     table = Table('table2', caption, ('', 'System'), 'r')
     own = f'{config.collection} (this study)'
@@ -338,7 +342,7 @@ def table2(
     if rankings is not None:
         measured = rankings.rename(columns={'nDCG@10': 'ndcg'}).itertuples()
         recomputed = {ranking.row or ranking.system: ranking for ranking in measured}
-    _published_rows(table, own, recomputed)
+    _published_rows(table, paper, own, recomputed)
 
     def add_own(system, evidence):
         frame, source = evidence

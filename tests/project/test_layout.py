@@ -1,6 +1,8 @@
 """Rooms import one way: a module uses its own room and the rooms before it, never a later one."""
 
 import ast
+import csv
+import re
 
 import pytest
 from conftest import ROOT
@@ -80,3 +82,54 @@ def test_every_notebook_of_a_room_exports_a_module_of_that_room():
         if folder.parts and folder.parts[0] in LEVEL and '.ipynb_checkpoints' not in path.parts:
             wanted = '.'.join([*folder.parts, path.stem.split('_', 1)[1]])
             assert f'#| default_exp {wanted}"' in path.read_text(), f'{path}: expected {wanted}'
+
+
+# The kit knows no paper
+
+PAPERLESS_ROOMS = ('evaluation', 'results', 'verdicts')
+COLUMNS_OF_NAMES = {
+    'models': ('backbone', 'model'),
+    'recipes': ('recipe',),
+    'sources': ('title',),
+}
+NAMES_THAT_STAY = {
+    ('evaluation/dense.py', 'tite'): 'TITE is also an architecture of the kit, in `models`',
+}
+
+
+def published_names() -> set:
+    """What belongs to one study: its name, its models, its recipes, titles of its tables."""
+    names = set()
+    for folder in (ROOT / 'params').glob('*/published'):
+        names.add(folder.parent.name)
+        for file, columns in COLUMNS_OF_NAMES.items():
+            path = folder / f'{file}.csv'
+            rows = csv.DictReader(path.open(encoding='utf-8')) if path.exists() else []
+            names |= {row[column] for row in rows for column in columns}
+    return names
+
+
+def names_in(path) -> set:
+    text = path.read_text()
+    return {
+        name for name in published_names() if re.search(rf'(?<!\w){re.escape(name)}(?!\w)', text)
+    }
+
+
+def test_the_names_of_a_study_are_read_from_its_data():
+    assert {'lion-vs-adamw', 'tite', 'ModernBERT', 'as-run', 'Table I'} <= published_names()
+
+
+@pytest.mark.parametrize(
+    'path',
+    [path for path in MODULES if path.relative_to(LIBRARY).parts[0] in PAPERLESS_ROOMS],
+    ids=lambda path: str(path.relative_to(LIBRARY)),
+)
+def test_a_module_of_the_kit_names_no_study(path):
+    stay = {name for file, name in NAMES_THAT_STAY if LIBRARY / file == path}
+    assert names_in(path) - stay == set()
+
+
+def test_every_name_that_stays_is_still_there():
+    for file, name in NAMES_THAT_STAY:
+        assert name in names_in(LIBRARY / file)

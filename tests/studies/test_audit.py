@@ -7,9 +7,9 @@ import pytest
 from kit import need
 
 from reproduce_kit.core import KitError
-from reproduce_kit.data.published import published_table
 from reproduce_kit.studies.lion_vs_adamw.audit import audit
 from reproduce_kit.studies.lion_vs_adamw.raw_outputs import read_raw_outputs
+from reproduce_kit.studies.lion_vs_adamw.study import study_table
 from reproduce_kit.studies.lion_vs_adamw.table_findings import audit_table
 from reproduce_kit.verdicts.sources import KEY
 
@@ -23,7 +23,7 @@ def raw():
 
 def test_42_of_108_cells_differ_from_the_raw_outputs(raw):
     """The cells of MiniLM's and GTE's small measures differ, and all of GTE + Lion."""
-    cells = audit_table(published_table('lion-vs-adamw', 'table1'), raw)
+    cells = audit_table(study_table('table1'), raw)
     differing = cells[cells['state'] == 'differs']
     assert (len(cells), len(differing)) == (108, 42)
     backbones = differing['backbone'].str.split('/').str[1].str[:6]
@@ -36,14 +36,14 @@ def test_42_of_108_cells_differ_from_the_raw_outputs(raw):
 
 
 def test_the_headline_cells_agree_with_the_raw_outputs(raw):
-    cells = audit_table(published_table('lion-vs-adamw', 'table1'), raw)
+    cells = audit_table(study_table('table1'), raw)
     is_headline = cells['printed'].isin(['0.7225', '0.5121', '0.5988', '0.7127'])
     assert (is_headline & (cells['state'] != 'differs')).sum() >= 4
 
 
 def test_ten_changed_cells_are_found_and_nothing_else(raw):
     """Ten random cells of a copy that agrees, each moved by 0.0002."""
-    table = published_table('lion-vs-adamw', 'table1')
+    table = study_table('table1')
     measures = [column for column in table.columns if column in raw.columns]
     for i, row in table.iterrows():
         for measure in measures:

@@ -8,14 +8,13 @@ import pytest
 from kit import need
 
 from reproduce_kit.core import KitError
-from reproduce_kit.data.published import published_table
 from reproduce_kit.studies.lion_vs_adamw.raw_outputs import (
     author_topic_values,
     fetch_raw_outputs,
     read_raw_outputs,
     read_topic_outputs,
 )
-from reproduce_kit.verdicts.sources import author_results
+from reproduce_kit.studies.lion_vs_adamw.study import author_results, study_table
 
 
 def test_the_numbers_that_ship_equal_the_files():
@@ -63,7 +62,7 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture
 def changed_server(tmp_path):
     """A server whose first file is not the audited one."""
-    first = tmp_path / 'server' / published_table('lion-vs-adamw', 'authors_files')['path'][0]
+    first = tmp_path / 'server' / study_table('authors_files')['path'][0]
     first.parent.mkdir(parents=True)
     first.write_text('{}')
     handler = functools.partial(QuietHandler, directory=tmp_path / 'server')

@@ -13,6 +13,7 @@ from kit import reproduce
 import reproduce_kit.verdicts.cells as cells_module
 from reproduce_kit.config.backbones import BACKBONES, OPTIMIZER_TITLES
 from reproduce_kit.config.files import make_config, read_configs
+from reproduce_kit.data.published import read_paper
 from reproduce_kit.evaluation.metrics import MEASURES
 from reproduce_kit.publish.trace import trace
 from reproduce_kit.results.latex import write_table
@@ -23,6 +24,7 @@ from reproduce_kit.testing.fake_runs import fake_run
 from reproduce_kit.verdicts.cells import check_cells, exit_code, published_cells
 
 STUDY = 'lion-vs-adamw'
+PAPER = read_paper(STUDY)
 CONFIGS = {(c.recipe, c.name): c for c in read_configs([ROOT / 'params' / STUDY])}
 EPOCHS = (1, 2, 3)
 
@@ -47,7 +49,7 @@ def published_row(cfg, against='paper'):
     """{epoch: {measure: published value}} of a config's row."""
     pair = (BACKBONES[cfg.backbone].repo, OPTIMIZER_TITLES[cfg.optimizer])
     row = {epoch: {} for epoch in EPOCHS}
-    for (backbone, optimizer, epoch, measure), printed in published_cells(against).items():
+    for (backbone, optimizer, epoch, measure), printed in published_cells(PAPER, against).items():
         if (backbone, optimizer) == pair:
             row[int(epoch)][measure] = float(printed)
     return row

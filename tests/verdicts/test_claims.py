@@ -10,10 +10,11 @@ from kit import papers_folder
 
 from reproduce_kit.core import KitError
 from reproduce_kit.verdicts.claims import Claim, evaluate_claim, judge_claim, read_claims
-from reproduce_kit.verdicts.evidence import TREC, collect_evidence
+from reproduce_kit.verdicts.evidence import TREC_SET, MeasuredOptimizer, collect_evidence
 from reproduce_kit.verdicts.vocabulary import ClaimVocabulary
 
-EVIDENCE = collect_evidence()
+EVIDENCE = collect_evidence('lion-vs-adamw')
+TREC = EVIDENCE.paper.measures_on(TREC_SET)
 MODELS = ('MiniLM', 'GTE', 'ModernBERT')
 OPTIMIZERS = ('AdamW', 'Lion')
 EPOCHS = (1, 2, 3)
@@ -123,8 +124,8 @@ def changed_facts(evidence):
         one_way = {key: [ways[i]] for key, ways in evidence.statements.items()}
         yield changed_fields(evidence, statements=one_way)
     measured = dict(
-        adamw=dict(state=1.0, decoupled=False, signs=True),
-        lion=dict(state=2.0, decoupled=False, signs=False),
+        adamw=MeasuredOptimizer(1.0, is_decoupled=False, has_equal_steps=True),
+        lion=MeasuredOptimizer(2.0, is_decoupled=False, has_equal_steps=False),
     )
     yield changed_fields(evidence, measured=measured)
     gpu = {(model, 'AdamW'): 45.0 for model in MODELS} | {(model, 'Lion'): 50.0 for model in MODELS}
@@ -132,11 +133,11 @@ def changed_facts(evidence):
     yield changed_fields(evidence, gpu_of='GPU utilization')
     yield changed_fields(evidence, cited=dict.fromkeys(evidence.cited, 0.1))
     yield changed_fields(evidence, cited=dict.fromkeys(evidence.cited, 0.9))
-    table2 = {
+    systems = {
         system: ndcg if system.startswith('ModernBERT') else 0.9
-        for system, ndcg in evidence.table2.items()
+        for system, ndcg in evidence.systems.items()
     }
-    yield changed_fields(evidence, table2=table2)
+    yield changed_fields(evidence, systems=systems)
     yield changed_fields(evidence, sizes=dict.fromkeys(MODELS, 138e6))
     yield changed_fields(evidence, contexts=dict.fromkeys(MODELS, 512))
     yield changed_fields(evidence, judged=54)
@@ -175,7 +176,7 @@ def test_table_2_is_no_evidence_for_table_1():
     """What a claim does not read does not move it."""
     far = changed_fields(
         EVIDENCE,
-        table2=dict.fromkeys(EVIDENCE.table2, 0.9),
+        systems=dict.fromkeys(EVIDENCE.systems, 0.9),
         cited=dict.fromkeys(EVIDENCE.cited, 0.9),
     )
     moved = {

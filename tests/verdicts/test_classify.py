@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from reproduce_kit.core import KitError
+from reproduce_kit.data.published import read_paper
 from reproduce_kit.verdicts.cells import (
-    AGAINST,
     Tolerance,
     by_rounding,
     cells_to_check,
@@ -15,6 +15,7 @@ from reproduce_kit.verdicts.cells import (
     published_cells,
 )
 
+PAPER = read_paper('lion-vs-adamw')
 TOLERANCE = Tolerance(0.01, 0.02, 'seeds')
 
 
@@ -92,16 +93,16 @@ def test_a_contested_cell_names_every_reference():
 
 
 def test_every_reference_has_its_cells():
-    assert [len(published_cells(reference)) for reference in AGAINST] == [108, 108, 30]
-    thesis = published_cells('thesis')
+    assert [len(published_cells(PAPER, source)) for source in PAPER.sources] == [108, 108, 30]
+    thesis = published_cells(PAPER, 'thesis')
     assert thesis['answerdotai/ModernBERT-base', 'Lion', '2', 'nDCG@10'] == '0.7225'
-    authors = published_cells('authors')
+    authors = published_cells(PAPER, 'authors')
     minilm = 'microsoft/MiniLM-L12-H384-uncased'
     assert authors[minilm, 'Lion', '3', 'mrr10_qa_v11'] == '0.5988'
 
 
 def test_a_cell_knows_the_other_references_and_rows():
-    cells = cells_to_check('paper')
+    cells = cells_to_check(PAPER, 'paper')
     assert len(cells) == 108
     assert {len(cell.peers) for cell in cells} == {17}
     assert {frozenset(cell.others) for cell in cells} == {

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from ...data.collection import read_collection
-from ...data.published import published_table
+from ...data.published import listed_systems
 from ...results.table import Table
 from .finding import Finding, not_checked
 from reproduce_kit.studies.lion_vs_adamw.raw_outputs import (
@@ -19,6 +19,12 @@ from reproduce_kit.studies.lion_vs_adamw.raw_outputs import (
     author_topic_values,
     read_raw_outputs,
     read_topic_outputs,
+)
+from reproduce_kit.studies.lion_vs_adamw.study import (
+    MRR,
+    author_results,
+    study_table,
+    this_paper,
 )
 from reproduce_kit.studies.lion_vs_adamw.table2_findings import (
     find_cited_values,
@@ -42,7 +48,6 @@ from reproduce_kit.studies.lion_vs_adamw.topic_findings import (
     find_optimizer_gaps,
     find_topic_outputs,
 )
-from ...verdicts.sources import MRR, author_results
 
 # %% ../../../nbs/studies/lion_vs_adamw/90_audit.ipynb #a8fe2b1d
 def find_copy_errors(raw: pd.DataFrame, folder) -> Finding:
@@ -81,8 +86,8 @@ def audit(
     collection=None,  # TREC DL 2019 as a collection folder, for its judgments
 ) -> pd.DataFrame:  # a row per finding: about, reads, evidence, count
     "Return every finding, in the order of the paper."
-    published = published_table('lion-vs-adamw', 'table1')
-    table2 = published_table('lion-vs-adamw', 'table2')
+    published = study_table('table1')
+    table2 = listed_systems(this_paper())
     raw = author_results()
     topics = read_collection(collection) if _exists(collection) else None
     qrels = topics.qrels[topics.only('dl19')] if topics else None
@@ -91,14 +96,14 @@ def audit(
         find_copy_errors(raw, folder),
         find_relevance_level(published, raw),
         find_impossible_precision(published),
-        find_bold_marks(published, published_table('lion-vs-adamw', 'bold')),
+        find_bold_marks(published, study_table('bold')),
         find_global_batch(),
-        find_thesis_rows(published, published_table('lion-vs-adamw', 'thesis')),
+        find_thesis_rows(published, study_table('thesis')),
         *_topic_findings(published, raw, folder, qrels),
         find_optimizer_gaps(author_topic_values()),
-        find_cited_values(table2, published_table('lion-vs-adamw', 'cited')),
+        find_cited_values(table2, study_table('cited')),
         _recomputed(runs, collection if qrels else None, table2),
-        *find_statements(published_table('lion-vs-adamw', 'statements')),
+        *find_statements(study_table('statements')),
         find_model_sizes(),
     ]
     return pd.DataFrame(findings)

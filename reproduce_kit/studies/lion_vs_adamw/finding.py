@@ -8,7 +8,7 @@ __all__ = ['NOT_CHECKED', 'Finding', 'not_checked', 'row_label', 'join_words']
 # %% ../../../nbs/studies/lion_vs_adamw/15_finding.ipynb #a58e6bb1
 from dataclasses import dataclass
 
-from ...verdicts.sources import MODEL_NAMES
+from .study import this_paper
 
 # %% ../../../nbs/studies/lion_vs_adamw/15_finding.ipynb #6a892523
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def not_checked(about: str) -> Finding:
 # %% ../../../nbs/studies/lion_vs_adamw/15_finding.ipynb #108e3fac
 def row_label(key) -> str:
     "Return `MiniLM + Lion, epoch 3` for a key (backbone, optimizer[, epoch])."
-    pair = f'{MODEL_NAMES[key[0]]} + {key[1]}'
+    pair = f'{this_paper().models[key[0]]} + {key[1]}'
     has_epoch = len(key) > 2 and key[2]
     return f'{pair}, epoch {key[2]}' if has_epoch else pair
 

@@ -17,8 +17,13 @@ from urllib.request import urlopen
 import pandas as pd
 
 from ...core import KitError, atomic_write, did_you_mean, sha256
-from ...data.published import published_table
-from ...verdicts.sources import KEY, MRR, UNPRINTED_MEASURES, author_results
+from reproduce_kit.studies.lion_vs_adamw.study import (
+    MRR,
+    UNPRINTED_MEASURES,
+    author_results,
+    study_table,
+)
+from ...verdicts.sources import KEY
 
 # %% ../../../nbs/studies/lion_vs_adamw/10_raw_outputs.ipynb #e848716a
 BACKBONE_FOLDERS = {
@@ -59,11 +64,7 @@ def read_summary(path: Path) -> dict:  # {measure: value}
     return printed | unprinted
 
 # %% ../../../nbs/studies/lion_vs_adamw/10_raw_outputs.ipynb #2802645b
-MRR_HEADINGS = {
-    'minilm': BACKBONE_FOLDERS['mini_lm'],
-    'gte': BACKBONE_FOLDERS['gte'],
-    'modernbert': BACKBONE_FOLDERS['modern_bert'],
-}
+MRR_HEADINGS = {folder.replace('_', ''): name for folder, name in BACKBONE_FOLDERS.items()}
 
 
 def _heading_pair(heading: re.Match) -> tuple:
@@ -128,7 +129,7 @@ def fetch_raw_outputs(
 ) -> list:  # the files' paths
     "Download the authors' raw outputs and check each file's hash."
     paths = []
-    for file in published_table('lion-vs-adamw', 'authors_files').itertuples():
+    for file in study_table('authors_files').itertuples():
         path = Path(folder) / file.path
         paths.append(path)
         if path.exists() and sha256(path) == file.sha256:
@@ -155,7 +156,6 @@ def read_topic_outputs(
     dict
 ):  # {(backbone, optimizer, epoch): frame, a row per topic, columns as trec_eval names them}
     "Read the authors' per-topic values, without the row `all`."
-    backbones = BACKBONE_FOLDERS | {'all_mini_lm': BACKBONE_FOLDERS['mini_lm']}
     outputs = {}
     for path in sorted(Path(folder).glob('per-query-early/*/*/ep*_detailed.json')):
         try:
@@ -164,14 +164,15 @@ def read_topic_outputs(
             raise KitError(f'{path}: not JSON ({error})') from None
         by_topic = {name: values for name, values in fields.items() if isinstance(values, dict)}
         table = pd.DataFrame(by_topic).drop('all', errors='ignore')
-        key = (backbones[path.parts[-3]], path.parts[-2], path.stem[2])
+        folder = path.parts[-3].removeprefix('all_')  # MiniLM's is `all_mini_lm`
+        key = (BACKBONE_FOLDERS[folder], path.parts[-2], path.stem[2])
         outputs[key] = table.rename_axis('qid').sort_index()
     return outputs
 
 # %% ../../../nbs/studies/lion_vs_adamw/10_raw_outputs.ipynb #dbc9bf10
 def author_topic_values() -> dict:  # as `read_topic_outputs`: MAP, R-Prec and P@10
     "Return the authors' per-topic values that ship with the kit."
-    table = published_table('lion-vs-adamw', 'authors_topics')
+    table = study_table('authors_topics')
     values = {}
     for key, rows in table.groupby(KEY, sort=False):
         measures = rows.set_index('qid')[list(TOPIC_MEASURES)].astype(float)

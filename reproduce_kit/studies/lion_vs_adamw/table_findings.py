@@ -11,9 +11,9 @@ __all__ = ['FIRST_STAGE', 'TRAINING_PAIRS', 'STATED_BATCH', 'audit_table', 'find
 import pandas as pd
 
 from ...core import KitError
-from ...data.published import published_table
 from .finding import Finding, join_words, row_label
-from ...verdicts.sources import KEY, PRINTED_NAMES, author_results, compare_cell
+from .study import author_results, study_table, this_paper
+from ...verdicts.sources import KEY, compare_cell
 
 # %% ../../../nbs/studies/lion_vs_adamw/20_table_findings.ipynb #e62a669d
 def audit_table(
@@ -42,7 +42,7 @@ def _name_cells(differing: pd.DataFrame) -> str:
     measures_of_pair, single_cells = {}, []
     by_column = differing.groupby(['measure', 'backbone', 'optimizer'], sort=False)
     for (measure, backbone, optimizer), cells in by_column:
-        name = PRINTED_NAMES[measure]
+        name = this_paper().measures[measure]
         if len(cells) == 3:
             measures_of_pair.setdefault((backbone, optimizer), []).append(name)
         else:
@@ -66,7 +66,7 @@ def find_differing_cells(published: pd.DataFrame, raw: pd.DataFrame) -> Finding:
     if len(differing):
         reads += f': {_name_cells(differing)}'
         largest = differing.loc[differing.difference.abs().idxmax()]
-        cell = f'{PRINTED_NAMES[largest.measure]} of {row_label(tuple(largest[KEY]))}'
+        cell = f'{this_paper().measures[largest.measure]} of {row_label(tuple(largest[KEY]))}'
         values = f'printed {largest.printed}, raw {largest.raw:.4f}'
         evidence += f'; largest difference: {cell}, {values}'
     about = "Table I against the authors' raw outputs"
@@ -112,12 +112,14 @@ def find_bold_marks(
     "Return which marked cells are not the highest, and which highest cells are not marked."
     marked = {tuple(row[[*KEY, 'measure']]) for _, row in bold.iterrows()}
     highest = set()
-    for measure in PRINTED_NAMES:
+    for measure in this_paper().measures:
         rows = published[published[measure] == published[measure].max()]
         highest |= {(*row[KEY], measure) for _, row in rows.iterrows()}
 
     def names(cells):
-        return join_words(f'{PRINTED_NAMES[c[3]]} of {row_label(c[:3])}' for c in sorted(cells))
+        return join_words(
+            f'{this_paper().measures[c[3]]} of {row_label(c[:3])}' for c in sorted(cells)
+        )
 
     parts = []
     if marked - highest:
@@ -137,11 +139,9 @@ FIRST_STAGE = 'bm25base_p'  # NIST's name for Anserini's BM25 with k1 = 0.9, b =
 
 def nist_runs() -> pd.DataFrame:  # a row per run and level
     "Return NIST's official summaries of the passage runs of TREC 2019, as numbers."
-    table = published_table('lion-vs-adamw', 'nist_dl19')
-    columns = ['level', 'nDCG@10', 'AP', 'R@10', 'P@10', 'R@1000', 'P@1000']
-    table[columns] = table[columns].astype(float)
-    table['level'] = table['level'].astype(int)
-    return table
+    table = study_table('nist_dl19')
+    columns = ['nDCG@10', 'AP', 'R@10', 'P@10', 'R@1000', 'P@1000']
+    return table.astype(dict.fromkeys(columns, float) | dict(level=int))
 
 # %% ../../../nbs/studies/lion_vs_adamw/20_table_findings.ipynb #3e7e4e90
 def _column_level(values: pd.Series, similar_runs: pd.DataFrame, measure: str) -> str:
@@ -187,7 +187,7 @@ STATED_BATCH = 64
 
 def updates_per_epoch() -> dict:  # {(backbone, optimizer): updates, a mean over its checkpoints}
     "Return the updates of one epoch that the names of the raw outputs' runs imply."
-    table = published_table('lion-vs-adamw', 'authors')
+    table = study_table('authors')
     table = table[table.step != '']
     updates = table.step.astype(int) / table.epoch.astype(int)
     by_pair = updates.groupby([table.backbone, table.optimizer], sort=False)

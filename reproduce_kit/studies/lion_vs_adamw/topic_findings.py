@@ -19,7 +19,8 @@ from reproduce_kit.studies.lion_vs_adamw.raw_outputs import (
     TOPIC_MEASURES,
     author_topic_values,
 )
-from ...verdicts.sources import KEY, MODEL_NAMES, compare_cell
+from .study import this_paper
+from ...verdicts.sources import KEY, compare_cell
 
 # %% ../../../nbs/studies/lion_vs_adamw/40_topic_findings.ipynb #f978128e
 def optimizer_gaps(
@@ -29,7 +30,7 @@ def optimizer_gaps(
     "Compare Lion with AdamW topic by topic, corrected over all models and epochs."
     values, pairs = {}, []
     for (backbone, optimizer, epoch), table in topics.items():
-        model = MODEL_NAMES[backbone]
+        model = this_paper().models[backbone]
         values[f'{model} + {optimizer}, epoch {epoch}'] = table[SUMMARY_FIELDS[measure]]
         if optimizer == 'Lion':
             pairs.append((f'{model} + Lion, epoch {epoch}', f'{model} + AdamW, epoch {epoch}'))
@@ -68,7 +69,7 @@ def whole_count_share(
 def _level_share(table: pd.DataFrame, qrels: dict, level: int) -> float:
     "Return the share of topics with a whole R-Precision if `level` is the lowest relevant grade."
     counts = {qid: sum(grade >= level for grade in qrels[qid].values()) for qid in table.index}
-    return whole_count_share(table['Rprec'], pd.Series(counts))
+    return whole_count_share(table.Rprec, pd.Series(counts))
 
 # %% ../../../nbs/studies/lion_vs_adamw/40_topic_findings.ipynb #8f47a381
 def find_topic_outputs(
@@ -100,15 +101,21 @@ def find_topic_outputs(
     )
 
 # %% ../../../nbs/studies/lion_vs_adamw/40_topic_findings.ipynb #ee29e4e8
+def _relevant_counts(path: Path) -> tuple:  # (counts by topic, the row `all`)
+    counts = json.loads(path.read_text())['num_rel']
+    total = counts.pop('all')
+    return list(counts.values()), total
+
+
 def find_divisor(folder) -> Finding:  # folder: contains per-query-early/
     "Return by how many rows the early averages were divided."
     divisors = set()
     averages = sorted(Path(folder).glob('per-query-early/*/*/ep?.json'))
     for path in averages:
-        details = json.loads(path.with_name(f'{path.stem}_detailed.json').read_text())['num_rel']
-        printed = json.loads(path.read_text())['num_rel']['all']
-        counts = [count for qid, count in details.items() if qid != 'all']
-        divisors.add(f"{(sum(counts) + details['all']) / printed:.0f}")
+        counts, total = _relevant_counts(path.with_name(f'{path.stem}_detailed.json'))
+        _, printed = _relevant_counts(path)
+        divisor = (sum(counts) + total) / printed
+        divisors.add(f'{divisor:.0f}')
     mean = sum(counts) / len(counts)
     return Finding(
         'Averages of the per-topic outputs',
