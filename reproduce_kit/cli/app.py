@@ -11,20 +11,11 @@ import os
 
 import click
 
+from .checks import check, why
 from .data import data_group
 from .doctor import doctor
 from .engines import evaluate, fetch, stop
-from reproduce_kit.cli.results import (
-    check,
-    figures,
-    paper,
-    push,
-    report,
-    rerank,
-    retrieve,
-    tables,
-    why,
-)
+from .results import figures, paper, push, report, rerank, retrieve, tables
 from .run import list_command, logs, plan, prepare, run
 from ..core import KitError, as_kit_error, did_you_mean
 

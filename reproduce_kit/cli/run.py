@@ -61,46 +61,52 @@ def _not_run(settings, **labels) -> RunRow:
     return RunRow(**columns | labels)
 
 
-def _started(row: RunRow, history: list) -> RunRow:
+def _started(row: RunRow, updates: int) -> RunRow:
     from reproduce_kit.store.run import RunState
 
-    return replace(row, state=RunState.UNFINISHED, updates=history[-1]['step'])
+    return replace(row, state=RunState.UNFINISHED, updates=updates)
+
+# %% ../../nbs/cli/20_run.ipynb #73b4a3cb
+def _last_update(folder) -> int | None:  # None: nothing was logged
+    from reproduce_kit.store.history import read_history
+
+    history = read_history(folder)
+    return history[-1]['step'] if history else None
 
 # %% ../../nbs/cli/20_run.ipynb #870a9d22
 def run_row(config) -> RunRow:
     "Return the row of a config in `reproduce list`."
-    from reproduce_kit.store.history import read_history
     from reproduce_kit.store.run import RunState, run_folder
 
     folder = run_folder(config)
     labels = dict(recipe=config.recipe, title=config.title, optimizer=config.optimizer)
     row = _not_run(config, folder=str(folder), **labels)
     if not (folder / 'done.json').exists():
-        history = read_history(folder)
-        return _started(row, history) if history else row
-    done = read_json(folder / 'done.json')
-    test_set = config.test_sets[0]
-    measure = next(iter(done['epochs']['1']['means'][test_set]))
+        updates = _last_update(folder)
+        return row if updates is None else _started(row, updates)
+    done, test_set = read_json(folder / 'done.json'), config.test_sets[0]
+    selected, epochs = done['selected'], done['epochs']
+    means = {int(number): epoch['means'][test_set] for number, epoch in epochs.items()}
+    measure = next(iter(means[1]))
     return replace(
         row,
         state=RunState.DONE,
         updates=config.updates,
         measure=f'{test_set} {measure}',
-        epochs={int(n): epoch['means'][test_set][measure] for n, epoch in done['epochs'].items()},
-        selected=done['selected'] and int(done['selected']),
+        epochs={number: scores[measure] for number, scores in means.items()},
+        selected=selected and int(selected),
     )
 
 # %% ../../nbs/cli/20_run.ipynb #8beed2c8
 def encoder_row(settings) -> RunRow:
     "Return the row of an encoder or a bi-encoder in `reproduce list`."
     from reproduce_kit.config.encoders import SETTINGS_FOLDERS, is_trained
-    from reproduce_kit.store.history import read_history
     from reproduce_kit.store.run import RunState
 
     row = _not_run(settings, recipe=SETTINGS_FOLDERS[type(settings)], folder=str(settings.folder))
     if not is_trained(settings):
-        history = read_history(settings.folder)
-        return _started(row, history) if history and history[-1]['step'] else row
+        updates = _last_update(settings.folder)
+        return _started(row, updates) if updates else row
     row = replace(row, state=RunState.DONE, updates=settings.updates)
     means = read_json(settings.folder / 'done.json').get('means', {})
     test_set = next(iter(means), None)

@@ -212,8 +212,17 @@ def lucene_search(
     "Return BM25 rankings by Lucene, computed in a child process."
     java_home()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = input and str(input)
-        job = SearchJob(folder, str(index), format, topics, qrels, depth, k1, b, scratch)
+        job = SearchJob(
+            input=input and str(input),
+            index=str(index),
+            format=format,
+            topics=topics,
+            qrels=qrels,
+            depth=depth,
+            k1=k1,
+            b=b,
+            scratch=scratch,
+        )
         question, answer = Path(scratch) / 'job.json', Path(scratch) / 'answer.json'
         question.write_text(json.dumps(vars(job)))
         process = subprocess.run(
