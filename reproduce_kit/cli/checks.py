@@ -58,7 +58,7 @@ def study_folders(paths) -> list:
     return [folder if folder.is_dir() else path for path, folder in zip(paths, folders)]
 
 # %% ../../nbs/cli/35_checks.ipynb #0eb5d3b8
-@click.command()
+@click.command(epilog='Example: reproduce check lion-vs-adamw --against authors')
 @click.argument('paths', nargs=-1, type=click.Path())
 @click.option(
     '--against',
@@ -190,15 +190,16 @@ def trace_report(trace: Trace) -> str:
     return f'{head}\n\nit has no cells; drawn from {inputs}{today}'
 
 # %% ../../nbs/cli/35_checks.ipynb #862faa89
-@click.command()
+@click.command(epilog='Example: reproduce why paper/tables/table1.tex lion 3 ndcg')
 @click.argument('file', type=click.Path())
 @click.argument('cell', nargs=-1)
 @as_json
 def why(file, cell, as_json):
     """Show where the numbers of a generated file come from.
 
-    CELL are words that select cells of FILE, as: lion 3 ndcg. The exit code is 1 if a number
-    cannot be confirmed on this machine."""
+    FILE is a table, a figure or numbers.tex. CELL are words that select its cells: a backbone,
+    an optimizer, an epoch or a measure, as printed. The exit code is 1 if a number cannot be
+    confirmed on this machine."""
     from reproduce_kit.publish.trace import trace
 
     answer = trace(file, ' '.join(cell))

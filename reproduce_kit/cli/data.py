@@ -18,7 +18,9 @@ from ..core import KitError
 # %% ../../nbs/cli/60_data.ipynb #b3529011
 @click.group('data')
 def data_group():
-    "List or fetch the public data that the kit checks itself against."
+    """List or fetch the public data of the kit's own tests.
+
+    The data lie in $KIT_DATA or, without it, in data/ of the clone."""
 
 # %% ../../nbs/cli/60_data.ipynb #d285ef53
 def data_report(
@@ -34,7 +36,9 @@ def data_report(
 @data_group.command('list')
 @as_json
 def list_data(as_json):
-    "List the public files, with source and state."
+    """List the public files, with source and state.
+
+    A file is here, missing, or differs from the one that is meant."""
     from reproduce_kit.data.public import public_files
 
     files = public_files()
@@ -63,7 +67,10 @@ def fetch_missing() -> tuple:  # (paths fetched, problems with the other files)
 @data_group.command('fetch')
 @as_json
 def fetch_data(as_json):
-    "Fetch the public files that are missing here and have an address."
+    """Fetch the public files that are missing here and have an address.
+
+    The others are named with their source, to be copied by hand. The exit code is 1 if a file
+    is still missing."""
     fetched, missing = fetch_missing()
     answer = dict(fetched=fetched, missing=missing)
     print_result(answer, as_json, lambda: '\n'.join([*missing, f'{len(fetched)} files fetched']))

@@ -303,15 +303,15 @@ def fetch_report(
     return '\n'.join(lines)
 
 # %% ../../nbs/cli/40_engines.ipynb #6125aa18
-@click.command()
+@click.command(epilog='Example: reproduce fetch lion-vs-adamw')
 @click.argument('study')
-@click.option('--checkpoints', is_flag=True, help="Fetch the models of all epochs too.")
+@click.option('--checkpoints', is_flag=True, help='Fetch the models of all epochs too.')
 @as_json
 def fetch(study, checkpoints, as_json):
     """Bring the finished runs of a study home from Modal.
 
-    Fetches manifests, histories, run files, per-query values and executed notebooks of STUDY,
-    each verified by its hash."""
+    Manifests, histories, run files, per-query values and executed notebooks of STUDY are
+    fetched into the run store, each verified by its hash."""
     from reproduce_kit.engines.modal_files import fetch_study
 
     study = study_name(study)
@@ -323,7 +323,7 @@ def fetch(study, checkpoints, as_json):
     print_result(answer, as_json, lambda: fetch_report(fetched, study))
 
 # %% ../../nbs/cli/40_engines.ipynb #556928bb
-@click.command()
+@click.command(epilog='Example: reproduce stop lion-vs-adamw/as-run/gte-lion')
 @click.argument('run')
 @as_json
 def stop(run, as_json):
@@ -351,7 +351,7 @@ def scores_text(
     return '\n'.join(tables)
 
 # %% ../../nbs/cli/40_engines.ipynb #7c4b3841
-@click.command()
+@click.command(epilog='Example: reproduce evaluate as-run/gte-lion --epoch 3 --set dl20')
 @click.argument('run')
 @click.option('--epoch', required=True, type=click.IntRange(1), help='Which epoch of the run.')
 @click.option(
@@ -359,7 +359,7 @@ def scores_text(
     'sets',
     multiple=True,
     required=True,
-    help="A test set of the run's collection, e.g. dl20.",
+    help="A test set of the run's collection, as dl20; may be repeated.",
 )
 @on_option
 @as_json

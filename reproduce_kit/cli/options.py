@@ -10,7 +10,9 @@ __all__ = ['as_json', 'on_option', 'rates_option', 'study_option', 'recipe_optio
 import click
 
 # %% ../../nbs/cli/15_options.ipynb #646ab1c5
-as_json = click.option('--json', 'as_json', is_flag=True, help='Print one JSON value, not a table.')
+as_json = click.option(
+    '--json', 'as_json', is_flag=True, help='Print one JSON value instead of text.'
+)
 
 # %% ../../nbs/cli/15_options.ipynb #f2a3c827
 def narrator(as_json: bool):
@@ -28,7 +30,7 @@ on_option = click.option(
     type=click.Choice(['local', 'modal']),
     default='local',
     show_default=True,
-    help='This machine, or rented machines on Modal.',
+    help='Where: on this machine, or on rented machines on Modal.',
 )
 
 # %% ../../nbs/cli/15_options.ipynb #b3febffe
@@ -36,17 +38,22 @@ rates_option = click.option(
     '--rates',
     default='',
     type=click.Path(),
-    help="A rate table (CSV) to use instead of the kit's own.",
+    help="Rate table (CSV) to use instead of the kit's own; for dollars on Modal.",
 )
 
 # %% ../../nbs/cli/15_options.ipynb #713c6371
 study_option = click.option(
-    '--study', default='embedded', show_default=True, help='The study: a folder of params/.'
+    '--study',
+    default='embedded',
+    show_default=True,
+    help='Which study: the name of a folder of params/.',
 )
 
 # %% ../../nbs/cli/15_options.ipynb #259767e4
 recipe_option = click.option(
-    '--recipe', default='', help='The recipe, if the study has finished runs of several.'
+    '--recipe',
+    default='',
+    help='Which recipe; needed only if the study has finished runs of several.',
 )
 
 # %% ../../nbs/cli/15_options.ipynb #4c0d7c93
@@ -59,12 +66,12 @@ collection_option = click.option(
     '--collection',
     required=True,
     type=click.Path(),
-    help="A folder with passages, topics and qrels; BEIR's layout works too.",
+    help="Folder with passages, topics and qrels; BEIR's layout works too.",
 )
 
 # %% ../../nbs/cli/15_options.ipynb #9ff74ff9
 split_option = click.option(
-    '--split', default='', help='The split, if the folder has several with text.'
+    '--split', default='', help='Which split; needed only if the folder has several with text.'
 )
 
 # %% ../../nbs/cli/15_options.ipynb #456306bd

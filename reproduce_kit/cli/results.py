@@ -67,12 +67,12 @@ def print_ranking(
     print_result(answer, as_json, lambda: ranking_report(table, size, out))
 
 # %% ../../nbs/cli/30_results.ipynb #87c9a929
-@click.command()
+@click.command(epilog='Example: reproduce rerank --checkpoint MODEL --collection FOLDER')
 @click.option(
     '--checkpoint',
     required=True,
     type=click.Path(),
-    help='Folder with a cross-encoder, e.g. runs/.../epoch-3/model.',
+    help='Folder with a cross-encoder, such as model/ of an epoch of a run.',
 )
 @collection_option
 @split_option
@@ -86,7 +86,9 @@ def print_ranking(
 @out_option
 @as_json
 def rerank(checkpoint, collection, split, depth, max_length, out, as_json):
-    "Rerank a collection's candidates and report all measures."
+    """Rerank a collection's candidates and report all measures.
+
+    The candidates are those of the collection's folder; without them, BM25 retrieves them."""
     from reproduce_kit.evaluation.rerank import rerank_collection
 
     table = rerank_collection(
@@ -95,12 +97,12 @@ def rerank(checkpoint, collection, split, depth, max_length, out, as_json):
     print_ranking(table, f'depth {depth}', out, as_json)
 
 # %% ../../nbs/cli/30_results.ipynb #0fe74209
-@click.command()
+@click.command(epilog='Example: reproduce retrieve --model MODEL --collection FOLDER')
 @click.option(
     '--model',
     required=True,
     type=click.Path(),
-    help='Folder with a bi-encoder, e.g. runs/tite/bi-encoders/.../model.',
+    help='Folder with a bi-encoder, such as runs/tite/bi-encoders/.../model.',
 )
 @collection_option
 @split_option
@@ -130,36 +132,43 @@ def make_pages(
     return [str(path) for path in make_outputs(names, study, recipe, say=narrator(as_json))]
 
 # %% ../../nbs/cli/30_results.ipynb #871c7ed6
-@click.command()
+@click.command(epilog='Example: reproduce tables --study embedded')
 @study_option
 @recipe_option
 @as_json
 def tables(study, recipe, as_json):
-    "Write the tables and numbers.tex from the run store."
+    """Write the tables and numbers.tex from the run store.
+
+    Tables whose runs and notebooks have not changed are kept."""
     from reproduce_kit.publish.pages import TABLES
 
     files = make_pages(TABLES, study, recipe, as_json)
     print_result(files, as_json, lambda: '\nnext: reproduce figures')
 
 # %% ../../nbs/cli/30_results.ipynb #637c3b77
-@click.command()
+@click.command(epilog='Example: reproduce figures --study embedded')
 @study_option
 @recipe_option
 @as_json
 def figures(study, recipe, as_json):
-    "Write the figures from the run store."
+    """Write the figures from the run store.
+
+    Figures whose runs and notebooks have not changed are kept."""
     from reproduce_kit.publish.pages import FIGURES
 
     files = make_pages(FIGURES, study, recipe, as_json)
     print_result(files, as_json, lambda: '\nnext: reproduce paper')
 
 # %% ../../nbs/cli/30_results.ipynb #b3bf7716
-@click.command()
+@click.command(epilog='Example: reproduce paper --study embedded')
 @study_option
 @recipe_option
 @as_json
 def paper(study, recipe, as_json):
-    "Write tables and figures, and typeset paper/main.pdf."
+    """Write tables and figures, and typeset paper/main.pdf.
+
+    Typesetting needs LaTeX. Without it, you still get the tables and figures, and a note on
+    what to install."""
     from reproduce_kit.publish.pages import FIGURES, TABLES, display_path, typeset
 
     files = make_pages(TABLES + FIGURES, study, recipe, as_json)
@@ -168,7 +177,7 @@ def paper(study, recipe, as_json):
     print_result([*files, str(pdf)], as_json, lambda: text)
 
 # %% ../../nbs/cli/30_results.ipynb #30499501
-@click.command()
+@click.command(epilog='Example: reproduce report embedded')
 @click.argument('study')
 @recipe_option
 @click.option(
@@ -217,7 +226,7 @@ def push_report(
     return f'{files}\n\n{dry_run}\n\nnext: {command}'
 
 # %% ../../nbs/cli/30_results.ipynb #da70da10
-@click.command()
+@click.command(epilog='Example: reproduce push minilm-l6-lion --to USER/NAME')
 @click.argument('run')
 @click.option(
     '--epoch',
@@ -225,7 +234,7 @@ def push_report(
     default=None,
     help='Which epoch (default: the selected one, else the last).',
 )
-@click.option('--to', default='', help='USER/NAME on the hub.')
+@click.option('--to', default='', help='Repository on the hub, as USER/NAME.')
 @click.option(
     '--yes',
     is_flag=True,

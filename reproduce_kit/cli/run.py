@@ -134,13 +134,14 @@ def remote_rows(paths) -> list:  # of `engines.modal_client.RemoteRow`
     return remote_states(configs_of(paths))
 
 # %% ../../nbs/cli/20_run.ipynb #96cbc12d
-@click.command('list')
+@click.command('list', epilog='Example: reproduce list params/embedded')
 @click.argument('paths', nargs=-1, type=click.Path())
 @on_option
 @as_json
 def list_command(paths, on, as_json):
     """List configs and the state of their runs.
 
+    A row has the updates made, the first measure after each epoch and the selected epoch.
     PATHS are YAML files or folders; without them, all of params/ is listed."""
     if on == 'modal':
         rows, report = remote_rows(paths), remote_list
@@ -200,7 +201,7 @@ def modal_plan(
     return ModalPlan(rows, rates)
 
 # %% ../../nbs/cli/20_run.ipynb #40c25aca
-@click.command()
+@click.command(epilog='Example: reproduce plan params/lion-vs-adamw --on modal')
 @click.argument('paths', nargs=-1, type=click.Path())
 @on_option
 @rates_option
@@ -208,7 +209,7 @@ def modal_plan(
 def plan(paths, on, rates, as_json):
     """Tell what runs will need, before they start.
 
-    The plan has updates, batches, schedule, GPU memory and hours and, on Modal, dollars.
+    The plan has updates, batches, schedule, GPU memory and hours and, with --on modal, dollars.
     It starts nothing and uses no network. PATHS are YAML files or folders; without them,
     all of params/ is planned."""
     if on == 'modal':
@@ -220,7 +221,7 @@ def plan(paths, on, rates, as_json):
     print_result(report.as_dict(), as_json, lambda: '\n'.join(report.lines()))
 
 # %% ../../nbs/cli/20_run.ipynb #bf48e987
-@click.command()
+@click.command(epilog='Example: reproduce prepare params/embedded')
 @click.argument('paths', nargs=-1, required=True, type=click.Path())
 @as_json
 def prepare(paths, as_json):
@@ -292,34 +293,37 @@ def run_here(paths, track, as_json):
         sys.exit(1)
 
 # %% ../../nbs/cli/20_run.ipynb #c383cd1c
-@click.command()
+@click.command(epilog='Example: reproduce run params/embedded')
 @click.argument('paths', nargs=-1, required=True, type=click.Path())
 @on_option
 @as_json
 @click.option(
     '--track',
     type=click.Choice(['wandb']),
-    help='Send the curves to a tracker: here one that you are logged in to, '
-    'on Modal with the secret of that name.',
+    help='Send the curves to this tracker. Log in to it first; on Modal, make a secret of that name.',
 )
-@click.option('--yes', is_flag=True, help='On Modal: spend without asking.')
+@click.option('--yes', is_flag=True, help='On Modal: start without asking for confirmation.')
 @click.option(
     '--max-dollars',
     type=click.FloatRange(0),
     default=None,
-    help='On Modal: start no run that would bring the cost of these runs, '
-    'including what was spent before, above this sum.',
+    help='On Modal: limit of the dollars for all these runs, with those already spent. '
+    'Runs that would exceed it are not started.',
 )
 @click.option(
-    '--secret', 'secrets', multiple=True, help='On Modal: a secret to use (huggingface, wandb).'
+    '--secret',
+    'secrets',
+    multiple=True,
+    help='On Modal: name of a secret to use, as huggingface; may be repeated.',
 )
-@click.option('--detach', is_flag=True, help='On Modal: return once the study has been started.')
+@click.option('--detach', is_flag=True, help='On Modal: return as soon as the runs are started.')
 @rates_option
 def run(paths, on, as_json, track, **modal_options):
     """Train, rerank and measure every config that is not done.
 
-    PATHS are YAML files or folders. A run that was interrupted continues from its last
-    checkpoint. The exit code is 1 unless every run is done."""
+    PATHS are YAML files or folders. Encoders that the runs start from are trained first.
+    A run that was interrupted continues from its last checkpoint. The exit code is 1 unless
+    every run is done."""
     if on == 'local':
         return run_here(paths, track, as_json)
     from reproduce_kit.cli.engines import modal_request, run_on_modal
@@ -327,14 +331,14 @@ def run(paths, on, as_json, track, **modal_options):
     run_on_modal(modal_request(paths, track or '', **modal_options), as_json)
 
 # %% ../../nbs/cli/20_run.ipynb #6911e55f
-@click.command()
+@click.command(epilog='Example: reproduce logs minilm-l6-lion --on local')
 @click.argument('run')
 @click.option(
     '--on',
     type=click.Choice(['local', 'modal']),
     default='modal',
     show_default=True,
-    help='Where it runs.',
+    help='Where the run is.',
 )
 @click.option(
     '--lines',
