@@ -11,20 +11,11 @@ import os
 
 import click
 
+from .checks import check, why
 from .data import data_group
 from .doctor import doctor
 from .engines import evaluate, fetch, stop
-from reproduce_kit.cli.results import (
-    check,
-    figures,
-    paper,
-    push,
-    report,
-    rerank,
-    retrieve,
-    tables,
-    why,
-)
+from .results import figures, paper, push, report, rerank, retrieve, tables
 from .run import list_command, logs, plan, prepare, run
 from ..core import KitError, as_kit_error, did_you_mean
 
@@ -90,7 +81,15 @@ class ReproduceGroup(click.Group):
 @click.group(cls=ReproduceGroup, context_settings=dict(help_option_names=['-h', '--help']))
 @click.version_option(package_name='reproduce-kit', prog_name='reproduce')
 def main():
-    "Re-run a published reranking study from raw data to the printed table."
+    """Re-run a published reranking study from raw data to the printed table.
+
+    \b
+    First steps:
+      reproduce doctor                what is missing on this machine
+      reproduce run params/embedded   a small study that needs no GPU
+      reproduce paper                 its tables and figures
+
+    `reproduce COMMAND --help` explains a command."""
     os.environ.setdefault('HF_HUB_DISABLE_TELEMETRY', '1')
     os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
 

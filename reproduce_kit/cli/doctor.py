@@ -157,7 +157,8 @@ def doctor_report(findings: list) -> str:
 def doctor(as_json):
     """Check that everything a study needs is in place.
 
-    The exit code is 1 if something is missing."""
+    A line per check says what was found, or what to do. The exit code is 1 if something is
+    missing."""
     findings = checkup()
     answer = [asdict(finding) for finding in findings]
     print_result(answer, as_json, lambda: doctor_report(findings))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ModalRequest', 'require_no_encoders', 'modal_request', 'modal_plans', 'runs_to_start', 'confirm', 'start', 'follow',
-           'bring_home', 'ModalOutcome', 'modal_report', 'detached_report', 'run_on_modal', 'fetch_report', 'fetch',
-           'stop', 'scores_text', 'evaluate']
+           'FetchedStudy', 'bring_home', 'ModalOutcome', 'modal_report', 'detached_report', 'run_on_modal',
+           'fetch_report', 'fetch', 'stop', 'scores_text', 'evaluate']
 
 # %% ../../nbs/cli/40_engines.ipynb #f7f77fb3
 import sys
@@ -178,8 +178,24 @@ def follow(
         sys.exit(130)
     return {row.name: row for row in rows}
 
+# %% ../../nbs/cli/40_engines.ipynb #66c359c8
+@dataclass(frozen=True)
+class FetchedStudy:
+    "What `engines.modal_files.fetch_study` brought home."
+
+    fetched: list  # paths
+    kept: list  # paths that were here
+    bytes: int  # of the fetched files
+    runs: list  # names
+    dollars: float | None  # None: no run was paid for
+    bill: str  # where the dollars are from
+
+    def summary(self) -> dict:
+        "Return the answer without file names, as `reproduce run --on modal --json` prints it."
+        return dict(bytes=self.bytes, runs=self.runs, dollars=self.dollars, bill=self.bill)
+
 # %% ../../nbs/cli/40_engines.ipynb #fda9d85c
-def bring_home(configs: list) -> dict:  # {study: `fetch_study`'s answer without file names}
+def bring_home(configs: list) -> dict:  # {study: FetchedStudy}
     "Fetch the studies of configs, if one of their runs has ended."
     from reproduce_kit.engines.modal_client import remote_states
     from reproduce_kit.engines.modal_files import fetch_study
@@ -188,12 +204,9 @@ def bring_home(configs: list) -> dict:  # {study: `fetch_study`'s answer without
     ended = (RunState.DONE, RunState.FAILED)
     if not any(row.state in ended for row in remote_states(configs)):
         return {}
-    brought = {}
-    for study in dict.fromkeys(config.study for config in configs):
-        answer = fetch_study(study)
-        if answer['runs']:
-            brought[study] = {k: v for k, v in answer.items() if k not in ('fetched', 'kept')}
-    return brought
+    studies = dict.fromkeys(config.study for config in configs)
+    fetched = {study: FetchedStudy(**fetch_study(study)) for study in studies}
+    return {study: answer for study, answer in fetched.items() if answer.runs}
 
 # %% ../../nbs/cli/40_engines.ipynb #77a7357e
 @dataclass
@@ -216,8 +229,10 @@ class ModalOutcome:
         answer = dict(started=self.started, left=self.left, call=self.call)
         if self.ends is not None:
             ends = self.ends.items()
-            answer['ends'] = {n: dict(state=end.state, message=end.message) for n, end in ends}
-        return answer if self.brought is None else answer | dict(brought=self.brought)
+            answer |= dict(ends={n: dict(state=end.state, message=end.message) for n, end in ends})
+        if self.brought is not None:
+            answer |= dict(brought={name: study.summary() for name, study in self.brought.items()})
+        return answer
 
 # %% ../../nbs/cli/40_engines.ipynb #54480320
 def modal_report(
@@ -228,9 +243,8 @@ def modal_report(
     failed = outcome.failed
     lines = [f'{name} {end.state}: {end.message}' for name, end in failed.items()]
     for study, brought in outcome.brought.items():
-        dollars = format_number(brought['dollars'])
-        count = len(brought['runs'])
-        lines.append(f'{study}: {count} runs brought home; {dollars} dollars, {brought["bill"]}')
+        dollars, count = format_number(brought.dollars), len(brought.runs)
+        lines.append(f'{study}: {count} runs brought home; {dollars} dollars, {brought.bill}')
     if not (outcome.started or outcome.ends is not None or lines):
         count = len(request.configs)
         lines = [f'nothing to start: {count - len(outcome.left)} of {count} runs are done']
@@ -272,17 +286,16 @@ def run_on_modal(request: ModalRequest, as_json: bool):
 
 # %% ../../nbs/cli/40_engines.ipynb #90f37437
 def fetch_report(
-    answer: dict,  # from `engines.modal_client.fetch_study`
+    answer: FetchedStudy,
     study: str,
 ) -> str:
     "Return how many files came, what the runs cost and what to type next."
-    size = answer['bytes'] / 2**20
-    bill = answer['bill']
-    if answer['dollars'] is not None:
-        bill = f'{format_number(answer["dollars"])} dollars ({bill})'
+    size, bill = answer.bytes / 2**20, answer.bill
+    if answer.dollars is not None:
+        bill = f'{format_number(answer.dollars)} dollars ({bill})'
     lines = [
-        f'{len(answer["runs"])} runs: {len(answer["fetched"])} files fetched ({size:.1f} MiB), '
-        f'{len(answer["kept"])} were here',
+        f'{len(answer.runs)} runs: {len(answer.fetched)} files fetched ({size:.1f} MiB), '
+        f'{len(answer.kept)} were here',
         bill,
         '',
         f'next: reproduce paper --study {study}',
@@ -290,26 +303,27 @@ def fetch_report(
     return '\n'.join(lines)
 
 # %% ../../nbs/cli/40_engines.ipynb #6125aa18
-@click.command()
+@click.command(epilog='Example: reproduce fetch lion-vs-adamw')
 @click.argument('study')
-@click.option('--checkpoints', is_flag=True, help="Fetch the models of all epochs too.")
+@click.option('--checkpoints', is_flag=True, help='Fetch the models of all epochs too.')
 @as_json
 def fetch(study, checkpoints, as_json):
     """Bring the finished runs of a study home from Modal.
 
-    Fetches manifests, histories, run files, per-query values and executed notebooks of STUDY,
-    each verified by its hash."""
+    Manifests, histories, run files, per-query values and executed notebooks of STUDY are
+    fetched into the run store, each verified by its hash."""
     from reproduce_kit.engines.modal_files import fetch_study
 
     study = study_name(study)
     answer = fetch_study(study, checkpoints, say=tell)
-    if not answer['runs']:
+    fetched = FetchedStudy(**answer)
+    if not fetched.runs:
         where = f'`reproduce list params/{study} --on modal` shows how far they are'
         raise KitError(f'no run of {study} has ended on Modal; {where}')
-    print_result(answer, as_json, lambda: fetch_report(answer, study))
+    print_result(answer, as_json, lambda: fetch_report(fetched, study))
 
 # %% ../../nbs/cli/40_engines.ipynb #556928bb
-@click.command()
+@click.command(epilog='Example: reproduce stop lion-vs-adamw/as-run/gte-lion')
 @click.argument('run')
 @as_json
 def stop(run, as_json):
@@ -337,7 +351,7 @@ def scores_text(
     return '\n'.join(tables)
 
 # %% ../../nbs/cli/40_engines.ipynb #7c4b3841
-@click.command()
+@click.command(epilog='Example: reproduce evaluate as-run/gte-lion --epoch 3 --set dl20')
 @click.argument('run')
 @click.option('--epoch', required=True, type=click.IntRange(1), help='Which epoch of the run.')
 @click.option(
@@ -345,7 +359,7 @@ def scores_text(
     'sets',
     multiple=True,
     required=True,
-    help="A test set of the run's collection, e.g. dl20.",
+    help="A test set of the run's collection, as dl20; may be repeated.",
 )
 @on_option
 @as_json

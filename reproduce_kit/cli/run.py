@@ -61,46 +61,52 @@ def _not_run(settings, **labels) -> RunRow:
     return RunRow(**columns | labels)
 
 
-def _started(row: RunRow, history: list) -> RunRow:
+def _started(row: RunRow, updates: int) -> RunRow:
     from reproduce_kit.store.run import RunState
 
-    return replace(row, state=RunState.UNFINISHED, updates=history[-1]['step'])
+    return replace(row, state=RunState.UNFINISHED, updates=updates)
+
+# %% ../../nbs/cli/20_run.ipynb #73b4a3cb
+def _last_update(folder) -> int | None:  # None: nothing was logged
+    from reproduce_kit.store.history import read_history
+
+    history = read_history(folder)
+    return history[-1]['step'] if history else None
 
 # %% ../../nbs/cli/20_run.ipynb #870a9d22
 def run_row(config) -> RunRow:
     "Return the row of a config in `reproduce list`."
-    from reproduce_kit.store.history import read_history
     from reproduce_kit.store.run import RunState, run_folder
 
     folder = run_folder(config)
     labels = dict(recipe=config.recipe, title=config.title, optimizer=config.optimizer)
     row = _not_run(config, folder=str(folder), **labels)
     if not (folder / 'done.json').exists():
-        history = read_history(folder)
-        return _started(row, history) if history else row
-    done = read_json(folder / 'done.json')
-    test_set = config.test_sets[0]
-    measure = next(iter(done['epochs']['1']['means'][test_set]))
+        updates = _last_update(folder)
+        return row if updates is None else _started(row, updates)
+    done, test_set = read_json(folder / 'done.json'), config.test_sets[0]
+    selected, epochs = done['selected'], done['epochs']
+    means = {int(number): epoch['means'][test_set] for number, epoch in epochs.items()}
+    measure = next(iter(means[1]))
     return replace(
         row,
         state=RunState.DONE,
         updates=config.updates,
         measure=f'{test_set} {measure}',
-        epochs={int(n): epoch['means'][test_set][measure] for n, epoch in done['epochs'].items()},
-        selected=done['selected'] and int(done['selected']),
+        epochs={number: scores[measure] for number, scores in means.items()},
+        selected=selected and int(selected),
     )
 
 # %% ../../nbs/cli/20_run.ipynb #8beed2c8
 def encoder_row(settings) -> RunRow:
     "Return the row of an encoder or a bi-encoder in `reproduce list`."
     from reproduce_kit.config.encoders import SETTINGS_FOLDERS, is_trained
-    from reproduce_kit.store.history import read_history
     from reproduce_kit.store.run import RunState
 
     row = _not_run(settings, recipe=SETTINGS_FOLDERS[type(settings)], folder=str(settings.folder))
     if not is_trained(settings):
-        history = read_history(settings.folder)
-        return _started(row, history) if history and history[-1]['step'] else row
+        updates = _last_update(settings.folder)
+        return _started(row, updates) if updates else row
     row = replace(row, state=RunState.DONE, updates=settings.updates)
     means = read_json(settings.folder / 'done.json').get('means', {})
     test_set = next(iter(means), None)
@@ -128,13 +134,14 @@ def remote_rows(paths) -> list:  # of `engines.modal_client.RemoteRow`
     return remote_states(configs_of(paths))
 
 # %% ../../nbs/cli/20_run.ipynb #96cbc12d
-@click.command('list')
+@click.command('list', epilog='Example: reproduce list params/embedded')
 @click.argument('paths', nargs=-1, type=click.Path())
 @on_option
 @as_json
 def list_command(paths, on, as_json):
     """List configs and the state of their runs.
 
+    A row has the updates made, the first measure after each epoch and the selected epoch.
     PATHS are YAML files or folders; without them, all of params/ is listed."""
     if on == 'modal':
         rows, report = remote_rows(paths), remote_list
@@ -194,7 +201,7 @@ def modal_plan(
     return ModalPlan(rows, rates)
 
 # %% ../../nbs/cli/20_run.ipynb #40c25aca
-@click.command()
+@click.command(epilog='Example: reproduce plan params/lion-vs-adamw --on modal')
 @click.argument('paths', nargs=-1, type=click.Path())
 @on_option
 @rates_option
@@ -202,7 +209,7 @@ def modal_plan(
 def plan(paths, on, rates, as_json):
     """Tell what runs will need, before they start.
 
-    The plan has updates, batches, schedule, GPU memory and hours and, on Modal, dollars.
+    The plan has updates, batches, schedule, GPU memory and hours and, with --on modal, dollars.
     It starts nothing and uses no network. PATHS are YAML files or folders; without them,
     all of params/ is planned."""
     if on == 'modal':
@@ -214,7 +221,7 @@ def plan(paths, on, rates, as_json):
     print_result(report.as_dict(), as_json, lambda: '\n'.join(report.lines()))
 
 # %% ../../nbs/cli/20_run.ipynb #bf48e987
-@click.command()
+@click.command(epilog='Example: reproduce prepare params/embedded')
 @click.argument('paths', nargs=-1, required=True, type=click.Path())
 @as_json
 def prepare(paths, as_json):
@@ -286,34 +293,37 @@ def run_here(paths, track, as_json):
         sys.exit(1)
 
 # %% ../../nbs/cli/20_run.ipynb #c383cd1c
-@click.command()
+@click.command(epilog='Example: reproduce run params/embedded')
 @click.argument('paths', nargs=-1, required=True, type=click.Path())
 @on_option
 @as_json
 @click.option(
     '--track',
     type=click.Choice(['wandb']),
-    help='Send the curves to a tracker: here one that you are logged in to, '
-    'on Modal with the secret of that name.',
+    help='Send the curves to this tracker. Log in to it first; on Modal, make a secret of that name.',
 )
-@click.option('--yes', is_flag=True, help='On Modal: spend without asking.')
+@click.option('--yes', is_flag=True, help='On Modal: start without asking for confirmation.')
 @click.option(
     '--max-dollars',
     type=click.FloatRange(0),
     default=None,
-    help='On Modal: start no run that would bring the cost of these runs, '
-    'including what was spent before, above this sum.',
+    help='On Modal: limit of the dollars for all these runs, with those already spent. '
+    'Runs that would exceed it are not started.',
 )
 @click.option(
-    '--secret', 'secrets', multiple=True, help='On Modal: a secret to use (huggingface, wandb).'
+    '--secret',
+    'secrets',
+    multiple=True,
+    help='On Modal: name of a secret to use, as huggingface; may be repeated.',
 )
-@click.option('--detach', is_flag=True, help='On Modal: return once the study has been started.')
+@click.option('--detach', is_flag=True, help='On Modal: return as soon as the runs are started.')
 @rates_option
 def run(paths, on, as_json, track, **modal_options):
     """Train, rerank and measure every config that is not done.
 
-    PATHS are YAML files or folders. A run that was interrupted continues from its last
-    checkpoint. The exit code is 1 unless every run is done."""
+    PATHS are YAML files or folders. Encoders that the runs start from are trained first.
+    A run that was interrupted continues from its last checkpoint. The exit code is 1 unless
+    every run is done."""
     if on == 'local':
         return run_here(paths, track, as_json)
     from reproduce_kit.cli.engines import modal_request, run_on_modal
@@ -321,14 +331,14 @@ def run(paths, on, as_json, track, **modal_options):
     run_on_modal(modal_request(paths, track or '', **modal_options), as_json)
 
 # %% ../../nbs/cli/20_run.ipynb #6911e55f
-@click.command()
+@click.command(epilog='Example: reproduce logs minilm-l6-lion --on local')
 @click.argument('run')
 @click.option(
     '--on',
     type=click.Choice(['local', 'modal']),
     default='modal',
     show_default=True,
-    help='Where it runs.',
+    help='Where the run is.',
 )
 @click.option(
     '--lines',

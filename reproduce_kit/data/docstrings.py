@@ -258,13 +258,13 @@ def split_topics(
             f"{len(order)} topics, {len(rich)} of them with a See-Also grade, cannot give "
             f"{test} test and {dev} dev topics; lower test_topics or dev_topics"
         )
-    splits = {'test': rich[:test]}
-    splits['dev'] = list(_without_leaks(order, splits['test'], passages, topics, qrels))[:dev]
-    held_out = splits['test'] + splits['dev']
-    splits['train'] = list(_without_leaks(order, held_out, passages, topics, qrels))
+    for_test = rich[:test]
+    for_dev = list(_without_leaks(order, for_test, passages, topics, qrels))[:dev]
+    for_train = list(_without_leaks(order, for_test + for_dev, passages, topics, qrels))
+    splits = dict(train=for_train, dev=for_dev, test=for_test)
     return {
-        split: {topic: topics[topic] for topic in sorted(splits[split])}
-        for split in ('train', 'dev', 'test')
+        split: {topic: topics[topic] for topic in sorted(chosen)}
+        for split, chosen in splits.items()
     }
 
 # %% ../../nbs/data/40_docstrings.ipynb #174f68f7

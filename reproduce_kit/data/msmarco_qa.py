@@ -20,11 +20,12 @@ def qa_set(
     "Return the v1.1 protocol as an evaluation set; the candidates are in the order given."
     topics, qrels, run, corpus = {}, {}, {}, {}
     for row in rows:
-        topic, given = str(row['query_id']), row['passages']
+        topic, passages = str(row['query_id']), row['passages']
+        texts, is_selected = passages['passage_text'], passages['is_selected']
+        docids = [f'{topic}-{i}' for i in range(len(texts))]
         topics[topic] = row['query']
-        docids = [f'{topic}-{i}' for i in range(len(given['passage_text']))]
-        corpus |= zip(docids, given['passage_text'])
-        qrels[topic] = dict(zip(docids, map(int, given['is_selected'])))
+        corpus |= zip(docids, texts)
+        qrels[topic] = dict(zip(docids, map(int, is_selected)))
         run[topic] = {docid: float(-i) for i, docid in enumerate(docids)}
     return EvalSet('qa', topics, qrels, run, corpus, source, SET_MEASURES['qa'], 'order given')
 

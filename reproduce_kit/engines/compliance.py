@@ -60,13 +60,14 @@ def check_optimizer(run: Run) -> list:
     if not optimizer:
         has_begun = run.manifest['updates']['done']
         return ['optimizer: the manifest does not describe it'] if has_begun else []
+    kind, groups = optimizer['kind'], optimizer['groups']
     differences = []
     classes = OPTIMIZER_CLASSES[cfg.optimizer]
-    if optimizer['kind'] not in classes:
-        differences += _difference('optimizer', optimizer['kind'], classes[0])
-    for group in optimizer['groups']:
+    if kind not in classes:
+        differences += _difference('optimizer', kind, classes[0])
+    for group in groups:
         differences += _difference('betas', group['betas'], [cfg.beta1, cfg.beta2])
-    decays = [group['weight_decay'] for group in optimizer['groups']]
+    decays = [group['weight_decay'] for group in groups]
     wanted = [cfg.weight_decay, 0.0] if cfg.decay_on == 'matrices' else [cfg.weight_decay]
     return differences + _difference('weight decay', decays, wanted)
 
@@ -77,9 +78,10 @@ def check_history(run: Run) -> list:
     lines = [line for line in read_history(run.folder) if 'loss' in line]
     wrong = []
     for line in lines:
-        wanted = planned_rate(cfg, line['step'] - 1)
-        if not math.isclose(line['learning_rate'], wanted, rel_tol=1e-9, abs_tol=1e-15):
-            wrong.append((line['step'], line['learning_rate'], wanted))
+        step, rate = line['step'], line['learning_rate']
+        wanted = planned_rate(cfg, step - 1)
+        if not math.isclose(rate, wanted, rel_tol=1e-9, abs_tol=1e-15):
+            wrong.append((step, rate, wanted))
     differences = []
     if wrong:
         step, rate, wanted = wrong[0]

@@ -92,5 +92,16 @@ def detectable_difference(
     "Return the smallest difference that the topics and seeds at hand show with this power."
     study = parts.topics, parts.seeds, parts.rest, parts.n, parts.k
     error, _ = _mean_error(*study)
-    largest = 100 * (error or 1e-12)
-    return float(brentq(lambda effect: power(effect, *study) - at, 1e-15, largest))
+    if not error:
+        raise KitError(
+            'detectable difference: the values do not vary, so any difference is found; '
+            'use topics and seeds whose values vary'
+        )
+    smallest, largest = 1e-15, 100 * error
+    lowest, highest = power(smallest, *study), power(largest, *study)
+    if not lowest <= at <= highest:
+        raise KitError(
+            f'detectable difference: no difference has a power of {at:g}; '
+            f'ask for one between {lowest:.2f} and {highest:.2f}'
+        )
+    return float(brentq(lambda effect: power(effect, *study) - at, smallest, largest))

@@ -8,6 +8,7 @@ __all__ = ['PAIRS', 'GTE_CONFIG', 'NANOBEIR_PARTS', 'fake_model', 'fake_words', 
 # %% ../../nbs/testing/10_fake_hub.ipynb #22335f43
 import json
 import tempfile
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from string import ascii_letters, ascii_lowercase, digits, punctuation
@@ -35,7 +36,7 @@ from transformers import (
     ModernBertForMaskedLM,
 )
 
-from ..config.backbones import BACKBONES
+from ..config.backbones import BACKBONES, Shape
 from ..data.hub import DATASETS, install_repository
 from ..models.backbone import quiet
 
@@ -117,7 +118,7 @@ def _byte_pairs() -> models.BPE:
     return models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=merges)
 
 # %% ../../nbs/testing/10_fake_hub.ipynb #19f8b703
-def _byte_level(folder: Path) -> dict:  # {special token: id}
+def _byte_level(folder: Path) -> dict:  # {key of a model's config: id of a special token}
     "Write ModernBERT's tokenizer."
     tokenizer = Tokenizer(_byte_pairs())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -145,26 +146,23 @@ def _byte_level(folder: Path) -> dict:  # {special token: id}
         clean_up_tokenization_spaces=True,
     )
     _write_json(folder / 'tokenizer_config.json', config)
-    return ids
+    names = dict(pad='[PAD]', cls='[CLS]', sep='[SEP]', bos='[CLS]', eos='[SEP]')
+    return {f'{name}_token_id': ids[token] for name, token in names.items()}
 
 # %% ../../nbs/testing/10_fake_hub.ipynb #a635a9b8
-def _bert(folder: Path, sizes: dict):
-    BertModel(BertConfig(**sizes)).save_pretrained(folder)
-    _word_pieces(folder, sizes['vocab_size'])
+def _sizes(shape: Shape) -> dict:
+    return {key: value for key, value in asdict(shape).items() if key != 'model_type'}
 
 
-def _modernbert(folder: Path, sizes: dict):
+def _bert(folder: Path, shape: Shape):
+    BertModel(BertConfig(**_sizes(shape))).save_pretrained(folder)
+    _word_pieces(folder, shape.vocab_size)
+
+
+def _modernbert(folder: Path, shape: Shape):
     "Write ModernBERT with its language-model head."
-    ids = _byte_level(folder)
-    config = ModernBertConfig(
-        **sizes,
-        max_position_embeddings=8192,
-        pad_token_id=ids['[PAD]'],
-        cls_token_id=ids['[CLS]'],
-        sep_token_id=ids['[SEP]'],
-        bos_token_id=ids['[CLS]'],
-        eos_token_id=ids['[SEP]'],
-    )
+    token_ids = _byte_level(folder)
+    config = ModernBertConfig(**_sizes(shape), max_position_embeddings=8192, **token_ids)
     ModernBertForMaskedLM(config).save_pretrained(folder)
 
 # %% ../../nbs/testing/10_fake_hub.ipynb #f5810615
@@ -196,9 +194,9 @@ GTE_CONFIG = dict(  # keys of the original's config.json besides the sizes
 )
 
 # %% ../../nbs/testing/10_fake_hub.ipynb #dc0ef667
-def _gte(folder: Path, sizes: dict):
+def _gte(folder: Path, shape: Shape):
     "Write GTE as its repository stores it."
-    head = sizes['hidden_size'] // sizes['num_attention_heads']
+    head, sizes = shape.hidden_size // shape.num_attention_heads, _sizes(shape)
     rope = dict(rope_type='linear', rope_theta=160_000.0, factor=8 ** (2 / head))
     config = GteConfig(**sizes, max_position_embeddings=8192, num_labels=1, rope_parameters=rope)
     model = GteForTokenClassification(config)
@@ -212,7 +210,7 @@ def _gte(folder: Path, sizes: dict):
     architectures = ['NewForTokenClassification']
     original = dict(architectures=architectures, model_type='new') | sizes | GTE_CONFIG
     _write_json(folder / 'config.json', original)
-    _unigram(folder, sizes['vocab_size'])
+    _unigram(folder, shape.vocab_size)
 
 # %% ../../nbs/testing/10_fake_hub.ipynb #f2716b54
 def fake_model(
@@ -221,11 +219,11 @@ def fake_model(
 ) -> Path:  # the snapshot's folder in the hub's cache
     "Put a randomly initialised model of the true architecture into the hub's cache."
     spec = BACKBONES[backbone]
-    sizes = dict(spec.expect)
-    write = dict(bert=_bert, new=_gte, modernbert=_modernbert)[sizes.pop('model_type')]
+    writers = dict(bert=_bert, new=_gte, modernbert=_modernbert)
+    write = writers[spec.shape.model_type]
     with tempfile.TemporaryDirectory() as temporary, torch.random.fork_rng(), quiet():
         torch.manual_seed(seed)
-        write(Path(temporary), sizes)
+        write(Path(temporary), spec.shape)
         return install_repository(spec.repo, spec.revision, Path(temporary))
 
 # %% ../../nbs/testing/10_fake_hub.ipynb #5531f0fe

@@ -2,7 +2,9 @@
 
 Names, help, JSON keys, exit codes, and the steps of a study on Modal."""
 
+import ast
 import errno
+import inspect
 import itertools
 import json
 import os
@@ -114,6 +116,23 @@ def test_every_command_explains_itself(name):
     result = reproduce(name, '-h')
     assert result.exit_code == 0
     assert result.output.startswith(f'Usage: main {name}')
+
+
+@pytest.mark.parametrize('name', sorted(OPTIONS.keys() - {'data', 'doctor'}))
+def test_a_command_with_arguments_has_an_example_that_can_be_typed(name):
+    example = main.commands[name].epilog.removeprefix('Example: reproduce ')
+    words = example.split()
+    assert words[0] == name
+    main.commands[name].make_context(name, words[1:])  # a usage error would be raised
+
+
+@pytest.mark.parametrize('name', sorted(OPTIONS))
+def test_a_command_parses_calls_and_renders_in_few_lines(name):
+    source = inspect.getsource(main.commands[name].callback)
+    (function,) = ast.parse(source).body
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+    assert lines <= 15
 
 
 # --- exit codes ---

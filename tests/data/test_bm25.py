@@ -23,7 +23,7 @@ def test_cacm(tmp_path):
         for m in re.finditer(r'<DOCNO>\s*(\d+)\s*</DOCNO>(.*?)</DOC>', text, re.S)
     }
     made = lucene_search(tmp_path, topics, 1000, 0.9, 0.4, format='HtmlCollection')
-    run, stats = made['run'], made['stats']
+    run, stats = made.run, made.stats
     assert stats['documents'] == 3204 and stats['unique_terms'] == 14363
     qrels = read_qrels(folder / 'qrels.cacm.txt')
     rows = pytrec_eval.RelevanceEvaluator(qrels, {'P.30'}).evaluate(
@@ -87,8 +87,8 @@ def test_an_index_that_is_there(tmp_path):
         lucene_search(docs, topics, 10),
     )
     assert (
-        there['run'] == fresh['run']
-        and there['stats'] == fresh['stats']
-        and len(there['run']) == 150
-        and there['stats']['documents'] == 190
+        there.run == fresh.run
+        and there.stats == fresh.stats
+        and len(there.run) == 150
+        and there.stats['documents'] == 190
     )

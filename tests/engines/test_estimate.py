@@ -69,8 +69,8 @@ def test_a_plan_states_updates_batch_and_schedule_exactly(store, modernbert):
 
 
 def test_lion_needs_half_of_adamws_state(store, modernbert):
-    lion = plan_row(modernbert).memory_gib['optimizer']
-    adamw = plan_row(with_changes(modernbert, optimizer='adamw')).memory_gib['optimizer']
+    lion = plan_row(modernbert).memory_gib.optimizer
+    adamw = plan_row(with_changes(modernbert, optimizer='adamw')).memory_gib.optimizer
     assert adamw == pytest.approx(2 * lion, abs=0.02)
 
 

@@ -5,9 +5,10 @@ import pytest
 from scipy import stats
 
 from reproduce_kit.core import KitError
-from reproduce_kit.evaluation.power import power, sample_size
+from reproduce_kit.evaluation.power import detectable_difference, power, sample_size
 from reproduce_kit.evaluation.significance import (
     TESTS,
+    VarianceParts,
     correct_p_values,
     randomization,
     t_test,
@@ -48,6 +49,22 @@ def test_power_follows_the_closed_form():
     closed = stats.nct.sf(edge, n - 1, shift) + stats.nct.cdf(-edge, n - 1, shift)
     assert found == pytest.approx(closed, abs=3 * np.sqrt(closed * (1 - closed) / 4_000))
     assert power(0.5, 0.75, 0, 0.25, n, 1) == pytest.approx(closed, abs=1e-9)
+
+
+def variance_parts(topics, seeds=0.0, rest=0.0, k=1):
+    return VarianceParts(0.0, topics, seeds, rest, n=43, k=k, squares=(topics, seeds, rest))
+
+
+@pytest.mark.parametrize('k', [1, 3])
+def test_values_that_do_not_vary_have_no_smallest_difference(k):
+    with pytest.raises(KitError, match='the values do not vary'):
+        detectable_difference(variance_parts(0.0, k=k))
+
+
+@pytest.mark.parametrize('power_wanted', [0.01, 1.2])
+def test_a_power_that_no_difference_has_is_named_with_those_there_are(power_wanted):
+    with pytest.raises(KitError, match='ask for one between 0.05 and 1.00'):
+        detectable_difference(variance_parts(0.01), at=power_wanted)
 
 
 def permutation_p(d, **options):
