@@ -146,6 +146,8 @@ class RowWords(ValueWords):
                 pair = (lion.get((model, 'Lion', epoch)), adamw.get((model, 'AdamW', epoch)))
                 if None not in pair:
                     is_ahead.append(pair[0] > pair[1])
+        if not is_ahead:
+            raise EvidenceMissingError(f'no epoch of {model} with both Lion and AdamW')
         cells = f'{sum(is_ahead)} of {len(is_ahead)} cells of the same epoch'
         self._note(f'{model}: Lion above AdamW in {cells}')
         return sum(is_ahead) / len(is_ahead)

@@ -11,7 +11,7 @@ from kit import papers_folder
 from reproduce_kit.core import KitError
 from reproduce_kit.verdicts.claims import Claim, evaluate_claim, judge_claim, read_claims
 from reproduce_kit.verdicts.evidence import TREC_SET, MeasuredOptimizer, collect_evidence
-from reproduce_kit.verdicts.vocabulary import ClaimVocabulary
+from reproduce_kit.verdicts.vocabulary import ClaimVocabulary, EvidenceMissingError
 
 EVIDENCE = collect_evidence('lion-vs-adamw')
 TREC = EVIDENCE.paper.measures_on(TREC_SET)
@@ -272,6 +272,16 @@ def test_an_expression_can_only_ask(expression):
     claim = Claim('x', 'note', 'here', 'words', expression, BOTH)
     with pytest.raises(KitError, match='claim x'):
         evaluate_claim(claim, EVIDENCE, 'Table I')
+
+
+def test_optimizers_without_an_epoch_in_common_are_missing_evidence():
+    evidence = copy.deepcopy(EVIDENCE)
+    kept = {('AdamW', 1), ('Lion', 2)}
+    table = evidence.tables['Table I']
+    evidence.tables['Table I'] = {row: table[row] for row in table if row[1:] in kept}
+    claim = Claim('x', 'note', 'here', 'words', "lion_ahead('GTE', ['MAP']) > 0.5", BOTH)
+    with pytest.raises(EvidenceMissingError, match='no epoch of GTE with both'):
+        evaluate_claim(claim, evidence, 'Table I')
 
 
 def test_an_unknown_word_is_named():
