@@ -237,7 +237,7 @@ def _run_row(run) -> dict:
     manifest, hardware = run.manifest, run.manifest['hardware']
     attempts = manifest.get('attempts') or [{}]
     commit = str(manifest['git']['commit'])[:12]
-    minutes = sum(manifest['seconds'].values()) / 60
+    minutes = run.progress.work_seconds / 60
     return {
         'run': run.folder.relative_to(artifact_dir('runs')).as_posix(),
         'kit commit': commit + (' + changes' if manifest['git']['dirty'] else ''),

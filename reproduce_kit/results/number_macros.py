@@ -57,7 +57,7 @@ def _machine_macros(runs: list) -> list:
     manifest, name = runs[0].manifest, runs[0].folder.name
     hardware = manifest['hardware']
     device = hardware['gpus'][0] if hardware['gpus'] else f"a CPU ({hardware['threads']} threads)"
-    seconds = sum(sum(run.manifest['seconds'].values()) for run in runs)
+    seconds = sum(run.progress.work_seconds for run in runs)
     return [
         ('Device', device, name),
         ('Torch', manifest['packages']['torch'], name),
