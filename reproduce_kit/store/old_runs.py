@@ -20,6 +20,7 @@ def _attempt_events(
     progress: dict,  # content of progress.json if it is about this attempt, else {}
     trained: float,  # seconds of training, in the manifest
 ) -> Iterator[Event]:
+    "Yield the events of an attempt."
     number, started, seen = map(attempt.get, ('number', 'started', 'seen'))
     where = {key: attempt.get(key) for key in ('where', 'devices', 'dollars_per_hour', 'rates')}
     where |= dict(devices=attempt.get('devices') or [], of=progress.get('of'))
@@ -44,6 +45,7 @@ def _manifest_events(
     manifest: dict,  # as an old run has it
     when: float,  # the run was last seen, seconds since 1970
 ) -> Iterator[Event]:
+    "Yield what the sums in a manifest say."
     for opening in manifest.get('attempts', []):
         facts = {key: opening.get(key) for key in ('threads', 'batch')}
         yield Event(EventKind.OPENED, _seconds_of(opening.get('started')), facts=facts)

@@ -81,6 +81,7 @@ class RunProgress:
 
 # %% ../../nbs/store/08_progress.ipynb #c4cb9bfc
 def _change_attempt(progress: RunProgress, number: int, **changes) -> RunProgress:
+    "Return the progress with one attempt changed."
     attempts = [replace(a, **changes) if a.number == number else a for a in progress.attempts]
     return replace(progress, attempts=tuple(attempts))
 
@@ -93,6 +94,7 @@ def _start_attempt(progress: RunProgress, event: Event) -> RunProgress:
 
 
 def _after_attempt_event(progress: RunProgress, event: Event) -> RunProgress:
+    "Return the progress after an event of an attempt."
     number, facts = event.attempt, dict(event.facts)
     match event.what:
         case EventKind.STARTED:
