@@ -15,14 +15,17 @@ from .cost import cost
 from .lease import HEARTBEAT_SECONDS, Lease, LeaseLost, acquire
 from .monitor import AttemptMonitor, Host
 from .papermill import execute_notebook, process_count
-from ..store.attempts import attempt_file, attempts
+from ..store.events import EventKind
 from ..store.run import Run, RunState, run_folder
 
 # %% ../../nbs/engines/65_attempt.ipynb #a595bebf
 def is_settled(run: Run) -> bool:
     "Tell whether nothing is left to do for a run, its bill included."
-    billed = run.manifest.get('cost') or dict(attempts=0)
-    return run.settled and billed['attempts'] == len(attempts(run))
+    if not run.settled:
+        return False
+    progress = run.progress
+    billed_attempts = (progress.cost or {}).get('attempts', 0)
+    return billed_attempts == len(progress.attempts)
 
 # %% ../../nbs/engines/65_attempt.ipynb #bfb7cf62
 MAX_CUT_OFF = 3  # attempts in a row without a new checkpoint
@@ -30,15 +33,16 @@ MAX_CUT_OFF = 3  # attempts in a row without a new checkpoint
 
 def _check_progress(run: Run):
     "Raise `KitError` when the last three attempts were cut off at the same checkpoint."
-    last = attempts(run)[-MAX_CUT_OFF:]
-    were_cut_off = all(a['ended'] is None and a['where'] != 'local' for a in last)
-    if len(last) < MAX_CUT_OFF or not were_cut_off or len({a['step'] for a in last}) > 1:
+    last = run.progress.attempts[-MAX_CUT_OFF:]
+    were_cut_off = all(a.ended is None and a.where != 'local' for a in last)
+    checkpoints = {attempt.checkpoint for attempt in last}
+    if len(last) < MAX_CUT_OFF or not were_cut_off or len(checkpoints) > 1:
         return
-    minutes = max(a['seconds'] for a in last) / 60
+    minutes = max(attempt.seconds for attempt in last) / 60
     for attempt in last:  # so that three more may be tried after a change
-        write_json(attempt_file(run, attempt['number']), attempt | dict(ended='cut off'))
+        run.record(EventKind.CUT_OFF, attempt=attempt.number)
     raise KitError(
-        f"three attempts were cut off after {last[0]['step']} updates, "
+        f'three attempts were cut off after {last[0].checkpoint} updates, '
         f'the longest after {minutes:.0f} minutes, without reaching another checkpoint; '
         'lower save_steps, raise timeout_hours or ram_gib, or take a larger GPU'
     )
@@ -87,9 +91,8 @@ def _end_attempt(
     "Write down how an attempt ended, publish it, and return the answer."
     run, message = monitor.run, str(error) if error else ''
     try:
-        monitor.record.write(str(state), str(state), message)
-        if run.manifest:
-            run.note(cost=cost(run))
+        monitor.record.end(str(state), message)
+        run.record(EventKind.COST, **cost(run))
         if state is RunState.DONE:
             (run.folder / 'failed.json').unlink(missing_ok=True)
         if state is RunState.FAILED:

@@ -13,8 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from ..config.settings import RunConfig
-from ..core import KitError, did_you_mean, read_json, write_json
-from ..store.attempts import attempts
+from ..core import KitError, did_you_mean
 from ..store.run import Run
 
 # %% ../../nbs/engines/30_cost.ipynb #d3101098
@@ -94,18 +93,18 @@ def cost(
     run: Run,
 ) -> dict:  # {'seconds', 'gpu_seconds', 'dollars', 'source', 'attempts'}; no dollars: None
     "Estimate what a run's attempts have cost so far, from their seconds."
-    made = attempts(run)
-    paid = [attempt for attempt in made if attempt['dollars_per_hour'] is not None]
+    attempts = run.progress.attempts
+    paid = [attempt for attempt in attempts if attempt.dollars is not None]
     dollars, source = None, 'own machine'
     if paid:
-        dollars = round(sum(a['seconds'] * a['dollars_per_hour'] for a in paid) / 3600, 4)
-        source = 'estimated: ' + '; '.join(sorted({a['rates'] for a in paid}))
+        dollars = round(sum(attempt.dollars for attempt in paid), 4)
+        source = 'estimated: ' + '; '.join(sorted({attempt.rates for attempt in paid}))
     return dict(
-        seconds=round(sum(a['seconds'] for a in made), 1),
-        gpu_seconds=round(sum(a['seconds'] * len(a['devices']) for a in made), 1),
+        seconds=round(sum(a.seconds for a in attempts), 1),
+        gpu_seconds=round(sum(a.seconds * len(a.devices) for a in attempts), 1),
         dollars=dollars,
         source=source,
-        attempts=len(made),
+        attempts=len(attempts),
     )
 
 # %% ../../nbs/engines/30_cost.ipynb #7dde4368

@@ -43,7 +43,6 @@ from reproduce_kit.engines.modal_machines import (
     refresh,
     volume,
 )
-from ..store.attempts import attempts
 from ..store.run import Run, RunState, find_runs, git_state, run_folder
 
 # %% ../../nbs/engines/80_modal_app.ipynb #981e3959
@@ -107,15 +106,16 @@ def evaluate(
 # %% ../../nbs/engines/80_modal_app.ipynb #da3d466f
 FETCHED_FILES = (
     'manifest.json',
+    'events.jsonl',
     'history.jsonl',
     'telemetry.jsonl',
-    'progress.json',
+    'progress.json',  # of old runs
     'call.json',
     'done.json',
     'failed.json',
     'train.ipynb',
     'train.part.ipynb',
-    'attempts/*',
+    'attempts/*',  # notebooks, and *.json of old runs
     'first-stage/*',
     'epoch-*/*.json',
     'epoch-*/*.csv',
@@ -132,9 +132,9 @@ def _store_path(path) -> str:
 
 def _paid_attempts(run: Run) -> list:  # [[started, seen, estimated dollars], ...]
     return [
-        [a['started'], a['seen'], a['seconds'] * a['dollars_per_hour'] / 3600]
-        for a in attempts(run)
-        if a['dollars_per_hour'] is not None
+        [attempt.started, attempt.seen, attempt.dollars]
+        for attempt in run.progress.attempts
+        if attempt.dollars is not None
     ]
 
 # %% ../../nbs/engines/80_modal_app.ipynb #d1c17f2b

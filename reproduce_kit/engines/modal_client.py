@@ -23,6 +23,7 @@ from .local import format_duration
 from .modal_calls import CallAnswer, CallState, call_answer
 from reproduce_kit.engines.modal_files import (
     printable,
+    read_remote,
     read_remote_json,
 )
 from .modal_machines import RUNS, volume
@@ -32,6 +33,9 @@ from reproduce_kit.engines.modal_session import (
     ensure_deployed,
     modal_errors,
 )
+from ..store.events import EVENTS_FILE, parse_events
+from ..store.old_runs import remote_old_events
+from ..store.progress import Attempt, RunProgress, fold
 from ..store.run import RunState, git_state, run_folder
 
 # %% ../../nbs/engines/90_modal_client.ipynb #d9e70d67
@@ -55,20 +59,20 @@ class RunStatus:
 _PUBLISHING_SECONDS = 60
 
 
-def _is_alive(progress: dict, now: float) -> bool:
-    "Whether a run's last heartbeat is recent."
+def _is_alive(attempt: Attempt | None, now: float) -> bool:
+    "Whether an attempt has not ended, and its last sign of life is recent."
     limit = MISSED_HEARTBEATS * HEARTBEAT_SECONDS + _PUBLISHING_SECONDS
-    return progress.get('state') == 'running' and now - progress['beat'] < limit
+    return attempt is not None and not attempt.ended and now - attempt.seen < limit
 
 
-def _seconds_to_go(progress: dict, now: float) -> float:
+def _seconds_to_go(attempt: Attempt, now: float) -> float:
     "Return the expected rest of a run, from this attempt's speed; None before its first update."
-    updates = progress['step'] - progress['first_step']
+    updates = attempt.step - attempt.first_step
     if updates <= 0:
         return None
-    seconds = max(1.0, progress['beat'] - progress['started'])
-    rest = (progress['of'] - progress['step']) * seconds / updates
-    return max(0.0, rest - (now - progress['beat']))
+    seconds = max(1.0, attempt.seen - attempt.started)
+    rest = (attempt.of - attempt.step) * seconds / updates
+    return max(0.0, rest - (now - attempt.seen))
 
 # %% ../../nbs/engines/90_modal_client.ipynb #d1ac6daa
 def _state_of_call(call: dict, answer: CallAnswer, is_alive: bool) -> tuple:  # (state, message)
@@ -88,33 +92,36 @@ def _state_of_call(call: dict, answer: CallAnswer, is_alive: bool) -> tuple:  # 
 def run_status(
     done: dict,  # content of done.json, or None
     failed: dict,  # of failed.json
-    progress: dict,  # of progress.json
-    call: dict = None,  # of call.json; None for a run on this machine
+    progress: RunProgress = None,  # from the run's events; None: there are none
+    call: dict = None,  # content of call.json; None for a run on this machine
     answer: CallAnswer = None,  # Modal's word on the call
     now: float = None,  # seconds since 1970
 ) -> RunStatus:
-    "Return how far a run is, from its small files and Modal's answer."
+    "Return how far a run is, from its events, its small files and Modal's answer."
     now = now or time.time()
-    progress = progress or {}
-    is_alive = _is_alive(progress, now)
+    progress = progress or RunProgress()
+    attempt = progress.last
+    is_alive = _is_alive(attempt, now)
     message, eta = '', None
-    if done and progress.get('state', 'done') == 'done':  # otherwise its bill is being written
+    if done and (attempt is None or attempt.ended == RunState.DONE):  # else the bill is written now
         state = RunState.DONE
     elif failed:
         state, message = RunState.FAILED, printable(failed.get('message', ''))
     elif call is None:
-        state = RunState.STOPPED if progress else RunState.NOT_RUN
+        state = RunState.STOPPED if attempt else RunState.NOT_RUN
         state = RunState.RUNNING if is_alive else state
     else:
         state, message = _state_of_call(call, answer, is_alive)
-        eta = _seconds_to_go(progress, now) if state == RunState.RUNNING else None
+        eta = _seconds_to_go(attempt, now) if state == RunState.RUNNING else None
+    if attempt is None:
+        return RunStatus(state, message=message)
     return RunStatus(
         state=state,
-        step=progress.get('of') if state == RunState.DONE else progress.get('step', 0),
-        of=progress.get('of'),
+        step=attempt.of if state == RunState.DONE else attempt.step,
+        of=attempt.of,
         eta=eta,
-        dollars=progress.get('dollars'),
-        device=', '.join(progress.get('devices') or []),
+        dollars=progress.dollars,
+        device=', '.join(attempt.devices),
         message=message,
     )
 
@@ -155,19 +162,27 @@ class RemoteRow(RunStatus):
         return config | {key: getattr(self, key) for key in keys}
 
 # %% ../../nbs/engines/90_modal_client.ipynb #eb7bec88
-def _remote_row(volume, cfg: RunConfig) -> RemoteRow:
-    path = _remote_path(cfg)
-    names = ('done', 'failed', 'progress', 'call')
-    done, failed, progress, call = (read_remote_json(volume, f'{path}/{n}.json') for n in names)
-    answer = CallAnswer(CallState.ENDED)
-    if call and not done and not failed:
-        answer = call_answer(call['call'])
-    status = run_status(done, failed, progress, call, answer)
-    return RemoteRow(cfg=cfg, path=path, call=(call or {}).get('call'), **status.as_dict())
+def _remote_progress(volume, path: str) -> RunProgress:
+    "Return how far a run on a volume is; an old run has no log of events."
+    log = read_remote(volume, f'{path}/{EVENTS_FILE}')
+    if log is not None:
+        return fold(parse_events(log.decode()))
+    return fold(remote_old_events(read_remote_json(volume, f'{path}/progress.json') or {}))
 
 
 def _remote_path(cfg: RunConfig) -> str:
     return f'{cfg.study}/{cfg.recipe}/{run_folder(cfg).name}'
+
+# %% ../../nbs/engines/90_modal_client.ipynb #2afa6b6e
+def _remote_row(volume, cfg: RunConfig) -> RemoteRow:
+    path = _remote_path(cfg)
+    names = ('done', 'failed', 'call')
+    done, failed, call = (read_remote_json(volume, f'{path}/{name}.json') for name in names)
+    answer = CallAnswer(CallState.ENDED)
+    if call and not done and not failed:
+        answer = call_answer(call['call'])
+    status = run_status(done, failed, _remote_progress(volume, path), call, answer)
+    return RemoteRow(cfg=cfg, path=path, call=(call or {}).get('call'), **status.as_dict())
 
 # %% ../../nbs/engines/90_modal_client.ipynb #fff36457
 def remote_states(configs: list) -> list:  # of RemoteRow, in the same order

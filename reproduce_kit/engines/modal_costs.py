@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from ..config.settings import RunConfig
-from ..core import KitError, artifact_dir, read_json, write_json
+from ..core import KitError, artifact_dir
 from .cost import dollars_per_hour, split_bill
 from .plan import PlanRow, plan_row
+from ..store.events import EventKind
+from ..store.progress import read_progress, record_event
 from ..store.run import Run, RunState, run_folder
 
 # %% ../../nbs/engines/82_modal_costs.ipynb #4b034c32
@@ -37,9 +39,9 @@ def plan_with_cost(
     rate = hourly[0]  # the fallbacks are priced only to reject an unknown GPU
     hours, source = plan.hours, plan.hours_from
     if hours is None and plan.state == RunState.DONE:
-        manifest = Run(cfg, run_folder(cfg)).manifest
-        if manifest:
-            hours = sum(manifest['seconds'].values()) / 3600
+        run = Run(cfg, run_folder(cfg))
+        if run.manifest:
+            hours = run.progress.work_seconds / 3600
             source = 'measured: the same run on this machine'
     known_fields = vars(plan) | dict(hours=hours, hours_from=source)
     return PricedPlan(
@@ -126,18 +128,11 @@ def share_bill(
     return split_bill(estimates, billed)
 
 # %% ../../nbs/engines/82_modal_costs.ipynb #1dcb54c6
-def _manifest_file(run: str):
-    return artifact_dir('runs') / run / 'manifest.json'
-
-
-def _paid_manifests(runs, spent: dict) -> dict:
-    "Return the manifests of the runs that have a price: {run: manifest}."
-    manifests = {run: read_json(_manifest_file(run)) for run in runs if spent.get(run)}
-    return {
-        run: manifest
-        for run, manifest in manifests.items()
-        if manifest.get('cost') and manifest['cost']['dollars'] is not None
-    }
+def _estimated_costs(runs, spent: dict) -> dict:
+    "Return the costs of the runs that have a price, as their events have them: {run: cost}."
+    paid = [run for run in runs if spent.get(run)]
+    costs = {run: read_progress(artifact_dir('runs') / run).cost for run in paid}
+    return {run: cost for run, cost in costs.items() if cost and cost['dollars'] is not None}
 
 
 def _summary(costs: list, end: datetime) -> dict:
@@ -155,12 +150,12 @@ def record_costs(
     spent: dict,  # {any run on Modal: [[started, seen, estimated dollars] of its attempts]}
     app: str,  # how the names of the kit's apps begin
 ) -> dict:  # {'dollars', 'bill': where the figure is from}
-    "Write the cost of runs into their manifests: Modal's figure, or else the estimate."
-    manifests = _paid_manifests(runs, spent)
-    if not manifests:
+    "Add Modal's figure to the events of runs where there is one, and return the sum of all costs."
+    costs = _estimated_costs(runs, spent)
+    if not costs:
         return dict(dollars=None, bill='no run here was paid for')
     attempts = {run: [PaidAttempt(*row) for row in rows] for run, rows in spent.items()}
-    start, end = whole_hours([a for run in manifests for a in attempts[run]])
+    start, end = whole_hours([a for run in costs for a in attempts[run]])
     billed = billed_dollars(app, start, end)
     if billed is not None:
         shares = share_bill(attempts, start, end, billed)
@@ -168,8 +163,8 @@ def record_costs(
             f"billed: Modal's report to {end:%Y-%m-%d}, shared among {len(shares)} runs "
             "in proportion to their estimates"
         )
-        for run, manifest in manifests.items():
-            estimate = manifest['cost']['dollars']
-            figure = dict(dollars=shares[run], estimated=estimate, source=source)
-            write_json(_manifest_file(run), manifest | dict(cost=manifest['cost'] | figure))
-    return _summary([read_json(_manifest_file(run))['cost'] for run in manifests], end)
+        for run, cost in costs.items():
+            figure = dict(dollars=shares[run], estimated=cost['dollars'], source=source)
+            costs[run] = cost | figure
+            record_event(artifact_dir('runs') / run, EventKind.COST, **costs[run])
+    return _summary(list(costs.values()), end)

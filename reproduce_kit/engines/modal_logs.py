@@ -29,6 +29,7 @@ from reproduce_kit.engines.modal_session import (
     ensure_deployed,
     modal_errors,
 )
+from ..store.progress import read_progress
 from ..store.run import Run, RunState, run_folder
 
 # %% ../../nbs/engines/95_modal_logs.ipynb #4855b655
@@ -47,9 +48,8 @@ def _local_files(cfg: RunConfig) -> tuple:  # as `_remote_files`
     def read(name):
         return (folder / name).read_bytes() if (folder / name).exists() else None
 
-    names = ('done.json', 'failed.json', 'progress.json')
-    done, failed, progress = (json.loads(read(name) or b'null') for name in names)
-    return run_status(done, failed, progress), str(folder), read
+    done, failed = (json.loads(read(name) or b'null') for name in ('done.json', 'failed.json'))
+    return run_status(done, failed, read_progress(folder)), str(folder), read
 
 
 def _last_rows(history: bytes, lines: int) -> list:

@@ -41,6 +41,7 @@ from reproduce_kit.evaluation.metrics import (
 from .pair_scoring import progress_bar, score_pairs
 from .test_sets import load_test_sets, split_set
 from ..models.backbone import load_checkpoint
+from ..store.events import EventKind
 from ..store.run import Run, process_rank
 
 # %% ../../nbs/evaluation/60_rerank.ipynb #689baeac
@@ -218,11 +219,6 @@ def _rerank_sets(
         return rankings, rows, select(model) if select else None
 
 # %% ../../nbs/evaluation/60_rerank.ipynb #2bb0fcf3
-def _add_evaluation_time(run: Run, seconds: float):
-    spent = run.manifest['seconds']
-    run.note(seconds=spent | dict(evaluate=round(spent['evaluate'] + seconds, 1)))
-
-
 def evaluate_epoch(
     run: Run,
     sets: dict,  # from `load_test_sets`
@@ -246,7 +242,8 @@ def evaluate_epoch(
             means={name: means(rows[f'{run.cfg.name}/{name}']) for name in sets},
             selection=selection,
         )
-        _add_evaluation_time(run, time.time() - start)
+        seconds = round(time.time() - start, 1)
+        run.record(EventKind.EVALUATED, epoch=epoch, seconds=seconds)
     return read_json(folder / 'metrics.json')
 
 # %% ../../nbs/evaluation/60_rerank.ipynb #dcdf6e6b

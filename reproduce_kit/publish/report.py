@@ -247,7 +247,7 @@ def _run_row(run) -> dict:
         'run': run.folder.relative_to(artifact_dir('runs')).as_posix(),
         'kit commit': commit + (' + changes' if manifest.git.dirty else ''),
         'last started': attempts[-1].get('started', ''),
-        'minutes': f'{manifest.minutes:.0f}',
+        'minutes': f'{run.progress.work_seconds / 60:.0f}',
         'on': hardware.gpus[0] if hardware.gpus else f'{hardware.threads} CPU threads',
         'done.json sha256': sha256(run.folder / 'done.json')[:16],
     }

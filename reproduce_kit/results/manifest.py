@@ -36,13 +36,7 @@ class Manifest:
     git: Commit
     hardware: Hardware
     packages: dict  # {name: version}
-    seconds: dict  # {'train' and 'evaluate': seconds}
     attempts: list = field(default_factory=list)  # dicts, each with its time, `started`
-
-    @property
-    def minutes(self) -> float:
-        "Time of training and evaluation together."
-        return sum(self.seconds.values()) / 60
 
 # %% ../../nbs/results/15_manifest.ipynb #8453112c
 def read_manifest(run: Run) -> Manifest:

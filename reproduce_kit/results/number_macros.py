@@ -58,7 +58,7 @@ def _machine_macros(runs: list) -> list:
     name, manifest = runs[0].folder.name, read_manifest(runs[0])
     hardware = manifest.hardware
     device = hardware.gpus[0] if hardware.gpus else f'a CPU ({hardware.threads} threads)'
-    seconds = sum(sum(read_manifest(run).seconds.values()) for run in runs)
+    seconds = sum(run.progress.work_seconds for run in runs)
     return [
         ('Device', device, name),
         ('Torch', manifest.packages['torch'], name),

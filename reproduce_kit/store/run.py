@@ -31,6 +31,8 @@ from reproduce_kit.core import (
     read_json,
     write_json,
 )
+from .events import EventKind
+from .progress import RunProgress, read_progress, record_event
 
 # %% ../../nbs/store/10_run.ipynb #3be9bdda
 PACKAGES = (
@@ -141,19 +143,37 @@ class Run:
         return self.done and has_notebook and not any(self.folder.glob('checkpoint-*'))
 
     @property
+    def progress(self) -> RunProgress:
+        "How far the run is, from its events."
+        return read_progress(self.folder)
+
+    @property
     def manifest(self) -> dict:
-        "The content of `manifest.json`; empty before the run was opened."
-        path = self.folder / 'manifest.json'
-        return read_json(path) if path.exists() else {}
+        "`manifest.json` and what the events add up to; empty before the run was opened."
+        manifest = self._read_manifest()
+        if not manifest:
+            return {}
+        progress = self.progress
+        updates = manifest.get('updates', {}) | dict(done=progress.updates_done)
+        return manifest | dict(updates=updates) | progress.manifest()
 
     def epoch(self, n: int) -> Path:
         "Return the folder of epoch `n`, from 1."
         return self.folder / f'epoch-{n}'
 
+    def _read_manifest(self) -> dict:
+        path = self.folder / 'manifest.json'
+        return read_json(path) if path.exists() else {}
+
     def note(self, **changes):
-        "Update keys of the manifest; of several processes only the first one writes."
+        "Update keys of `manifest.json`; of several processes only the first one writes."
         if process_rank() == 0:
-            write_json(self.folder / 'manifest.json', self.manifest | changes)
+            write_json(self.folder / 'manifest.json', self._read_manifest() | changes)
+
+    def record(self, what: EventKind, **facts):
+        "Write down what happens to the run now; of several processes only the first one writes."
+        if process_rank() == 0:
+            record_event(self.folder, what, **facts)
 
 # %% ../../nbs/store/10_run.ipynb #bce59cdf
 def run_folder(cfg: RunConfig) -> Path:
@@ -190,10 +210,7 @@ def _first_manifest(cfg: RunConfig) -> dict:
         hardware=hardware(),
         packages={package: version(package) for package in PACKAGES},
         batch=cfg.batch(world_size()),
-        updates=dict(planned=cfg.updates, done=0),
-        seconds=dict(train=0.0, evaluate=0.0),
-        cost=None,
-        attempts=[],
+        updates=dict(planned=cfg.updates),
     )
 
 # %% ../../nbs/store/10_run.ipynb #566a51ca
@@ -207,8 +224,7 @@ def open_run(cfg: RunConfig) -> Run:
     if not run.manifest:
         run.note(**_first_manifest(cfg))
     if not run.done:
-        attempt = dict(started=_utc_now(), threads=hardware()['threads'], batch=batch)
-        run.note(attempts=run.manifest['attempts'] + [attempt])
+        run.record(EventKind.OPENED, threads=hardware()['threads'], batch=batch)
     return run
 
 # %% ../../nbs/store/10_run.ipynb #d8b43b9b

@@ -14,6 +14,7 @@ from ..engines.compliance import OPTIMIZER_CLASSES
 from ..engines.estimate import parameter_counts
 from ..evaluation.metrics import means
 from ..evaluation.rerank import write_rankings
+from ..store.events import EventKind
 from ..store.run import Run, mark_done, open_run
 from ..training.schedules import planned_rate
 
@@ -62,7 +63,7 @@ def _write_epoch(run: Run, epoch: int, values: dict, texts: dict):
 
 # %% ../../nbs/testing/20_fake_runs.ipynb #3756de33
 def _record_training(run: Run, seconds: float):
-    "Add to the manifest what training records."
+    "Record what training records, in the manifest and as events."
     cfg = run.cfg
     decays = [cfg.weight_decay]
     if cfg.decay_on == 'matrices':
@@ -73,12 +74,12 @@ def _record_training(run: Run, seconds: float):
     moments = 1 if cfg.optimizer == 'lion' else 2
     state_bytes = 4 * parameters['total'] * moments
     run.note(
-        updates=dict(planned=cfg.updates, done=cfg.updates),
-        seconds=dict(train=seconds, evaluate=seconds),
         data=dict.fromkeys(cfg.test_sets, 'same'),
         optimizer=dict(kind=OPTIMIZER_CLASSES[cfg.optimizer][0], groups=groups),
         memory=dict(optimizer_state_bytes=state_bytes, parameters=parameters),
     )
+    run.record(EventKind.CHECKPOINT, step=cfg.updates, seconds=seconds)
+    run.record(EventKind.EVALUATED, epoch=cfg.epochs, seconds=seconds)
 
 # %% ../../nbs/testing/20_fake_runs.ipynb #1336be5b
 def _fake_history(cfg: RunConfig) -> list:

@@ -21,6 +21,7 @@ from transformers import PrinterCallback, TrainerCallback
 from ..core import KitError, write_checksums
 from ..models.backbone import count_parameters
 from ..store.checkpoints import export_epoch_model
+from ..store.events import EventKind
 from ..store.history import append_history
 from ..store.run import Run, process_rank
 from .optimizers import describe_optimizer, optimizer_bytes
@@ -82,7 +83,7 @@ class HistoryWriter:
 
 # %% ../../nbs/training/45_callback.ipynb #0801467a
 class CheckpointKeeper:
-    "Exports epoch models, writes checksums, and keeps the manifest's progress and training time."
+    "Exports epoch models, writes checksums, and records checkpoints and training time."
 
     def __init__(
         self,
@@ -91,7 +92,7 @@ class CheckpointKeeper:
     ):
         self.run = run
         self.on_epoch = on_epoch
-        self.seconds_before = run.manifest['seconds']['train']  # of earlier attempts
+        self.seconds_before = run.progress.train_seconds  # of earlier attempts
         self.started = time.time()
 
     def keep(
@@ -105,16 +106,10 @@ class CheckpointKeeper:
         if is_epoch_end:
             export_epoch_model(checkpoint, self.run.epoch(epoch))
         write_checksums(checkpoint)
-        self._note_progress(updates_done)
+        trained = round(self.seconds_before + time.time() - self.started, 1)
+        self.run.record(EventKind.CHECKPOINT, step=updates_done, seconds=trained)
         if is_epoch_end and self.on_epoch:
             self._call_on_epoch(epoch)
-
-    def _note_progress(self, updates_done: int):
-        trained = round(self.seconds_before + time.time() - self.started, 1)
-        self.run.note(
-            updates=dict(planned=self.run.cfg.updates, done=updates_done),
-            seconds=self.run.manifest['seconds'] | dict(train=trained),
-        )
 
     def _call_on_epoch(self, epoch: int):
         began = time.time()
@@ -191,6 +186,7 @@ class TrainingCallback(ProgressCallback):
         self.checkpoints = CheckpointKeeper(self.run, self.on_epoch)
         if self.is_first:
             self.history = HistoryWriter(self.run, state.global_step)
+            self.is_described = 'memory' in self.run.manifest  # by an earlier attempt
 
     def on_epoch_begin(self, args, state, control, optimizer=None, **_):
         # an epoch that is resumed halfway keeps its optimizer
@@ -200,12 +196,13 @@ class TrainingCallback(ProgressCallback):
             self.history.start_epoch()
 
     def on_optimizer_step(self, args, state, control, optimizer=None, model=None, **_):
-        if self.is_first and 'memory' not in self.run.manifest:
+        if self.is_first and not self.is_described:
             memory = dict(
                 optimizer_state_bytes=optimizer_bytes(optimizer),
                 parameters=count_parameters(model),
             )
             self.run.note(optimizer=describe_optimizer(optimizer), memory=memory)
+            self.is_described = True
 
     def on_step_end(self, args, state, control, **_):
         super().on_step_end(args, state, control)

@@ -29,6 +29,7 @@ from reproduce_kit.models.backbone import load_backbone
 from reproduce_kit.results.figures import gap_frame, history_frame
 from reproduce_kit.results.run_tables import require_runs, table1
 from reproduce_kit.results.significance_tables import gap_table, letters_table
+from reproduce_kit.store.events import EventKind
 from reproduce_kit.store.history import read_history
 from reproduce_kit.store.run import open_run
 from reproduce_kit.training.cross_encoder import train
@@ -187,7 +188,7 @@ def test_a_row_of_the_paper_runs_from_the_command_line(cache, tmp_path):
     assert (plan['updates'], plan['state']) == (UPDATES, 'done')
     assert 'ends at' in plan['schedule']
     run = open_run(config)
-    run.note(updates=dict(planned=UPDATES, done=UPDATES - 1))
+    run.record(EventKind.CHECKPOINT, step=UPDATES - 1, seconds=1.0)
     run.lock.release(force=True)
     differs = reproduce('check', file)
     assert differs.returncode == 1

@@ -10,7 +10,7 @@ from reproduce_kit.engines import local
 from reproduce_kit.engines.attempt import attempt, train_config
 from reproduce_kit.engines.lease import LeaseLost
 from reproduce_kit.engines.monitor import Host
-from reproduce_kit.store.attempts import attempts, record_attempt
+from reproduce_kit.store.events import EventKind
 from reproduce_kit.store.run import Run, run_folder
 
 
@@ -20,6 +20,10 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setenv('REPRODUCE_RUNS', str(tmp_path))
     cfg = make_config(example_settings())
     return Run(cfg, run_folder(cfg))
+
+
+def ends(run) -> list:
+    return [attempt.ended for attempt in run.progress.attempts]
 
 
 @pytest.fixture
@@ -46,8 +50,8 @@ def test_a_failure_is_answered_in_short_and_written_in_full(run, notebook_raises
     failure = read_json(run.folder / 'failed.json')
     assert list(failure) == ['name', 'run', 'state', 'message', 'cell', 'traceback', 'when']
     assert failure['traceback'] == 'Traceback ...'
-    assert [a['ended'] for a in attempts(run)] == ['failed']
-    assert read_json(run.folder / 'progress.json')['message'] == str(error)
+    assert ends(run) == ['failed']
+    assert run.progress.last.message == str(error)
 
 
 def test_a_lost_lease_writes_nothing_over_the_new_holders_files(run, notebook_raises):
@@ -55,21 +59,21 @@ def test_a_lost_lease_writes_nothing_over_the_new_holders_files(run, notebook_ra
     answer = attempt(run.cfg)
     assert answer.state == 'elsewhere' and 'took this run over' in answer.message
     assert not (run.folder / 'failed.json').exists()
-    assert [a['ended'] for a in attempts(run)] == [None]
+    assert ends(run) == [None]
 
 
 def test_ctrl_c_is_written_down_and_passed_on(run, notebook_raises):
     notebook_raises(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         attempt(run.cfg)
-    assert [a['ended'] for a in attempts(run)] == ['stopped']
+    assert ends(run) == ['stopped']
 
 
 def test_the_lease_is_given_back_however_an_attempt_ends(run, notebook_raises):
     for error in (KitError('no'), LeaseLost('run'), KitError('no')):
         notebook_raises(error)
         assert attempt(run.cfg).state != 'skipped'
-    assert len(attempts(run)) == 3
+    assert len(ends(run)) == 3
 
 
 def test_the_notebook_of_an_attempt_that_was_cut_off_is_kept(run, notebook_raises):
@@ -83,12 +87,13 @@ def test_the_notebook_of_an_attempt_that_was_cut_off_is_kept(run, notebook_raise
 def test_a_fourth_attempt_needs_a_new_checkpoint(run, notebook_raises):
     notebook_raises(KitError('it was tried'))
     for number in (1, 2, 3):
-        record_attempt(
-            run, number, step=4, where='modal', devices=[], dollars_per_hour=1.0, rates='table'
-        )
+        price = dict(dollars_per_hour=1.0, rates='table')
+        run.record(EventKind.STARTED, attempt=number, where='modal', **price)
+        if number == 1:
+            run.record(EventKind.CHECKPOINT, step=4, seconds=9.0)
     answer = attempt(run.cfg)
     assert answer.state == 'failed' and 'cut off after 4 updates' in answer.message
-    assert [a['ended'] for a in attempts(run)] == ['cut off'] * 3 + ['failed']
+    assert ends(run) == ['cut off'] * 3 + ['failed']
     assert attempt(run.cfg).message == 'it was tried'
 
 

@@ -1,22 +1,13 @@
 """Rates are read with their dates, or the line is named; what ran is what is paid for."""
 
-from dataclasses import dataclass
-from pathlib import Path
-
 import pytest
 
 from reproduce_kit.config.files import make_config
 from reproduce_kit.config.settings import example_settings
 from reproduce_kit.core import KitError
 from reproduce_kit.engines.cost import cost, dollars_per_hour, match_gpu, read_rates, split_bill
-from reproduce_kit.store.attempts import attempts, record_attempt
-
-
-@dataclass
-class RunFolder:
-    """All that the cost of a run depends on."""
-
-    folder: Path
+from reproduce_kit.store.events import EventKind
+from reproduce_kit.store.run import Run
 
 
 @pytest.fixture
@@ -77,13 +68,13 @@ def test_a_table_that_is_not_there_is_named():
         read_rates('none.csv')
 
 
-def test_an_attempt_that_is_written_again_is_one_attempt(tmp_path):
-    run = RunFolder(tmp_path)
-    facts = dict(where='local', devices=[], dollars_per_hour=None, rates=None)
-    record_attempt(run, 1, **facts)
-    record_attempt(run, 1, ended='done')
-    (attempt,) = attempts(run)
-    assert attempt['ended'] == 'done' and attempt['seconds'] < 60
+def test_an_attempt_on_ones_own_machine_has_seconds_and_no_price(cfg, tmp_path):
+    run = Run(cfg, tmp_path)
+    run.record(EventKind.STARTED, attempt=1, where='local')
+    run.record(EventKind.ALIVE, attempt=1, step=4)
+    run.record(EventKind.ENDED, attempt=1, how='done', step=8)
+    (attempt,) = run.progress.attempts
+    assert attempt.ended == 'done' and attempt.seconds < 60
     assert cost(run)['dollars'] is None and cost(run)['source'] == 'own machine'
 
 

@@ -18,6 +18,7 @@ from kit import metrics, need, reproduce, reproduce_here, run_dir, write_yaml
 
 import reproduce_kit.publish.pages as pages
 from reproduce_kit.data.trec import read_run
+from reproduce_kit.store.progress import read_progress
 
 BIN = Path(sys.executable).parent
 
@@ -107,6 +108,7 @@ def test_a_finished_run_has_all_its_files_and_no_checkpoint(study):
     files = {p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file()}
     assert files >= {
         'manifest.json',
+        'events.jsonl',
         'history.jsonl',
         'done.json',
         'train.ipynb',
@@ -123,7 +125,8 @@ def test_a_finished_run_has_all_its_files_and_no_checkpoint(study):
 def test_a_manifest_says_what_a_run_was_made_from(study):
     manifest = json.loads((study.run('smoke-lion') / 'manifest.json').read_text())
     assert manifest['batch']['global'] == 16
-    assert manifest['updates'] == dict(planned=8, done=8)
+    assert manifest['updates'] == dict(planned=8)
+    assert read_progress(study.run('smoke-lion')).updates_done == 8
     assert manifest['data'].keys() == {'test', 'pairs', 'weights', 'reproduce-kit/tiny-bert'}
     assert manifest['packages']['torch']
 

@@ -37,6 +37,7 @@ from modal_study import (
 from reproduce_kit.core import KitError, NotLoggedIn
 from reproduce_kit.engines import modal_client
 from reproduce_kit.engines.modal_calls import CallAnswer, CallState
+from reproduce_kit.store.progress import read_progress
 from reproduce_kit.store.run import RunState
 
 SECRET = 'hf_secretsecretsecret'
@@ -161,13 +162,13 @@ def test_an_interrupted_run_equals_an_undisturbed_one(fetched):
 
 def check_bill(folder: Path, ends: list):
     """Every attempt's seconds are in the bill, also of a machine that vanished."""
-    cost = manifest_of(folder)['cost']
-    attempts = [json.loads(p.read_text()) for p in sorted((folder / 'attempts').glob('*.json'))]
-    assert [attempt['ended'] for attempt in attempts] == ends
+    progress = read_progress(folder)
+    cost, attempts = progress.cost, progress.attempts
+    assert [attempt.ended for attempt in attempts] == ends
     assert cost['attempts'] == len(ends)
     assert cost['source'].startswith('estimated: modal_rates.csv')
-    rate = attempts[0]['dollars_per_hour']
-    dollars = sum(attempt['seconds'] for attempt in attempts) * rate / 3600
+    seconds = sum(attempt.seconds for attempt in attempts)
+    dollars = seconds * attempts[0].dollars_per_hour / 3600
     assert cost['dollars'] == pytest.approx(dollars, abs=2e-4)
 
 
@@ -212,7 +213,7 @@ print(record_costs([sys.argv[1]], json.loads(sys.argv[2]), 'reproduce-kit'))
 def test_modals_own_figure_replaces_the_estimate(cloud, fetched):
     folder = run_of(fetched.home, 'whole')
     name = str(folder.relative_to(fetched.home))
-    mine = manifest_of(folder)['cost']['dollars']
+    mine = read_progress(folder).cost['dollars']
     yesterday = time.time() - 90_000
     spent = {
         name: [[yesterday, yesterday + 60, mine]],
@@ -229,7 +230,7 @@ def test_modals_own_figure_replaces_the_estimate(cloud, fetched):
     ours = [('reproduce-kit-0a1b2c3d', '1.00'), ('reproduce-kit-ffffffff', '.24')]
     cloud.report = [*ours, ('another app', '7')]
     assert "billed: Modal's report" in recorded()
-    assert manifest_of(folder)['cost']['dollars'] == pytest.approx(0.31)
+    assert read_progress(folder).cost['dollars'] == pytest.approx(0.31)
     cloud.report = None
 
 
@@ -318,7 +319,7 @@ def test_a_stopped_run_continues_at_its_last_checkpoint(continued):
     lines = (continued.folder / 'history.jsonl').read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     assert [row['step'] for row in rows if 'loss' in row] == list(range(1, 91))
-    assert manifest_of(continued.folder)['cost']['attempts'] == 2
+    assert read_progress(continued.folder).cost['attempts'] == 2
 
 
 @pytest.mark.soak
@@ -601,7 +602,7 @@ def twice(cloud, tmp_path_factory):
 @pytest.mark.soak
 def test_of_two_starts_at_once_one_trains(twice):
     assert sorted(answer['state'] for answer in twice.answers) == ['done', 'elsewhere']
-    assert len(manifest_of(local_run(twice.runs, 'twice'))['attempts']) == 1
+    assert len(read_progress(local_run(twice.runs, 'twice')).openings) == 1
 
 
 @pytest.mark.soak

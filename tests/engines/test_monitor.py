@@ -8,11 +8,11 @@ import pytest
 
 from reproduce_kit.config.files import make_config
 from reproduce_kit.config.settings import example_settings
-from reproduce_kit.core import DiskFull, read_json
+from reproduce_kit.core import DiskFull
 from reproduce_kit.engines import monitor as monitor_module
 from reproduce_kit.engines.lease import LeaseLost, acquire
 from reproduce_kit.engines.monitor import AttemptMonitor, Host, KernelGuard, Publisher
-from reproduce_kit.store.attempts import attempts
+from reproduce_kit.store.events import EventKind, read_events
 from reproduce_kit.store.run import Run, run_folder
 
 
@@ -52,15 +52,32 @@ def published(publish, offers=1):
     return errors
 
 
-def test_the_record_of_a_running_attempt():
+def test_the_record_of_a_running_attempt(monkeypatch):
+    monkeypatch.setattr(monitor_module, 'PUBLISH_SECONDS', 0.1)
     with watched() as monitor:
-        wait_for(lambda: attempts(monitor.run)[0]['seconds'] > 0)
-    progress = read_json(monitor.run.folder / 'progress.json')
-    assert (progress['state'], progress['attempt'], progress['step']) == ('running', 1, 0)
-    assert progress['dollars'] is None and 'message' not in progress
-    (attempt,) = attempts(monitor.run)
-    assert attempt['where'] == 'local' and attempt['ended'] is None
+        wait_for(lambda: monitor.run.progress.last.seconds > 0)
+    (attempt,) = monitor.run.progress.attempts
+    assert (attempt.number, attempt.step, attempt.of) == (1, 0, monitor.run.cfg.updates)
+    assert attempt.where == 'local' and attempt.dollars is None
+    assert attempt.ended is None and attempt.message == ''
     assert monitor.error is None
+
+
+def test_an_attempt_says_that_it_is_alive_just_before_files_are_published():
+    published = []
+    host = Host(publish=lambda: published.append(read_events(monitor.run.folder)[-1].what))
+    monitor = watched(host)
+    with monitor:
+        monitor.run.record(EventKind.CHECKPOINT, step=4, seconds=1.0)
+        wait_for(lambda: published)
+    assert published == [EventKind.ALIVE]
+    assert monitor.run.progress.last.checkpoint == 4
+
+
+def test_a_heartbeat_without_anything_to_publish_adds_no_line():
+    with watched() as monitor:
+        time.sleep(0.5)
+    assert [event.what for event in read_events(monitor.run.folder)] == [EventKind.STARTED]
 
 
 def test_a_lost_lease_ends_the_attempt_and_its_kernel():

@@ -3,7 +3,6 @@
 The stand-in with a small hub, small configs, and waiting for runs."""
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -14,6 +13,8 @@ import yaml
 from conftest import ROOT
 from loopback import TOKEN, Modal
 from tiny import hub, recipes, shrink
+
+from reproduce_kit.store.progress import read_progress
 
 RECIPES = recipes('as-run')
 HUB, CACHE, RUNS = 'reproduce-kit-hub', 'reproduce-kit-cache', 'reproduce-kit-runs'
@@ -115,11 +116,7 @@ def has_reached(cloud, name: str, step: int):
     """A function that tells whether `step` updates of a run are committed."""
 
     def is_reached():
-        try:
-            manifest = json.loads((stored(cloud, name) / 'manifest.json').read_text())
-        except (OSError, ValueError):
-            return False
-        return manifest['updates']['done'] >= step
+        return read_progress(stored(cloud, name)).updates_done >= step
 
     return is_reached
 

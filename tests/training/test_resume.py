@@ -14,6 +14,7 @@ from kit import SMOKE
 from reproduce_kit.config.files import make_config
 from reproduce_kit.core import KitError, sha256
 from reproduce_kit.models.backbone import load_backbone
+from reproduce_kit.store.events import EVENTS_FILE
 from reproduce_kit.store.history import read_history
 from reproduce_kit.store.run import open_run
 from reproduce_kit.testing.fake_hub import fake_model, fake_words
@@ -74,6 +75,21 @@ def test_a_run_stopped_at_an_epochs_end_and_in_its_middle_equals_a_whole_one(cha
     start(cut)
     shutil.rmtree(cut.folder / 'checkpoint-8')
     start(cut)
+    assert read_history(cut.folder) == read_history(whole.folder)
+    assert weights(cut) == weights(whole)
+
+
+def test_a_run_that_began_before_there_was_an_event_log_continues():
+    whole = open_tiny(name='new')
+    start(whole)
+    cut = open_tiny(name='old')
+    with pytest.raises(KeyboardInterrupt):
+        start(cut, on_epoch=interrupt)
+    cut.note(**cut.manifest)  # as it was written then
+    (cut.folder / EVENTS_FILE).unlink()
+    assert cut.manifest['updates'] == dict(planned=8, done=4)
+    start(cut)
+    assert cut.manifest['updates'] == dict(planned=8, done=8)
     assert read_history(cut.folder) == read_history(whole.folder)
     assert weights(cut) == weights(whole)
 

@@ -19,6 +19,7 @@ from reproduce_kit.publish.trace import trace
 from reproduce_kit.results.latex import write_table
 from reproduce_kit.results.run_tables import seed_groups, table1
 from reproduce_kit.results.significance_tables import gap_table, seed_gaps, variance_table
+from reproduce_kit.store.events import EventKind
 from reproduce_kit.store.run import finished_runs
 from reproduce_kit.testing.fake_runs import fake_run
 from reproduce_kit.verdicts.cells import check_cells, exit_code, published_cells
@@ -179,7 +180,7 @@ def test_a_run_that_is_not_what_its_config_asks_for_is_not_compared(runs):
     cfg = CONFIGS['as-stated', 'gte-lion']
     run = run_as_published(cfg)
     assert 'not-comparable' not in states(check_cells(STUDY, 'as-stated'))
-    run.note(updates=dict(planned=cfg.updates, done=cfg.updates - 1))
+    run.record(EventKind.CHECKPOINT, step=cfg.updates - 1, seconds=1.0)
     cells = checked_rows('as-stated')
     assert set(states(cells)) == {'not-comparable'}
     assert 'not what its config asks for: updates' in cells[0].why
