@@ -1,4 +1,6 @@
-"""Every notebook runs top to bottom from a clean kernel."""
+"""Every notebook runs top to bottom from a clean kernel.
+
+Long pages, and cells that begin with `#| slow`, run in `make soak`."""
 
 import json
 import multiprocessing
@@ -15,6 +17,16 @@ NOTEBOOKS = sorted(
     for path in (ROOT / 'nbs').rglob('*.ipynb')
     if '.ipynb_checkpoints' not in path.parts and 'Untitled' not in path.name
 )
+LONG_PAGES = {
+    'experiments/bench_growth',
+    'experiments/bench_kit',
+    'experiments/bench_rerank',
+    'experiments/bench_train',
+    'experiments/distil',
+    'experiments/throughput',
+    'speed/30_cross_encoders',
+}
+SLOW = '#| slow'  # the first line of a cell that `make test` skips
 PARAMETERIZED = [p for p in NOTEBOOKS if p.parent.name in ('experiments', 'analysis')]
 LARGE_LIBRARIES = [
     'torch',
@@ -40,26 +52,48 @@ def fresh_processes():
     return context
 
 
-def run_in_this_process(path, log):
+def has_slow_cells(path):
+    return SLOW in path.read_text()
+
+
+def run_in_this_process(path, log, is_whole):
     """Do what `nbdev_test` does with one notebook, its output in a file."""
     os.chdir(ROOT)
     output = os.open(log, os.O_WRONLY | os.O_CREAT)
     os.dup2(output, 1)
     os.dup2(output, 2)
     config = get_config()
-    passed, _ = run_notebook(path, skip_flags=config.tst_flags.split(), basepath=config.config_path)
+    skipped = [] if is_whole else config.tst_flags.split()
+    passed, _ = run_notebook(path, skip_flags=skipped, basepath=config.config_path)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0 if passed else 1)
 
 
-@pytest.mark.parametrize('path', NOTEBOOKS, ids=relative)
-def test_a_notebook_runs(path, fresh_processes, tmp_path):
-    log = tmp_path / 'log'
-    process = fresh_processes.Process(target=run_in_this_process, args=(path, str(log)))
+def run_in_a_fresh_process(path, log, fresh_processes, is_whole):
+    process = fresh_processes.Process(target=run_in_this_process, args=(path, str(log), is_whole))
     process.start()
     process.join()
     assert process.exitcode == 0, log.read_text()[-6000:]
+
+
+def mark_long(path):
+    return pytest.param(path, marks=pytest.mark.soak) if relative(path) in LONG_PAGES else path
+
+
+@pytest.mark.parametrize('path', map(mark_long, NOTEBOOKS), ids=relative)
+def test_a_notebook_runs(path, fresh_processes, tmp_path):
+    run_in_a_fresh_process(path, tmp_path / 'log', fresh_processes, is_whole=False)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize('path', filter(has_slow_cells, NOTEBOOKS), ids=relative)
+def test_a_notebook_runs_with_its_slow_cells(path, fresh_processes, tmp_path):
+    run_in_a_fresh_process(path, tmp_path / 'log', fresh_processes, is_whole=True)
+
+
+def test_every_long_page_is_there():
+    assert {relative(path) for path in NOTEBOOKS} >= LONG_PAGES
 
 
 @pytest.mark.parametrize('path', PARAMETERIZED, ids=relative)
