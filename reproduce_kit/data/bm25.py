@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 from ..core import KitError, NotCached, artifact_dir, sha256
 from .trec import read_run, write_run
@@ -54,6 +55,13 @@ def _java_library(home: Path) -> Path:
     )
 
 # %% ../../nbs/data/50_bm25.ipynb #4d33298d
+class _NoEncoders(ModuleType):
+    "Stands for `pyserini.encode`, which BM25 does not need."
+
+    def __getattr__(self, name):
+        return object
+
+
 def _start_java():
     "Start the JVM in this process and return Pyserini's searcher class."
     home = java_home()
@@ -66,8 +74,7 @@ def _start_java():
         jnius_config.set_classpath(str(jars[-1]))
     import jnius  # noqa: F401  starts the JVM
 
-    # Pyserini imports an OpenAI client that insists on a key; none is ever used.
-    os.environ.setdefault('OPENAI_API_KEY', 'unused')
+    sys.modules['pyserini.encode'] = _NoEncoders('pyserini.encode')
     from pyserini.search.lucene import LuceneSearcher
 
     return LuceneSearcher
