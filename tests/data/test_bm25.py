@@ -1,94 +1,96 @@
-"""Lucene through Pyserini on CACM equals Anserini's own numbers."""
+"""Lucene through Pyserini: CACM equals Anserini's own numbers, and an index may be there already."""
 
+import json
 import re
+import subprocess
 import tarfile
+from importlib.util import find_spec
+from pathlib import Path
 
+import pytest
 import pytrec_eval
 from kit import need
 
-from reproduce_kit.data.bm25 import lucene_search
+from reproduce_kit.data.bm25 import java_home, lucene_search
 from reproduce_kit.data.trec import read_qrels, read_run
 from reproduce_kit.evaluation.metrics import evaluate
+from reproduce_kit.testing.fake_hub import fake_words
+
+TOPIC = re.compile(r'<DOCNO>\s*(\d+)\s*</DOCNO>(.*?)</DOC>', re.DOTALL)
 
 
-def test_cacm(tmp_path):
-    folder = need('cacm')
-    with tarfile.open(folder / 'cacm.tar.gz') as t:
-        t.extractall(
-            tmp_path, **(dict(filter='data') if hasattr(tarfile, 'data_filter') else {})
-        )  # Python 3.11.4 and newer have filters
+def extract(archive: Path, folder: Path):
+    """Python 3.11.4 and newer have filters."""
+    has_filters = hasattr(tarfile, 'data_filter')
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, **(dict(filter='data') if has_filters else {}))
+
+
+def mean(evaluations: dict, measure: str) -> float:
+    return sum(row[measure] for row in evaluations.values()) / len(evaluations)
+
+
+@pytest.fixture(scope='module')
+def cacm(tmp_path_factory):
+    """(CACM's folder, the best 1000 documents of each of its topics)."""
+    folder, documents = need('cacm'), tmp_path_factory.mktemp('cacm')
+    extract(folder / 'cacm.tar.gz', documents)
     text = (folder / 'topics.cacm.txt').read_text(errors='replace')
-    topics = {
-        m[1]: ' '.join(m[2].split())
-        for m in re.finditer(r'<DOCNO>\s*(\d+)\s*</DOCNO>(.*?)</DOC>', text, re.S)
-    }
-    made = lucene_search(tmp_path, topics, 1000, 0.9, 0.4, format='HtmlCollection')
-    run, stats = made.run, made.stats
-    assert stats['documents'] == 3204 and stats['unique_terms'] == 14363
+    topics = {match[1]: ' '.join(match[2].split()) for match in TOPIC.finditer(text)}
+    return folder, lucene_search(documents, topics, 1000, 0.9, 0.4, format='HtmlCollection')
+
+
+def test_cacm_is_indexed_as_by_anserini(cacm):
+    _, result = cacm
+    assert result.stats['documents'] == 3204
+    assert result.stats['unique_terms'] == 14363
+
+
+def test_cacm_is_ranked_as_by_anserini(cacm):
+    folder, result = cacm
     qrels = read_qrels(folder / 'qrels.cacm.txt')
-    rows = pytrec_eval.RelevanceEvaluator(qrels, {'P.30'}).evaluate(
-        {q: s for q, s in run.items() if s}
-    )
-    assert round(sum(r['P_30'] for r in rows.values()) / len(rows), 4) == 0.1942
-    assert round(evaluate(run, qrels)['AP(rel=1)'].mean(), 4) == 0.3123
+    answered = {topic: scores for topic, scores in result.run.items() if scores}
+    evaluations = pytrec_eval.RelevanceEvaluator(qrels, {'P.30'}).evaluate(answered)
+    assert round(mean(evaluations, 'P_30'), 4) == 0.1942
+    assert round(evaluate(result.run, qrels)['AP(rel=1)'].mean(), 4) == 0.3123
+
+
+def test_cacm_has_every_document_of_anserinis_run(cacm):
+    folder, result = cacm
     theirs = read_run(folder / 'cacm-bm25.txt')
-    assert all(set(theirs[q]) <= set(run[q]) for q in theirs)
+    assert all(set(theirs[topic]) <= set(result.run[topic]) for topic in theirs)
 
 
-def test_an_index_that_is_there(tmp_path):
-    """Searching a finished index, as the prebuilt one is searched, in more than one batch of
-    topics, equals indexing and searching in one go."""
-    import json
-    import subprocess
-    from importlib.util import find_spec
-    from pathlib import Path
+def index_with_anserini(documents: Path, index: Path):
+    """Call Anserini's own program."""
+    jars = Path(find_spec('pyserini').origin).parent / 'resources/jars'
+    jar = sorted(jars.glob('anserini-*-fatjar.jar'))[-1]
+    options = {
+        '-collection': 'JsonCollection',
+        '-input': documents,
+        '-index': index,
+        '-generator': 'DefaultLuceneDocumentGenerator',
+        '-threads': '1',
+    }
+    words = [word for option in options.items() for word in option]
+    flags = ['-storePositions', '-storeDocvectors', '-storeRaw']
+    program = [java_home() / 'bin/java', '-cp', jar, 'io.anserini.index.IndexCollection']
+    subprocess.run([*program, *words, *flags], check=True, capture_output=True)
 
-    from reproduce_kit.data.bm25 import java_home
-    from reproduce_kit.testing.fake_hub import fake_words
 
-    words = fake_words()
-    docs = tmp_path / 'docs'
-    docs.mkdir()
-    (docs / 'corpus.jsonl').write_text(
-        ''.join(
-            json.dumps({'id': f'd{i}', 'contents': ' '.join(words[i * 3 : i * 3 + 9])}) + '\n'
-            for i in range(190)
-        )
-    )
-    jar = sorted(
-        (Path(find_spec('pyserini').origin).parent / 'resources/jars').glob('anserini-*-fatjar.jar')
-    )[-1]
-    subprocess.run(
-        [
-            java_home() / 'bin/java',
-            '-cp',
-            jar,
-            'io.anserini.index.IndexCollection',
-            '-collection',
-            'JsonCollection',
-            '-input',
-            docs,
-            '-index',
-            tmp_path / 'index',
-            '-generator',
-            'DefaultLuceneDocumentGenerator',
-            '-threads',
-            '1',
-            '-storePositions',
-            '-storeDocvectors',
-            '-storeRaw',
-        ],
-        check=True,
-        capture_output=True,
-    )
+def test_searching_an_index_that_is_there_equals_indexing_and_searching(tmp_path):
+    """As the prebuilt index is searched, in more than one batch of topics."""
+    words, documents = fake_words(), tmp_path / 'docs'
+    documents.mkdir()
+    passages = [
+        json.dumps({'id': f'd{i}', 'contents': ' '.join(words[i * 3 : i * 3 + 9])})
+        for i in range(190)
+    ]
+    (documents / 'corpus.jsonl').write_text('\n'.join(passages) + '\n')
+    index_with_anserini(documents, tmp_path / 'index')
     topics = {f't{i}': ' '.join(words[i * 3 + 2 : i * 3 + 4]) for i in range(150)}
-    there, fresh = (
-        lucene_search(None, topics, 10, index=tmp_path / 'index'),
-        lucene_search(docs, topics, 10),
-    )
-    assert (
-        there.run == fresh.run
-        and there.stats == fresh.stats
-        and len(there.run) == 150
-        and there.stats['documents'] == 190
-    )
+    searched = lucene_search(None, topics, 10, index=tmp_path / 'index')
+    fresh = lucene_search(documents, topics, 10)
+    assert searched == fresh
+    assert len(searched.run) == 150
+    assert searched.stats['documents'] == 190

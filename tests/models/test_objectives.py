@@ -57,7 +57,7 @@ def topical_text(n, seed, topics=10, length=24):
 
 @pytest.fixture(scope='module')
 def trained():
-    """(model, baseline, bag-of-words losses) after 300 updates of 32 texts."""
+    """(model, baseline, bag-of-words losses) after 150 updates of 32 texts."""
     torch.manual_seed(12)
     config = TiteConfig(
         vocab_size=400,
@@ -71,13 +71,13 @@ def trained():
     )
     model = TiteForPreTraining(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3, fused=True)
-    ids, _ = topical_text(300 * 32, 1)
+    ids, _ = topical_text(150 * 32, 1)
     baseline = unigram_bow(ids[:2000], ids[:2000] > 3, 400)
     mask = torch.ones(32, ids.shape[1], dtype=torch.long)
     losses = []
     for step, batch in enumerate(ids.split(32)):
         for group in optimizer.param_groups:
-            group['lr'] = 2e-3 * min(1, step / 30) * (1 - step / 320)
+            group['lr'] = 2e-3 * min(1, step / 15) * (1 - step / 160)
         output = model(batch, mask, special=(0, 1, 2, 3))
         output.loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
