@@ -155,7 +155,7 @@ def test_few_names_have_one_letter():
     assert len(single) / len(names) <= 0.15
 
 
-MOST_STRING_SUBSCRIPTS = 500  # lower it with every row that becomes a type
+MOST_STRING_SUBSCRIPTS = 300  # lower it with every row that becomes a type
 
 
 def test_few_values_are_found_by_string_subscripts():
