@@ -14,9 +14,9 @@ import click
 from .checks import check, why
 from .data import data_group
 from .doctor import doctor
-from .engines import evaluate, fetch, stop
 from .results import figures, paper, push, report, rerank, retrieve, tables
 from .run import list_command, logs, plan, prepare, run
+from .run_on_modal import evaluate, fetch, stop
 from ..core import KitError, as_kit_error, did_you_mean
 
 # %% ../../nbs/cli/90_app.ipynb #b85c73d7

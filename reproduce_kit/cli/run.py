@@ -326,7 +326,7 @@ def run(paths, on, as_json, track, **modal_options):
     every run is done."""
     if on == 'local':
         return run_here(paths, track, as_json)
-    from reproduce_kit.cli.engines import modal_request, run_on_modal
+    from reproduce_kit.cli.run_on_modal import modal_request, run_on_modal
 
     run_on_modal(modal_request(paths, track or '', **modal_options), as_json)
 

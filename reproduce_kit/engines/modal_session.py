@@ -87,7 +87,7 @@ def check_secrets(
 
 # %% ../../nbs/engines/84_modal_session.ipynb #fe4611e2
 def ensure_deployed(
-    configs=(),  # configs from files outside `params/`
+    configs=(),  # RunConfig to start: they may lie outside `params/`, or ask for other machines
     secrets=(),  # names of Modal secrets
     say=lambda message: None,
 ) -> str:  # the app's name

@@ -8,6 +8,7 @@ __all__ = ['LEVELS', 'TREC_EVAL_NAMES', 'MEASURES', 'CHUNK_CANDIDATES', 'measure
 
 # %% ../../nbs/evaluation/10_metrics.ipynb #942b4416
 import os
+import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -26,7 +27,7 @@ LEVELS = (1, 2)
 
 
 def measure_name(
-    measure: str,  # `AP`, `RR@10`, `R@10`, `Rprec`, `P@10` or `nDCG@10`
+    measure: str,  # `nDCG@10`, or a key of `TREC_EVAL_NAMES`
     level: int,  # lowest grade that counts as relevant
 ) -> str:
     "Return the measure's full name: `measure_name('R@10', 2)` is `R(rel=2)@10`."
@@ -90,7 +91,7 @@ def evaluate(
     names = {level: n for level, n in names.items() if set(n) & set(shown.values())}
     judges = {}
     for level, codes in names.items():
-        asked = {code.replace('_10', '.10') for code in codes.values()}
+        asked = {re.sub(r'_(\d+)$', r'.\1', code) for code in codes.values()}
         judges[level] = pytrec_eval.RelevanceEvaluator(qrels, asked, relevance_level=level)
     values = {measure: np.zeros(len(topics)) for measure in MEASURES}
     for start, end in _chunks(run, topics):

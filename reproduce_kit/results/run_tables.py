@@ -191,6 +191,11 @@ def add_mean(
 ):
     "Add the mean of a measure over topics to a table."
     frame, source = evidence
+    if measure not in frame:
+        raise KitError(
+            f"{' '.join(row)}: the run was finished before {measure} was measured; "
+            "delete the run's folder and run its config again"
+        )
     mean = float(frame[measure].mean())
     spread = frame.attrs.get('spread', {}).get(measure)
     table.add(row, column, f'{mean:.4f}', mean, spread, letters, measure=measure, **source)

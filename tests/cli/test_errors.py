@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from kit import reproduce, reproduce_here, run_dir, write_yaml
+from kit import reproduce, reproduce_here, write_yaml
+from miniature import go
 
 import reproduce_kit.publish.pages as pages
+from reproduce_kit.config.files import read_config
 from reproduce_kit.core import KitError
 
 BIN = Path(sys.executable).parent
@@ -116,9 +118,11 @@ def finished(tmp_path_factory):
     """A finished run of one epoch: (its folder, the environment it was made in)."""
     base = tmp_path_factory.mktemp('finished')
     env = {f'REPRODUCE_{kind.upper()}': base / kind for kind in ('runs', 'paper', 'figures')}
-    process = reproduce('run', write_yaml(base, 'smoke', epochs=1), env=env)
-    assert process.returncode == 0, process.stdout + process.stderr
-    return run_dir(base / 'runs', 'smoke'), env
+    with pytest.MonkeyPatch.context() as patch:
+        for name, folder in env.items():
+            patch.setenv(name, str(folder))
+        run = go(read_config(write_yaml(base, 'smoke', epochs=1)))
+    return run.folder, env
 
 
 @pytest.fixture

@@ -195,6 +195,7 @@ def test_a_row_of_the_paper_runs_from_the_command_line(cache, tmp_path):
     assert 'updates: the run has 11, the config asks for 12' in differs.stdout
 
 
+@pytest.mark.soak
 def test_a_chained_run_resumed_equals_one_uninterrupted(cache):
     whole = go(shrink(ALL['as-run/gte-lion'], name='whole'))
     cut_config = shrink(ALL['as-run/gte-lion'], name='cut')

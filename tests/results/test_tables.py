@@ -5,10 +5,14 @@ import re
 import shutil
 import subprocess
 
+import pandas as pd
 import pytest
 
+from reproduce_kit.core import KitError
+from reproduce_kit.evaluation.metrics import TREC_EVAL_NAMES
 from reproduce_kit.publish.trace import trace
 from reproduce_kit.results.latex import latex_text, table_latex, write_table
+from reproduce_kit.results.run_tables import MEASURE_TITLES, add_mean
 from reproduce_kit.results.table import Table, format_rate, mark_best
 
 
@@ -101,3 +105,15 @@ def test_a_table_typesets(table, is_long, tmp_path):
         command, cwd=tmp_path, capture_output=True, text=True, errors='replace'
     )
     assert process.returncode == 0, process.stdout[-2000:]
+
+
+def test_a_measure_that_a_finished_run_lacks_is_named_with_the_row():
+    frame = pd.DataFrame({'nDCG@10': [0.5, 0.25]})
+    with pytest.raises(
+        KitError, match=r'MiniLM-L6 Lion 3: the run was finished before R\(rel=1\)@100'
+    ):
+        add_mean(Table('', ''), ('MiniLM-L6', 'Lion', '3'), 'R@100', (frame, {}), 'R(rel=1)@100')
+
+
+def test_every_measure_has_a_title_in_the_tables():
+    assert MEASURE_TITLES.keys() == TREC_EVAL_NAMES.keys()

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
-from kit import reproduce
+from kit import reproduce_here
 
 import reproduce_kit.verdicts.cells as cells_module
 from reproduce_kit.config.backbones import BACKBONES, OPTIMIZER_TITLES
@@ -144,7 +144,7 @@ def test_minilm_is_contested_where_table_1_and_the_raw_outputs_disagree(runs):
 
 
 def check(runs, *args):
-    return reproduce('check', *args, env=dict(REPRODUCE_RUNS=runs))
+    return reproduce_here('check', *args, env=dict(REPRODUCE_RUNS=runs))
 
 
 def test_higher_is_not_a_pass_and_the_command_says_so(runs):
