@@ -11,9 +11,9 @@ reproduce: $(VENV)/.ready latex
 	$(BIN)/reproduce run params/embedded
 	$(BIN)/reproduce paper
 
-# Notebooks and tests, two processes of one thread each.
+# Notebooks and tests, three processes of one thread each: on two cores, because they wait for servers and children a quarter of the time.
 test: $(VENV)/.ready browser triton
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3
 
 # The long proofs: random kills, several processes, all configs through Modal's container program.
 soak: $(VENV)/.ready browser triton
