@@ -23,6 +23,7 @@ LONG_PAGES = {
     'experiments/bench_rerank',
     'experiments/bench_train',
     'experiments/distil',
+    'experiments/pretrain',
     'experiments/throughput',
     'speed/30_cross_encoders',
 }
