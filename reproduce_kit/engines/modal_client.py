@@ -15,7 +15,6 @@ from dataclasses import dataclass, fields
 
 import modal
 
-from ..config.files import make_config
 from ..config.settings import RunConfig
 from ..core import KitError, NotLoggedIn
 from .lease import HEARTBEAT_SECONDS, MISSED_HEARTBEATS

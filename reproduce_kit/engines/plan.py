@@ -8,7 +8,6 @@ __all__ = ['ACTIVATION_BYTES', 'OPTIMIZER_STATE_BYTES', 'USABLE_MEMORY', 'Memory
 
 # %% ../../nbs/engines/45_plan.ipynb #ce4d7afb
 import math
-import os
 from dataclasses import asdict, dataclass
 
 from ..config.backbones import BACKBONES

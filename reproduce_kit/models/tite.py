@@ -22,15 +22,7 @@ from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOut
 from ..core import KitError
 from .pooling import pool
 from .pooling_plan import PoolingStep, Segments, length_schedule, pooling_plan
-from reproduce_kit.models.tite_config import (
-    PUBLISHED,
-    TiteConfig,
-    encoder_config,
-    max_input_length,
-    published_config,
-    tiny_tite,
-)
-from .tite_files import save_bi_encoder, tite_tokenizer
+from .tite_config import TiteConfig, max_input_length
 
 # %% ../../nbs/models/50_tite.ipynb #85aa4937
 def apply_rope(

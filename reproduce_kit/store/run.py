@@ -10,7 +10,6 @@ __all__ = ['PACKAGES', 'git_state', 'devices', 'hardware', 'process_rank', 'worl
 import json
 import os
 import platform
-import shutil
 import subprocess
 import time
 from collections import Counter
@@ -31,6 +30,7 @@ from reproduce_kit.core import (
     read_json,
     write_json,
 )
+from .checkpoints import delete_checkpoints
 from .events import EventKind
 from .progress import RunProgress, read_progress, record_event
 
@@ -270,8 +270,7 @@ def mark_done(
             identity=run.cfg.identity, finished=_utc_now(), epochs=epochs, selected=selected
         )
         write_json(run.folder / 'done.json', done)
-    for checkpoint in run.folder.glob('checkpoint-*'):
-        shutil.rmtree(checkpoint)
+    delete_checkpoints(run.folder)
     if run.lock:
         run.lock.release(force=True)
     return read_json(run.folder / 'done.json')

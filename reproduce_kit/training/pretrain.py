@@ -12,7 +12,6 @@ import time
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -34,7 +33,7 @@ from reproduce_kit.store.checkpoints import (
 from ..store.history import append_history, read_history
 from ..store.run import git_state, hardware
 from .optimizers import decay_groups
-from .pretraining_text import Pieces, token_pieces
+from .pretraining_text import Pieces
 
 # %% ../../nbs/training/60_pretrain.ipynb #1371d560
 @lru_cache(2)

@@ -48,6 +48,15 @@ def test_ruff_is_content(command):
     assert p.returncode == 0, p.stdout[-4000:]
 
 
+def test_a_module_imports_nothing_for_its_examples_alone():
+    """ruff reads a page as a whole; the exported module must use what it imports."""
+    command = ['check', '--isolated', '--select', 'F401', '--exclude', '__init__.py']
+    p = subprocess.run(
+        [BIN / 'ruff', *command, 'reproduce_kit'], cwd=ROOT, capture_output=True, text=True
+    )
+    assert p.returncode == 0, p.stdout[-4000:]
+
+
 @pytest.mark.parametrize('path', PAGES, ids=relative)
 def test_a_cell_defines_one_public_thing(path):
     for cell in filter(is_export, cells(path)):

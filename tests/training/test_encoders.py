@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from click.testing import CliRunner
 from conftest import ROOT
-from kit import reproduce
+from kit import reproduce, reproduce_here
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
-from reproduce_kit.cli.app import main
 from reproduce_kit.config.files import make_config
 from reproduce_kit.config.settings import example_settings
 from reproduce_kit.core import KitError
@@ -86,11 +84,6 @@ def environment(clone, monkeypatch) -> dict:
     return variables
 
 
-def ask(*arguments):
-    """The command line in this process."""
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
 def done_files(clone) -> list:
     """done.json of the encoder, the run and the bi-encoder."""
     files = []
@@ -114,7 +107,7 @@ def check_files(clone):
 def check_list(clone):
     """`reproduce list` has all three as done, with the bi-encoder's nDCG@10."""
     bi_encoder = json.loads(done_files(clone)[2].read_text())
-    listed = ask('list', clone / 'params/tite', '--json').stdout
+    listed = reproduce_here('list', clone / 'params/tite', '--json').stdout
     rows = {row['name']: row for row in json.loads(listed)}
     states = {name: row['state'] for name, row in rows.items()}
     assert states == {'tite-k2-docs': 'done', 'tite-k2-adamw': 'done', 'tite-k2': 'done'}
@@ -124,8 +117,8 @@ def check_list(clone):
 def test_a_bi_encoder_before_its_teacher_is_an_error_and_nothing_is_trained_in_vain(
     clone, environment
 ):
-    too_early = ask('run', clone / 'params/tite/bi-encoders/tite-k2.yaml')
-    assert too_early.exit_code == 1
+    too_early = reproduce_here('run', clone / 'params/tite/bi-encoders/tite-k2.yaml')
+    assert too_early.returncode == 1
     assert 'is not trained yet' in too_early.stderr
     assert not (clone / 'runs/tite/encoders').exists()
 
@@ -142,18 +135,20 @@ def test_a_study_from_text_to_a_bi_encoder(clone, environment):
     check_files(clone)
     check_list(clone)
 
-    again = json.loads(ask('run', clone / 'params/tite', '--json').stdout)
+    again = json.loads(reproduce_here('run', clone / 'params/tite', '--json').stdout)
     assert again['skipped'] == ['tite-k2-docs', 'tite-k2-adamw', 'tite-k2']
-    on_modal = ask('run', clone / 'params/tite', '--on', 'modal', '--yes')
+    on_modal = reproduce_here('run', clone / 'params/tite', '--on', 'modal', '--yes')
     assert 'made where the run store is' in on_modal.stderr
 
     encoder, run, _ = done_files(clone)
     with open(encoder.parent / 'encoder/model.safetensors', 'ab') as file:
         file.write(b' ')
-    assert ask('run', clone / 'params/tite').exit_code == 0  # finished runs do not read it
+    assert (
+        reproduce_here('run', clone / 'params/tite').returncode == 0
+    )  # finished runs do not read it
     shutil.rmtree(run.parent)
-    changed = ask('run', clone / 'params/tite/controlled')
-    assert changed.exit_code == 1
+    changed = reproduce_here('run', clone / 'params/tite/controlled')
+    assert changed.returncode == 1
     assert 'was changed after its pre-training' in changed.stdout + changed.stderr
 
 

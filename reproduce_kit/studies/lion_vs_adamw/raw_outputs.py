@@ -17,12 +17,7 @@ from urllib.request import urlopen
 import pandas as pd
 
 from ...core import KitError, atomic_write, did_you_mean, sha256
-from reproduce_kit.studies.lion_vs_adamw.study import (
-    MRR,
-    UNPRINTED_MEASURES,
-    author_results,
-    study_table,
-)
+from .study import MRR, UNPRINTED_MEASURES, study_table
 from ...verdicts.sources import KEY
 
 # %% ../../../nbs/studies/lion_vs_adamw/10_raw_outputs.ipynb #e848716a

@@ -12,7 +12,6 @@ import pandas as pd
 
 from ...core import sha256
 from ...data.collection import read_collection
-from ...data.published import listed_systems
 from ...data.trec import read_lines, read_run
 from ...evaluation.metrics import evaluate
 from .finding import Finding, join_words

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ...core import KitError
 from .finding import Finding, join_words, row_label
-from .study import author_results, study_table, this_paper
+from .study import study_table, this_paper
 from ...verdicts.sources import KEY, compare_cell
 
 # %% ../../../nbs/studies/lion_vs_adamw/20_table_findings.ipynb #e62a669d

@@ -14,11 +14,7 @@ import pandas as pd
 from ...evaluation.significance import compare_runs
 from ...results.table import format_p
 from .finding import Finding, join_words
-from reproduce_kit.studies.lion_vs_adamw.raw_outputs import (
-    SUMMARY_FIELDS,
-    TOPIC_MEASURES,
-    author_topic_values,
-)
+from .raw_outputs import SUMMARY_FIELDS, TOPIC_MEASURES
 from .study import this_paper
 from ...verdicts.sources import KEY, compare_cell
 
