@@ -12,6 +12,7 @@ import os
 import click
 
 from .checks import check, why
+from .compare import compare
 from .data import data_group
 from .doctor import doctor
 from .results import figures, paper, push, report, rerank, retrieve, tables
@@ -24,7 +25,7 @@ SECTIONS = {
     'Study': (list_command, plan, prepare, run, logs),
     'Results': (rerank, retrieve, tables, figures, paper, report, push),
     'Engines': (fetch, stop, evaluate),
-    'Checks': (check, why, doctor, data_group),
+    'Checks': (check, compare, why, doctor, data_group),
 }
 
 # %% ../../nbs/cli/90_app.ipynb #cbb669b4

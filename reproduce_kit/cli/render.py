@@ -322,14 +322,14 @@ def compliance_table(
 def verdict_counts(
     cells: list,  # from `verdicts.cells.check_cells`
 ) -> str:
-    "Return how many published cells have which verdict, a line per recipe."
+    "Return how many printed cells have which verdict, a line per recipe."
     from reproduce_kit.verdicts.cells import STATES
 
     rows = []
     for recipe in dict.fromkeys(cell.recipe for cell in cells):
         verdicts = [cell.state for cell in cells if cell.recipe == recipe]
         rows.append((recipe, *(verdicts.count(state) for state in STATES)))
-    head = f'{len(cells)} published cells ({cells[0].cell.reference}):'
+    head = f'{len(cells)} printed cells ({cells[0].cell.reference}):'
     return f'{head}\n{text_columns(rows, ("recipe", *STATES))}'
 
 # %% ../../nbs/cli/05_render.ipynb #65e73325
@@ -341,13 +341,13 @@ def _tolerance(cell):
 def verdict_table(
     cells: list,  # from `verdicts.cells.check_cells`
 ) -> str:
-    "Return the published cells that a run can be compared with, number by number."
+    "Return the printed cells that a run can be compared with, number by number."
     columns = {
         'recipe': 'recipe',
         'row': lambda cell: f'{cell.model} + {cell.optimizer}'.removesuffix(' + '),
         'epoch': lambda cell: cell.epoch or '',
         'measure': lambda verdict: verdict.cell.name,
-        'published': 'published',
+        'printed': 'printed',
         'ours': lambda cell: f'{cell.ours:.4f}',
         'tolerance': _tolerance,
         'state': 'state',

@@ -17,11 +17,11 @@ def published_table(
     study: str,  # a folder of `params/`
     name: str,  # a file of its `published/`, without .csv
 ) -> pd.DataFrame:  # every value as text, as it was printed
-    "Read a table of published numbers."
+    "Read a table of printed numbers."
     path = project_root() / 'params' / study / 'published' / f'{name}.csv'
     if not path.exists():
         known = [other.stem for other in path.parent.glob('*.csv')]
-        raise KitError(f"{study}: no published table {name!r}{did_you_mean(name, known)}")
+        raise KitError(f"{study}: no printed table {name!r}{did_you_mean(name, known)}")
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 # %% ../../nbs/data/80_published.ipynb #4e896ce1
@@ -31,8 +31,9 @@ class Source:
 
     source: str  # as `--against` names it
     holds: str  # 'rows' of the study, or 'systems': results of others
+    describes: str  # whose rows: sources that describe the same runs can contradict each other
     title: str  # as a message names it
-    ground: str  # as a claim names it
+    ground: str  # as a claim names it; '' if no claim is asked of it
     caption: str  # as a caption names it
     file: str  # its table
     topics: str  # the file of its values by topic; '' if it has none
@@ -54,7 +55,7 @@ class Paper:
 
     @property
     def main(self) -> Source:
-        "The first source: the paper itself."
+        "The first source: the text that is checked by default."
         return next(iter(self.sources.values()))
 
     def measures_on(self, test_set: str) -> list:

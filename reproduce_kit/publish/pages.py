@@ -41,9 +41,8 @@ TABLES = (
     'table2',
     'settings',
     'memory',
-    'significance',
-    'variance',
     'audit',
+    'effects',
     'claims',
     'numbers',
 )
@@ -84,7 +83,7 @@ FIRST_OUTPUT = dict(
     tite='tables/tite1.tex',
     curves='curves.tex',
     numbers='numbers.tex',
-    claims='tables/claims-paper.tex',
+    claims='tables/claims-draft.tex',
 )  # of pages that write no file of their own name
 
 
@@ -187,7 +186,7 @@ def _is_up_to_date(page: AnalysisPage, key: str) -> bool:
 def _output_stats() -> set:
     "What the pages have written so far, as (path, size, modification time)."
     stats = _file_stats(artifact_dir('figures')) + _file_stats(artifact_dir('paper') / 'tables')
-    for name in ('curves', 'numbers'):
+    for name in ('curves', '*numbers'):
         for file in artifact_dir('paper').glob(f'{name}.*'):
             stats += _file_stats(file)
     return {tuple(stat) for stat in stats}

@@ -109,11 +109,11 @@ def _gap_sentence(gaps: Table) -> str:
 
 
 def _cells_sentence(cells: list) -> str:
-    "How many published cells were reproduced; `cells` is from `check_cells`."
+    "How many printed cells were reproduced; `cells` is from `check_cells`."
     if not cells:
-        return 'No numbers were published for this study, so there are none to reproduce.'
+        return 'No numbers are printed for this study, so there are none to reproduce.'
     reproduced = sum(cell.state == 'reproduced' for cell in cells)
-    return f'{reproduced} of {len(cells)} published cells are reproduced.'
+    return f'{reproduced} of {len(cells)} printed cells are reproduced.'
 
 # %% ../../nbs/publish/30_report.ipynb #d3988db9
 @dataclass(frozen=True)
@@ -133,11 +133,15 @@ SECTIONS = (
     Section(
         'figures', 'Figures', 'How did training go, and does the difference change with model size?'
     ),
-    Section('verdicts', 'Verdicts', 'Do the runs agree with what was published?'),
-    Section('claims', 'Claims', "Which of the published study's sentences do the data support?"),
+    Section('verdicts', 'Verdicts', 'Do the runs agree with what was printed?'),
+    Section(
+        'claims',
+        'Claims',
+        "Which sentences of the draft, the thesis and the note do the data support?",
+    ),
     Section(
         'audit',
-        'Audit of the published study',
+        'Audit of the study of Lion and AdamW',
         'Do its tables, its thesis and its raw outputs agree with each other?',
     ),
     Section('provenance', 'Provenance and environment', 'What does it take to run this again?'),
@@ -185,7 +189,7 @@ def _configs_html(runs: list) -> str:
 
 
 def _cell_row(verdict: CellVerdict) -> dict:
-    "A published cell and ours; `verdict` is from `check_cells`."
+    "A printed cell and ours; `verdict` is from `check_cells`."
     tolerance = verdict.tolerance
     row = verdict.model
     if verdict.epoch:
@@ -193,7 +197,7 @@ def _cell_row(verdict: CellVerdict) -> dict:
     return dict(
         row=row,
         measure=verdict.cell.name,
-        published=verdict.published,
+        printed=verdict.printed,
         ours=f"{verdict.ours:.4f}",
         tolerance=f"−{tolerance.low:.4f} +{tolerance.high:.4f} ({tolerance.origin})",
         state=verdict.state,
@@ -201,27 +205,25 @@ def _cell_row(verdict: CellVerdict) -> dict:
     )
 
 # %% ../../nbs/publish/30_report.ipynb #58b01e07
-_NOTHING_PUBLISHED = (
-    '<p>No numbers were published for this study, so there is nothing to reproduce cell by cell. '
-    'The claims and the audit below are about the published study.</p>'
+_NOTHING_PRINTED = (
+    '<p>No numbers are printed for this study, so there is nothing to reproduce cell by cell. '
+    'The claims and the audit below are about the study of Lion and AdamW.</p>'
 )
 
 
 def _verdicts_html(runs: list, cells: list) -> str:
     body = '<p>Did the runs do what their files ask for?</p>' + _configs_html(runs)
     if not cells:
-        return body + _NOTHING_PUBLISHED
+        return body + _NOTHING_PRINTED
     states = [cell.state for cell in cells]
     counts = ', '.join(f'{states.count(state)} {state}' for state in STATES)
-    body += (
-        f"<p>{len(cells)} published cells ({html.escape(cells[0].cell.reference)}): {counts}.</p>"
-    )
+    body += f"<p>{len(cells)} printed cells ({html.escape(cells[0].cell.reference)}): {counts}.</p>"
     rows = [_cell_row(cell) for cell in cells if cell.ours is not None]
     return body + (frame_html(pd.DataFrame(rows), 'cells', 'state') if rows else '')
 
 # %% ../../nbs/publish/30_report.ipynb #6d1dd980
 def _claims_html() -> str:
-    columns = ['id', 'where', 'words', 'verdict', 'because', 'evidence']
+    columns = ['id', 'where', 'words', 'verdict', 'evidence']
     body = ''
     titles = this_paper().claim_sources
     for source, claims in judge_all(collect_evidence(STUDY)).groupby('source', sort=False):

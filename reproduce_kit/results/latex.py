@@ -155,8 +155,8 @@ def write_table(
 ) -> Path:
     "Write `paper/tables/NAME.tex` and `NAME.json`; return the path of the first."
     made = provenance(notebook, runs, more)
-    is_macros = table.name == 'numbers'
-    name = 'numbers.tex' if is_macros else f'tables/{table.name}.tex'
+    is_macros = table.name.endswith('numbers')
+    name = f'{table.name}.tex' if is_macros else f'tables/{table.name}.tex'
     path = artifact_dir('paper') / name
     body = _macros(table) if is_macros else table_latex(table)
     with atomic_write(path) as file:

@@ -291,7 +291,7 @@ def best_epoch(runs: list) -> tuple:
 
 # %% ../../nbs/results/30_run_tables.ipynb #13088fe1
 _TABLE2_CAPTION = (
-    "{measure} beside other systems. Left: TREC DL 2019 as printed in the paper's {title}. "
+    "{measure} beside other systems. Left: TREC DL 2019 as printed in {title}. "
     'Right: this study, {collection} collection, {test_set} topics. {same} Numbers in brackets '
     "are the paper's own references. Recomputed: from a ranking that is at hand, by its scores; "
     'the others are quoted.'
@@ -299,7 +299,7 @@ _TABLE2_CAPTION = (
 _OWN_GROUP = 'This study'
 
 
-def _published_rows(table: Table, paper: Paper, own: str, recomputed: dict):
+def _printed_rows(table: Table, paper: Paper, own: str, recomputed: dict):
     "Add the systems that the paper lists; `recomputed` is {system: row of the audit}."
     recomputed = dict(recomputed)
     has_recomputed = bool(recomputed)
@@ -307,7 +307,7 @@ def _published_rows(table: Table, paper: Paper, own: str, recomputed: dict):
         row, ndcg = (printed.group, printed.system), printed.ndcg
         cites = f'[{printed.cites}]' if printed.cites else 'this paper'
         table.add(row, 'Cited as', cites)
-        table.add(row, 'DL 2019 (published)', ndcg, float(ndcg), published=printed.source)
+        table.add(row, 'DL 2019 (printed)', ndcg, float(ndcg), published=printed.source)
         if has_recomputed:
             _add_recomputed(table, row, recomputed.pop(printed.system, None))
         table.add(row, own, '')
@@ -347,7 +347,7 @@ def table2(
     if rankings is not None:
         measured = rankings.rename(columns={'nDCG@10': 'ndcg'}).itertuples()
         recomputed = {ranking.row or ranking.system: ranking for ranking in measured}
-    _published_rows(table, paper, own, recomputed)
+    _printed_rows(table, paper, own, recomputed)
 
     def add_own(system, evidence):
         frame, source = evidence

@@ -35,16 +35,16 @@ KEY = ['backbone', 'optimizer', 'epoch']
 
 
 def infer_epochs(
-    published: pd.DataFrame,  # rows with epochs
+    printed: pd.DataFrame,  # rows with epochs
     other: pd.DataFrame,  # rows without
     measures: list,  # compared, if both have them
 ) -> dict:  # {(backbone, optimizer): epoch, as text}
-    "Return the epoch whose published row each row of another table agrees with best."
+    "Return the epoch whose printed row each row of another table agrees with best."
     measures = [measure for measure in measures if measure in other.columns]
     epochs = {}
     for _, row in other.iterrows():
-        is_pair = published[KEY[:2]].eq(row[KEY[:2]]).all(axis=1)
-        candidates = published[is_pair].set_index('epoch')
+        is_pair = printed[KEY[:2]].eq(row[KEY[:2]]).all(axis=1)
+        candidates = printed[is_pair].set_index('epoch')
         equal_cells = candidates[measures].eq(row[measures]).sum(axis=1)
         epochs[row.backbone, row.optimizer] = equal_cells.idxmax()
     return epochs

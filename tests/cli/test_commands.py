@@ -27,7 +27,7 @@ NAMES = {
     'Study': ['list', 'plan', 'prepare', 'run', 'logs'],
     'Results': ['rerank', 'retrieve', 'tables', 'figures', 'paper', 'report', 'push'],
     'Engines': ['fetch', 'stop', 'evaluate'],
-    'Checks': ['check', 'why', 'doctor', 'data'],
+    'Checks': ['check', 'compare', 'why', 'doctor', 'data'],
 }
 OPTIONS = {
     'list': ['paths', '--on', '--json'],
@@ -52,6 +52,7 @@ OPTIONS = {
     'stop': ['run', '--json'],
     'evaluate': ['run', '--epoch', '--set', '--on', '--json'],
     'check': ['paths', '--against', '--json'],
+    'compare': ['first', 'second', '--epoch', '--json'],
     'why': ['file', 'cell', '--json'],
     'doctor': ['--json'],
     'data': [],

@@ -1,11 +1,33 @@
 """Each finding of the audit follows the table that it reads."""
 
+import numpy as np
 import pandas as pd
 import pytest
+from conftest import ROOT
+from kit import need
 
 from reproduce_kit.core import KitError
+from reproduce_kit.data.collection import read_collection
 from reproduce_kit.data.published import listed_systems
-from reproduce_kit.studies.lion_vs_adamw.study import author_results, study_table, this_paper
+from reproduce_kit.studies.lion_vs_adamw.protocol_findings import (
+    find_curve_points,
+    find_isolated_pairs,
+    find_longest_input,
+    find_memory,
+)
+from reproduce_kit.studies.lion_vs_adamw.result_sets import (
+    cells_by_set,
+    find_crossed_gaps,
+    find_direction,
+    find_result_sets,
+    find_unaffected,
+)
+from reproduce_kit.studies.lion_vs_adamw.study import (
+    author_results,
+    second_results,
+    study_table,
+    this_paper,
+)
 from reproduce_kit.studies.lion_vs_adamw.table2_findings import (
     find_cited_values,
     find_recomputed,
@@ -33,6 +55,7 @@ P10 = 'P(rel=1)@10'
 PUBLISHED = study_table('table1')
 SYSTEMS = listed_systems(this_paper())
 RAW = author_results()
+SECOND = second_results()
 MEASURES = list(this_paper().measures)
 
 
@@ -92,6 +115,151 @@ def test_four_checkpoints_imply_another_batch_than_stated():
     assert batch.count == 4
     assert '512 (MiniLM + AdamW)' in batch.reads
     assert '192 (ModernBERT + Lion)' in batch.reads
+
+
+# Two result sets
+
+
+def test_every_differing_cell_and_no_other_is_in_the_second_table():
+    cells = cells_by_set(PUBLISHED, RAW, SECOND)
+    assert len(cells) == 60
+    assert (~cells.in_raw).sum() == 42
+    assert (cells.in_raw == ~cells.in_second).all()
+    assert find_result_sets(PUBLISHED, RAW, SECOND).count == 42
+
+
+def test_a_table_of_one_set_mixes_nothing(retyped):
+    sets = find_result_sets(retyped, RAW, SECOND)
+    assert sets.count == 0
+    assert '0 of the 0 cells' in sets.reads
+    assert find_crossed_gaps(retyped, RAW, SECOND).reads == 'none'
+
+
+def typed(values):
+    """A table of numbers, typed with four digits."""
+    table = values.reset_index().assign(source='typed')
+    for measure in values.columns:
+        table[measure] = [f'{value:.4f}' for value in table[measure]]
+    return table
+
+
+def moved(table, measures, rng):
+    """(a copy with ten cells moved by 0.0002, their places)."""
+    changed = table.copy()
+    places = rng.choice(len(table) * len(measures), 10, replace=False)
+    chosen = {(int(p) // len(measures), measures[int(p) % len(measures)]) for p in places}
+    for row, measure in chosen:
+        value = float(table.loc[row, measure]) + rng.choice([-1, 1]) * 0.0002
+        changed.loc[row, measure] = f'{value:.4f}'
+    return changed, chosen
+
+
+def differing(table, reference):
+    cells = audit_table(table, reference)
+    rows = {tuple(row[KEY]): i for i, row in table.iterrows()}
+    wrong = cells[cells['state'] == 'differs']
+    return {(rows[tuple(cell[KEY])], cell['measure']) for _, cell in wrong.iterrows()}
+
+
+def appendix_results():
+    table = study_table('appendix').set_index(KEY)
+    return table[[measure for measure in MEASURES if measure in table]].astype(float)
+
+
+@pytest.mark.parametrize(
+    'reference',
+    [
+        PUBLISHED.set_index(KEY)[MEASURES].astype(float),
+        RAW[MEASURES],
+        SECOND,
+        appendix_results(),
+    ],
+    ids=['draft', 'raw', 'second', 'appendix'],
+)
+def test_ten_moved_cells_are_found_in_each_source(reference):
+    """Moved by 0.0002, in a copy of the source."""
+    copy = typed(reference)
+    assert differing(copy, reference) == set()
+    changed, chosen = moved(copy, list(reference.columns), np.random.default_rng(12))
+    assert differing(changed, reference) == chosen
+
+
+def test_a_moved_cell_is_in_neither_set():
+    changed = PUBLISHED.copy()
+    changed.loc[9, 'P(rel=1)@10'] = '0.7955'  # GTE + Lion, epoch 1: 0.7953 in the second table
+    sets = find_result_sets(changed, RAW, SECOND)
+    assert '41 of the 42 cells' in sets.reads
+
+
+def test_the_appendix_prints_the_raw_outputs():
+    assert differing(study_table('appendix'), RAW) == set()
+
+
+def test_the_differing_cells_favour_no_optimizer_in_count():
+    direction = find_direction(PUBLISHED, RAW, SECOND)
+    assert direction.count == 32
+    assert 'Lion +0.015 on average (19 of 24 higher)' in direction.reads
+    assert 'AdamW +0.002 on average (13 of 18 higher)' in direction.reads
+    assert 'GTE + Lion goes from 0.6785 to 0.6904' in direction.reads
+
+
+def test_the_printed_comparison_on_gte_crosses_the_sets():
+    crossed = find_crossed_gaps(PUBLISHED, RAW, SECOND)
+    assert crossed.count == 3
+    for gaps in (
+        '-0.044, -0.029, +0.000 as printed',
+        '-0.025, -0.041, -0.033 in the raw outputs',
+        '-0.013, -0.003, -0.002 in the second result table',
+    ):
+        assert gaps in crossed.reads
+
+
+def test_what_agrees_with_the_raw_outputs_is_named():
+    reads = find_unaffected(PUBLISHED, RAW).reads
+    assert 'all 36 cells of ModernBERT' in reads
+    assert 'all 18 of MRR@10' in reads
+    assert '5 of 5 headline cells' in reads
+
+
+def test_the_audit_page_says_what_the_findings_read():
+    """Its paragraph is typed; these numbers are not."""
+    text = (ROOT / 'nbs/analysis/audit.ipynb').read_text()
+    for sentence in (
+        '42 of its 108 cells are not in',
+        'All 42 equal, to four digits, a second result table',
+        'of the 18 other cells',
+        '32 of the 42 are printed higher than raw',
+        'by 0.015 on average',
+        "AdamW's by 0.002",
+        '0.002 to 0.013 apart',
+    ):
+        assert sentence in text, sentence
+
+
+# The protocol
+
+
+def test_no_pair_of_rows_isolates_the_optimizer():
+    pairs = find_isolated_pairs()
+    assert pairs.count == 3
+    assert 'MiniLM: chained False with AdamW' in pairs.reads
+    assert 'global_batch 512 with AdamW, 256 with Lion' in pairs.reads
+
+
+def test_a_curve_has_few_points():
+    assert '3 evaluation losses a run; about 3 (MiniLM + AdamW)' in find_curve_points().reads
+
+
+def test_stated_memory_is_less_than_what_was_logged():
+    assert 'stated 8 GB, logged 33 %, 16 GB of an L40S or 26 GB' in find_memory().reads
+
+
+def test_no_input_of_dl19_needs_a_long_context():
+    """The number that the claims use is counted again."""
+    longest = find_longest_input(read_collection(need('trec-dl')))
+    (inputs,) = study_table('inputs').to_dict('records')
+    pairs, tokens = f"{int(inputs['pairs']):,}", inputs['longest_tokens']
+    assert f'the longest of {pairs} pairs of topic and passage has {tokens} tokens' in longest.reads
 
 
 # The texts

@@ -62,7 +62,7 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture
 def changed_server(tmp_path):
     """A server whose first file is not the audited one."""
-    first = tmp_path / 'server' / study_table('authors_files')['path'][0]
+    first = tmp_path / 'server' / study_table('raw_files')['path'][0]
     first.parent.mkdir(parents=True)
     first.write_text('{}')
     handler = functools.partial(QuietHandler, directory=tmp_path / 'server')

@@ -22,7 +22,7 @@ from reproduce_kit.results.significance_tables import gap_table, seed_gaps, vari
 from reproduce_kit.store.events import EventKind
 from reproduce_kit.store.run import finished_runs
 from reproduce_kit.testing.fake_runs import fake_run
-from reproduce_kit.verdicts.cells import check_cells, exit_code, published_cells
+from reproduce_kit.verdicts.cells import check_cells, exit_code, printed_cells
 
 STUDY = 'lion-vs-adamw'
 PAPER = read_paper(STUDY)
@@ -46,18 +46,18 @@ def topic_tables(cfg, means, topics=43, spread=0.2, seed=1):
     return tables
 
 
-def published_row(cfg, against='paper'):
-    """{epoch: {measure: published value}} of a config's row."""
+def printed_row(cfg, against='draft'):
+    """{epoch: {measure: printed value}} of a config's row."""
     pair = (BACKBONES[cfg.backbone].repo, OPTIMIZER_TITLES[cfg.optimizer])
     row = {epoch: {} for epoch in EPOCHS}
-    for (backbone, optimizer, epoch, measure), printed in published_cells(PAPER, against).items():
+    for (backbone, optimizer, epoch, measure), printed in printed_cells(PAPER, against).items():
         if (backbone, optimizer) == pair:
             row[int(epoch)][measure] = float(printed)
     return row
 
 
-def run_as_published(cfg, against='paper'):
-    return fake_run(cfg, topic_tables(cfg, published_row(cfg, against)))
+def run_as_printed(cfg, against='draft'):
+    return fake_run(cfg, topic_tables(cfg, printed_row(cfg, against)))
 
 
 def select(cells, **values):
@@ -84,8 +84,8 @@ def runs(tmp_path, monkeypatch):
 
 @pytest.fixture
 def modernbert_cells(runs):
-    """The cells of a recipe with one finished run, whose values are the published ones."""
-    run_as_published(CONFIGS['as-run', 'modernbert-lion'])
+    """The cells of a recipe with one finished run, whose values are the printed ones."""
+    run_as_printed(CONFIGS['as-run', 'modernbert-lion'])
     return check_cells(STUDY, 'as-run')
 
 
@@ -101,7 +101,7 @@ def test_a_run_with_the_published_values_is_reproduced(modernbert_cells):
 
 def test_a_wide_tolerance_tells_how_many_other_rows_would_pass(modernbert_cells):
     row = select(modernbert_cells, model='ModernBERT', optimizer='Lion')
-    assert 'of the 17 other published rows' in row[0].why
+    assert 'of the 17 other printed rows' in row[0].why
 
 
 def test_bm25_must_agree_with_the_printed_digits(modernbert_cells):
@@ -131,12 +131,12 @@ def test_a_study_without_published_numbers_has_no_cells():
 
 
 def test_minilm_is_contested_where_table_1_and_the_raw_outputs_disagree(runs):
-    run_as_published(CONFIGS['as-run', 'minilm-lion'], 'authors')
+    run_as_printed(CONFIGS['as-run', 'minilm-lion'], 'raw')
     row = select(check_cells(STUDY, 'as-run'), model='MiniLM', optimizer='Lion')
     assert states(select(row, measure='nDCG@10')) == ['reproduced'] * 3
     assert states(select(row, measure='P(rel=1)@10')) == ['contested'] * 3
     for cell in select(row, state='contested'):
-        assert 'authors reads' in cell.why
+        assert 'raw reads' in cell.why
         assert cell.why.endswith('(near ours)')
 
 
@@ -149,7 +149,7 @@ def check(runs, *args):
 
 def test_higher_is_not_a_pass_and_the_command_says_so(runs):
     cfg = CONFIGS['as-stated', 'modernbert-adamw']
-    row = published_row(cfg)
+    row = printed_row(cfg)
     row[2]['nDCG@10'] += 0.2
     fake_run(cfg, topic_tables(cfg, row))
     answer = check(runs, STUDY, '--json')
@@ -157,10 +157,10 @@ def test_higher_is_not_a_pass_and_the_command_says_so(runs):
     differing = select(json.loads(answer.stdout)['cells'], state='differs')
     (cell,) = [cell for cell in differing if cell['model'] != 'BM25']
     assert (cell['recipe'], cell['epoch'], cell['measure']) == ('as-stated', 2, 'nDCG@10')
-    assert cell['why'].endswith('above what is published')
+    assert cell['why'].endswith('above what is printed')
     answer = check(runs, STUDY, '--against', 'thesis')
     assert answer.returncode == 3
-    line = 'ModernBERT + AdamW  1      nDCG@10  0.7105     0.7105'
+    line = 'ModernBERT + AdamW  1      nDCG@10  0.7105   0.7105'
     assert line in answer.stdout, answer.stdout
     file = 'params/lion-vs-adamw/as-stated/modernbert-adamw.yaml'
     answer = check(runs, file, '--against', 'thesis')
@@ -178,7 +178,7 @@ def checked_rows(recipe):
 
 def test_a_run_that_is_not_what_its_config_asks_for_is_not_compared(runs):
     cfg = CONFIGS['as-stated', 'gte-lion']
-    run = run_as_published(cfg)
+    run = run_as_printed(cfg)
     assert 'not-comparable' not in states(check_cells(STUDY, 'as-stated'))
     run.record(EventKind.CHECKPOINT, step=cfg.updates - 1, seconds=1.0)
     cells = checked_rows('as-stated')
@@ -187,7 +187,7 @@ def test_a_run_that_is_not_what_its_config_asks_for_is_not_compared(runs):
 
 
 def test_another_recipe_is_not_compared(runs):
-    run_as_published(CONFIGS['controlled', 'modernbert-lion-lr2e-6-s12'])
+    run_as_printed(CONFIGS['controlled', 'modernbert-lion-lr2e-6-s12'])
     cells = checked_rows('controlled')
     assert set(states(cells)) == {'not-comparable'}
     assert "recipe 'controlled' is another protocol" in cells[0].why
@@ -196,10 +196,10 @@ def test_another_recipe_is_not_compared(runs):
 def test_a_row_with_two_rates_is_not_compared(runs, monkeypatch):
     cfg = CONFIGS['as-run', 'modernbert-lion']
     other = make_config(cfg.model_dump() | dict(learning_rate=3e-6, name='modernbert-lion-other'))
-    two = [run_as_published(cfg), run_as_published(other)]
+    two = [run_as_printed(cfg), run_as_printed(other)]
     monkeypatch.setattr(cells_module, 'finished_runs', lambda *_: two)
     cells = checked_rows('as-run')
-    assert {cell.why for cell in cells} == {'2 rates; the published row has one'}
+    assert {cell.why for cell in cells} == {'2 rates; the printed row has one'}
 
 
 # Several seeds
@@ -213,7 +213,7 @@ def test_three_seeds_give_the_prediction_interval_of_a_next_run(runs, monkeypatc
     ]
     three = []
     for shift, cfg in zip((-0.004, 0, 0.004), configs):
-        row = published_row(cfg)
+        row = printed_row(cfg)
         moved = {n: {m: value + shift for m, value in values.items()} for n, values in row.items()}
         three.append(fake_run(cfg, topic_tables(cfg, moved)))
     monkeypatch.setattr(cells_module, 'read_configs', lambda *_: configs)

@@ -6,14 +6,8 @@ import pytest
 
 from reproduce_kit.core import KitError
 from reproduce_kit.data.published import read_paper
-from reproduce_kit.verdicts.cells import (
-    Tolerance,
-    by_rounding,
-    cells_to_check,
-    classify,
-    exit_code,
-    published_cells,
-)
+from reproduce_kit.verdicts.cells import cells_to_check, classify, exit_code, printed_cells
+from reproduce_kit.verdicts.tolerances import Tolerance, by_rounding
 
 PAPER = read_paper('lion-vs-adamw')
 TOLERANCE = Tolerance(0.01, 0.02, 'seeds')
@@ -45,10 +39,10 @@ def test_rounding_accepts_half_a_unit_of_the_last_digit():
     assert states == ['reproduced'] * 3 + ['differs'] * 2
 
 
-def test_higher_than_published_is_not_a_pass():
+def test_higher_than_printed_is_not_a_pass():
     verdict, why = classify(0.9, '0.7000', TOLERANCE)
     assert verdict == 'differs'
-    assert why.endswith('above what is published')
+    assert why.endswith('above what is printed')
 
 
 # States
@@ -71,44 +65,52 @@ def test_a_missing_value_is_an_error():
 # References that disagree
 
 
-@pytest.mark.parametrize('authors', ['0.7000', '0.69995', '0.7001'])
-def test_references_agree_up_to_their_digits(authors):
+@pytest.mark.parametrize('raw', ['0.7000', '0.69995', '0.7001'])
+def test_references_agree_up_to_their_digits(raw):
     """The same number with more digits; a last digit that was rounded twice."""
-    assert state(0.7, others={'authors': authors}) == 'reproduced'
+    assert state(0.7, others={'raw': raw}) == 'reproduced'
 
 
 def test_a_cell_is_contested_if_ours_is_near_one_reference():
-    assert state(0.7, others={'authors': '0.7002'}) == 'contested'
-    assert state(0.5, others={'authors': '0.5000'}) == 'contested'
-    assert state(0.5, others={'authors': '0.7002'}) == 'differs'
+    assert state(0.7, others={'raw': '0.7002'}) == 'contested'
+    assert state(0.5, others={'raw': '0.5000'}) == 'contested'
+    assert state(0.5, others={'raw': '0.7002'}) == 'differs'
 
 
 def test_a_contested_cell_names_every_reference():
-    why = classify(0.7, '0.7000', TOLERANCE, {'authors': '0.6571'})[1]
-    references = 'this reference reads 0.7000 (near ours), authors reads 0.6571 (not near ours)'
+    why = classify(0.7, '0.7000', TOLERANCE, {'raw': '0.6571'})[1]
+    references = 'this reference reads 0.7000 (near ours), raw reads 0.6571 (not near ours)'
     assert references in why
 
 
-# Published cells
+# Printed cells
 
 
 def test_every_reference_has_its_cells():
-    assert [len(published_cells(PAPER, source)) for source in PAPER.sources] == [108, 108, 30]
-    thesis = published_cells(PAPER, 'thesis')
+    counts = {source: len(printed_cells(PAPER, source)) for source in PAPER.sources}
+    rows, abstract = dict(draft=108, raw=108, appendix=90, thesis=30, second=60), {'arxiv-v1': 4}
+    assert counts == rows | abstract
+    thesis = printed_cells(PAPER, 'thesis')
     assert thesis['answerdotai/ModernBERT-base', 'Lion', '2', 'nDCG@10'] == '0.7225'
-    authors = published_cells(PAPER, 'authors')
+    raw = printed_cells(PAPER, 'raw')
     minilm = 'microsoft/MiniLM-L12-H384-uncased'
-    assert authors[minilm, 'Lion', '3', 'mrr10_qa_v11'] == '0.5988'
+    assert raw[minilm, 'Lion', '3', 'mrr10_qa_v11'] == '0.5988'
 
 
 def test_a_cell_knows_the_other_references_and_rows():
-    cells = cells_to_check(PAPER, 'paper')
+    cells = cells_to_check(PAPER, 'draft')
     assert len(cells) == 108
     assert {len(cell.peers) for cell in cells} == {17}
-    assert {frozenset(cell.others) for cell in cells} == {
-        frozenset({'authors'}),
-        frozenset({'authors', 'thesis'}),
-    }
+    others = {name for cell in cells for name in cell.others}
+    assert others == {'raw', 'appendix', 'thesis', 'arxiv-v1'}
+    assert all('raw' in cell.others for cell in cells)
+
+
+def test_other_runs_contest_no_cell():
+    """The second result table is of other runs: a reference of its own."""
+    cells = cells_to_check(PAPER, 'second')
+    assert len(cells) == 60
+    assert all(cell.others == {} for cell in cells)
 
 
 # Exit code

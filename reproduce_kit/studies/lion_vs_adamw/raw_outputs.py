@@ -124,7 +124,7 @@ def fetch_raw_outputs(
 ) -> list:  # the files' paths
     "Download the authors' raw outputs and check each file's hash."
     paths = []
-    for file in study_table('authors_files').itertuples():
+    for file in study_table('raw_files').itertuples():
         path = Path(folder) / file.path
         paths.append(path)
         if path.exists() and sha256(path) == file.sha256:
@@ -167,7 +167,7 @@ def read_topic_outputs(
 # %% ../../../nbs/studies/lion_vs_adamw/10_raw_outputs.ipynb #dbc9bf10
 def author_topic_values() -> dict:  # as `read_topic_outputs`: MAP, R-Prec and P@10
     "Return the authors' per-topic values that ship with the kit."
-    table = study_table('authors_topics')
+    table = study_table('raw_topics')
     values = {}
     for key, rows in table.groupby(KEY, sort=False):
         measures = rows.set_index('qid')[list(TOPIC_MEASURES)].astype(float)

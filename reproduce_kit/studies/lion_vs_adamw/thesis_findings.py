@@ -15,9 +15,9 @@ from .study import study_table, this_paper
 from ...verdicts.sources import KEY, infer_epochs
 
 # %% ../../../nbs/studies/lion_vs_adamw/30_thesis_findings.ipynb #4dc771a7
-def _changed_cells(published: pd.DataFrame, thesis: pd.DataFrame, epochs: dict) -> list:
+def _changed_cells(table1: pd.DataFrame, thesis: pd.DataFrame, epochs: dict) -> list:
     "Return the cells of the thesis' table that differ from Table I, as sentences."
-    rows = published.set_index(KEY)
+    rows = table1.set_index(KEY)
     cells = []
     for _, row in thesis.iterrows():
         pair = (row.backbone, row.optimizer)
@@ -30,9 +30,9 @@ def _changed_cells(published: pd.DataFrame, thesis: pd.DataFrame, epochs: dict) 
     return cells
 
 # %% ../../../nbs/studies/lion_vs_adamw/30_thesis_findings.ipynb #775361c9
-def _selection_rule(published: pd.DataFrame, epochs: dict) -> tuple:  # (text, pairs off the rule)
+def _selection_rule(table1: pd.DataFrame, epochs: dict) -> tuple:  # (text, pairs off the rule)
     "Return whether the last epoch, or the best nDCG@10, selected every row."
-    ndcg = published.set_index(KEY)['nDCG@10'].sort_index()
+    ndcg = table1.set_index(KEY)['nDCG@10'].sort_index()
     parts, off_best = [], []
     for pair, epoch in epochs.items():
         best = ndcg[pair].astype(float).idxmax()
@@ -52,11 +52,11 @@ def _selection_rule(published: pd.DataFrame, epochs: dict) -> tuple:  # (text, p
     return text, off_best
 
 # %% ../../../nbs/studies/lion_vs_adamw/30_thesis_findings.ipynb #7c6cff9c
-def find_thesis_rows(published: pd.DataFrame, thesis: pd.DataFrame) -> Finding:
+def find_thesis_rows(table1: pd.DataFrame, thesis: pd.DataFrame) -> Finding:
     "Return which epoch each row of the thesis' table is, and whether one rule selected them."
-    epochs = infer_epochs(published, thesis, list(this_paper().measures))
-    changed = _changed_cells(published, thesis, epochs)
-    rule, off_best = _selection_rule(published, epochs)
+    epochs = infer_epochs(table1, thesis, list(this_paper().measures))
+    changed = _changed_cells(table1, thesis, epochs)
+    rule, off_best = _selection_rule(table1, epochs)
     cell_count = len(thesis) * sum(measure in thesis.columns for measure in this_paper().measures)
     cells = '; '.join(changed) or f'all {cell_count} cells are in Table I too'
     return Finding(

@@ -71,11 +71,11 @@ def _level_share(table: pd.DataFrame, qrels: dict, level: int) -> float:
 def find_topic_outputs(
     topics: dict,  # from `read_topic_outputs`
     raw: pd.DataFrame,
-    published: pd.DataFrame,
+    table1: pd.DataFrame,
     qrels: dict,  # {topic: {document: grade}} of TREC DL 2019
 ) -> Finding:
     "Return whether the per-topic outputs are those of the raw outputs, and their level."
-    printed = published.set_index(KEY)
+    printed = table1.set_index(KEY)
     equal = differing = 0
     tables = {key: table[table['map'].notna()] for key, table in topics.items()}
     for key, table in tables.items():
