@@ -72,8 +72,8 @@ def check(paths, against, as_json):
 
     Runs are compared with their configs, and printed cells with the runs. PATHS are studies,
     or files and folders of params/; without them, everything is checked. The exit code is 1 if
-    something differs, and 3 if PATHS name printed rows that were not run or cannot be
-    compared."""
+    a run is not what its config asks for, or a cell lies outside the band that holds for all
+    cells at once; it is 3 if PATHS name printed rows that were not run or cannot be compared."""
     from reproduce_kit.engines.compliance import check_configs
 
     configs = configs_of(study_folders(paths))

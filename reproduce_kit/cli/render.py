@@ -323,13 +323,14 @@ def verdict_counts(
     cells: list,  # from `verdicts.cells.check_cells`
 ) -> str:
     "Return how many printed cells have which verdict, a line per recipe."
-    from reproduce_kit.verdicts.cells import STATES
+    from reproduce_kit.verdicts.states import STATES
 
     rows = []
     for recipe in dict.fromkeys(cell.recipe for cell in cells):
         verdicts = [cell.state for cell in cells if cell.recipe == recipe]
         rows.append((recipe, *(verdicts.count(state) for state in STATES)))
-    head = f'{len(cells)} printed cells ({cells[0].cell.reference}):'
+    outside = sum(cell.is_outside for cell in cells)
+    head = f'{len(cells)} printed cells ({cells[0].cell.reference}), {outside} outside the band for all:'
     return f'{head}\n{text_columns(rows, ("recipe", *STATES))}'
 
 # %% ../../nbs/cli/05_render.ipynb #65e73325

@@ -48,6 +48,7 @@ class Paper:
     backbones: dict  # {name in the paper: name in a config}
     measures: dict  # {name in the kit: name in the paper}
     test_sets: dict  # {name of a measure in the kit: the test set it belongs to}
+    margins: dict  # {name of a measure in the kit: margin within which it counts as reproduced}
     sources: dict  # {source: Source}, where the study's rows are printed
     systems: Source  # where results of other systems are printed
     recipes: dict  # {recipe that follows the paper's protocol: whether claims are asked of it}
@@ -83,6 +84,7 @@ def read_paper(
         backbones=dict(zip(models.model, models.config)),
         measures=dict(zip(measures.measure, measures.name)),
         test_sets=dict(zip(measures.measure, measures.test_set)),
+        margins=dict(zip(measures.measure, measures.margin.astype(float))),
         sources={source.source: source for source in sources if source.holds == 'rows'},
         systems=next(source for source in sources if source.holds == 'systems'),
         recipes=dict(zip(recipes.recipe, recipes.answers_claims == 'yes')),

@@ -17,6 +17,7 @@ import pandas as pd
 import yaml
 from jinja2 import Environment, PackageLoader
 
+from ..config.endpoint import read_endpoint
 from ..core import artifact_dir, atomic_write, data_folder, sha256
 from ..engines.compliance import check_configs
 from reproduce_kit.results.figures import (
@@ -25,7 +26,6 @@ from reproduce_kit.results.figures import (
     gap_frame,
     history_frame,
     scaling_figure,
-    variance_figure,
 )
 from ..results.manifest import Commit, read_manifest
 from ..results.memory_table import memory_table
@@ -40,13 +40,15 @@ from reproduce_kit.results.significance_tables import (
     variance_table,
 )
 from ..results.table import Table, table_html
+from ..results.variance_figure import variance_figure
 from ..store.run import git_state
 from ..studies.lion_vs_adamw.audit import audit
 from ..studies.lion_vs_adamw.study import STUDY, this_paper
 from ..studies.lion_vs_adamw.table2_findings import recompute
-from ..verdicts.cells import STATES, CellVerdict, check_cells
+from ..verdicts.cells import CellVerdict, check_cells
 from ..verdicts.claims import judge_all, verdict_counts
 from ..verdicts.evidence import collect_evidence
+from ..verdicts.states import STATES
 
 # %% ../../nbs/publish/30_report.ipynb #551d7b5f
 def frame_html(
@@ -167,10 +169,12 @@ def _figures_html(runs: list) -> str:
 # %% ../../nbs/publish/30_report.ipynb #f6cdc196
 def _evidence_html(runs: list, gaps: Table) -> str:
     _, test_set, measure = table_columns(runs)[0]
-    figure = variance_figure(seed_gaps(runs, test_set, measure), measure)
+    endpoint = read_endpoint(runs[0].cfg.study)
+    margin = endpoint.margin if endpoint else None
+    figure = variance_figure(seed_gaps(runs, test_set, measure), measure, margin)
     caption = (
         'Lion minus AdamW by seed, with the interval over topics and seeds, and the power to see '
-        'a difference of that size.'
+        'a difference of the margin that the study stated.'
     )
     tables = (gaps, letters_table(runs), variance_table(runs))
     return ''.join(map(table_html, tables)) + figure_html(figure, caption)

@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'DASHES', 'set_style', 'save_figure', 'figure1', 'history_frame', 'figure2', 'gap_frame', 'scaling_figure',
-           'variance_figure', 'write_curves']
+           'write_curves']
 
 # %% ../../nbs/results/50_figures.ipynb #2997f0be
 from dataclasses import asdict
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
@@ -19,11 +18,8 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from ..config.backbones import OPTIMIZER_TITLES
 from ..core import artifact_dir, atomic_write, sha256, write_json
 from ..evaluation.metrics import paired_interval
-from ..evaluation.power import power
-from ..evaluation.significance import CrossedTest, VarianceParts, topics_and_seeds
 from .latex import generated_header, latex_text, provenance
 from .run_tables import run_epochs
-from .significance_tables import NO_SEEDS
 from .table import Cell
 from ..store.history import read_history
 
@@ -308,73 +304,6 @@ def scaling_figure(
     ax.set_xlabel('non-embedding parameters [millions]')
     ax.set_ylabel(f'Lion minus AdamW, {gaps.measure.iloc[0]}')
     ax.legend(frameon=False, loc='best')
-    return fig
-
-# %% ../../nbs/results/50_figures.ipynb #e0150ea9
-_SEEDS = np.unique(np.geomspace(2, 50, 30).astype(int))
-_TOPICS = np.unique(np.geomspace(10, 1000, 40).astype(int))
-
-
-def _draw_gap_by_seed(ax, i: int, gap: pd.DataFrame, test: CrossedTest, colour):
-    "Draw a mean difference with its interval, and the difference of each seed next to it."
-    mean = test.parts.mean
-    error = [[mean - test.low], [test.high - mean]]
-    ax.errorbar([i], [mean], yerr=error, fmt='s', ms=4, capsize=3, color=colour)
-    places = i + 0.12 + 0.1 * np.arange(test.parts.k)
-    ax.plot(places, gap.mean(), 'o', ms=3, mfc='none', color=colour)
-    ax.text(i + 0.12, test.high, f'$p = {test.p:.3f}$', fontsize=6.5, va='bottom')
-
-
-def _draw_power(by_seeds, by_topics, parts: VarianceParts, colour, label: str):
-    "Draw power against seeds and against topics; squares are what there is."
-    variances = (parts.topics, parts.seeds, parts.rest)
-    topics, seeds = parts.n, parts.k
-
-    def power_of(n, k):
-        return power(parts.mean, *variances, n, k)
-
-    by_seeds.plot(_SEEDS, [power_of(topics, k) for k in _SEEDS], color=colour, label=label)
-    by_topics.plot(_TOPICS, [power_of(n, seeds) for n in _TOPICS], color=colour)
-    by_seeds.plot([seeds], [power_of(topics, seeds)], 's', ms=4, color=colour)
-    by_topics.plot([topics], [power_of(topics, seeds)], 's', ms=4, color=colour)
-
-# %% ../../nbs/results/50_figures.ipynb #e48d7da1
-def _finish_power_axes(ax, ticks: tuple):
-    ax.set(ylim=(0, 1.02), xscale='log')
-    ax.axhline(0.8, color='#999999', lw=0.8, ls=':')
-    ax.set_xticks(ticks, map(str, ticks))
-    ax.minorticks_off()
-
-# %% ../../nbs/results/50_figures.ipynb #87486149
-def variance_figure(
-    gaps: dict,  # from `significance_tables.seed_gaps`
-    measure: str,
-):
-    "Return the gaps by seed, and their power curves."
-    set_style()
-    fig, (gap_ax, seeds_ax, topics_ax) = plt.subplots(
-        1, 3, figsize=(7.1, 2.2), constrained_layout=True, width_ratios=(1.2, 1, 1)
-    )
-    if not gaps:
-        for ax in (gap_ax, seeds_ax, topics_ax):
-            ax.axis('off')
-        seeds_ax.text(0.5, 0.5, NO_SEEDS, ha='center', va='center')
-        return fig
-    names = [backbone for backbone, *_ in gaps]
-    for i, gap in enumerate(gaps.values()):
-        test = topics_and_seeds(gap.differences)
-        colour = sns.color_palette('colorblind')[i % 10]
-        _draw_gap_by_seed(gap_ax, i, gap.differences, test, colour)
-        _draw_power(seeds_ax, topics_ax, test.parts, colour, names[i])
-    gap_ax.axhline(0, color='#999999', lw=0.8)
-    gap_ax.set_xticks(range(len(names)), names)
-    gap_ax.set(ylabel=f'Lion minus AdamW, {measure}', xlim=(-0.5, len(names) - 0.2))
-    gap_ax.margins(y=0.2)
-    seeds_ax.set(xlabel=f'seeds, {test.parts.n} topics', ylabel='power')
-    topics_ax.set(xlabel=f'topics, {test.parts.k} seeds')
-    seeds_ax.legend(frameon=False, loc='lower right')
-    _finish_power_axes(seeds_ax, (2, 5, 10, 20, 50))
-    _finish_power_axes(topics_ax, (10, 50, 200, 1000))
     return fig
 
 # %% ../../nbs/results/50_figures.ipynb #96d5fa18

@@ -89,9 +89,10 @@ def modernbert_cells(runs):
     return check_cells(STUDY, 'as-run')
 
 
-def test_a_run_with_the_published_values_is_reproduced(modernbert_cells):
+def test_one_run_with_the_printed_values_is_compatible(modernbert_cells):
+    """One seed does not tell how far the next one would be."""
     row = select(modernbert_cells, model='ModernBERT', optimizer='Lion')
-    assert states(row) == ['reproduced'] * 18
+    assert states(row) == ['compatible'] * 18
     assert {cell.tolerance.origin for cell in row} == {'topics'}
     assert all(min(cell.tolerance.low, cell.tolerance.high) > 0.01 for cell in row)
     assert all(cell.runs for cell in row)
@@ -117,7 +118,7 @@ def test_rows_without_a_run_are_not_run(modernbert_cells):
         if (cell.model, cell.optimizer) not in (('ModernBERT', 'Lion'), ('BM25', ''))
     ]
     assert set(states(rest)) == {'not-run'}
-    assert exit_code(rest + select(modernbert_cells, state='reproduced')) == 3
+    assert exit_code(rest + select(modernbert_cells, state='compatible')) == 3
 
 
 def test_a_recipe_without_runs_has_108_cells_to_run(runs):
@@ -130,14 +131,27 @@ def test_a_study_without_published_numbers_has_no_cells():
     assert check_cells('embedded') == []
 
 
-def test_minilm_is_contested_where_table_1_and_the_raw_outputs_disagree(runs):
-    run_as_printed(CONFIGS['as-run', 'minilm-lion'], 'raw')
-    row = select(check_cells(STUDY, 'as-run'), model='MiniLM', optimizer='Lion')
-    assert states(select(row, measure='nDCG@10')) == ['reproduced'] * 3
-    assert states(select(row, measure='P(rel=1)@10')) == ['contested'] * 3
-    for cell in select(row, state='contested'):
-        assert 'raw reads' in cell.why
-        assert cell.why.endswith('(near ours)')
+def seeds_as_printed(base, against, monkeypatch, shifts=(-0.0004, 0, 0.0004)):
+    """Three runs of a config about what a reference prints; they are all that is in the store."""
+    configs, seeds = [], []
+    for seed, shift in zip((12, 13, 14), shifts):
+        cfg = make_config(base.model_dump() | dict(seed=seed, name=f'{base.name}-s{seed}'))
+        row = printed_row(base, against)
+        moved = {n: {m: value + shift for m, value in values.items()} for n, values in row.items()}
+        configs.append(cfg)
+        seeds.append(fake_run(cfg, topic_tables(cfg, moved)))
+    monkeypatch.setattr(cells_module, 'read_configs', lambda *_: configs)
+    monkeypatch.setattr(cells_module, 'finished_runs', lambda *_: seeds)
+
+
+def test_it_depends_on_the_source_where_table_1_and_the_raw_outputs_disagree(runs, monkeypatch):
+    """GTE + Lion, epoch 3: MAP 0.4912 in the draft, 0.4521 raw."""
+    seeds_as_printed(CONFIGS['as-run', 'gte-lion'], 'raw', monkeypatch)
+    row = select(check_cells(STUDY, 'as-run'), model='GTE', optimizer='Lion')
+    assert states(select(row, measure='mrr10_qa_v11')) == ['reproduced'] * 3
+    (cell,) = select(row, measure='AP(rel=1)', epoch=3)
+    assert cell.state == 'depends on the source'
+    assert cell.why.startswith('this reference reads 0.4912 (differs), raw reads 0.4521 (repro')
 
 
 # The command
@@ -207,20 +221,10 @@ def test_a_row_with_two_rates_is_not_compared(runs, monkeypatch):
 
 def test_three_seeds_give_the_prediction_interval_of_a_next_run(runs, monkeypatch):
     base = CONFIGS['as-run', 'modernbert-lion']
-    configs = [
-        make_config(base.model_dump() | dict(seed=seed, name=f'modernbert-lion-s{seed}'))
-        for seed in (12, 13, 14)
-    ]
-    three = []
-    for shift, cfg in zip((-0.004, 0, 0.004), configs):
-        row = printed_row(cfg)
-        moved = {n: {m: value + shift for m, value in values.items()} for n, values in row.items()}
-        three.append(fake_run(cfg, topic_tables(cfg, moved)))
-    monkeypatch.setattr(cells_module, 'read_configs', lambda *_: configs)
-    monkeypatch.setattr(cells_module, 'finished_runs', lambda *_: three)
+    seeds_as_printed(base, 'draft', monkeypatch, (-0.004, 0, 0.004))
     cells = [cell for cell in check_cells(STUDY, 'as-run') if cell.model != 'BM25']
     assert {cell.tolerance.origin for cell in cells} == {'seeds'}
-    assert set(states(cells)) == {'reproduced'}
+    assert set(states(cells)) == {'compatible'}  # 0.02, wider than the margin of 0.01
     half = cells[0].tolerance.low
     assert half == pytest.approx(4.302653 * 0.004 * (4 / 3) ** 0.5, abs=1e-6)
     for cell in select(cells, measure='nDCG@10', epoch=2):  # narrower than the table is wide
