@@ -72,7 +72,8 @@ def effect_ratio(
     least: float = LEAST_EFFECT,
 ) -> float:  # NaN if the first effect is smaller than `least`
     "Return the ratio of two effects."
-    return new_effect / effect if abs(effect) >= least else float('nan')
+    is_too_small = effect == 0 or abs(effect) < least
+    return float('nan') if is_too_small else new_effect / effect
 
 # %% ../../nbs/evaluation/35_reproducibility.ipynb #311cbc64
 def delta_relative_improvement(
