@@ -14,10 +14,10 @@ PDFLATEX = ('pdflatex', '-interaction=nonstopmode', '-halt-on-error')
 
 # Digits of the prose that are no results: references, names, percentages of an interval.
 NOT_RESULTS = [
-    r'\\(?:includegraphics|setlength|label|ref|input|begin|section)\*?(?:\[[^\]]*\])?(?:\{[^}]*\})*(?:\[[^\]]*\])?',
+    r'\\(?:includegraphics|setlength|label|ref|cite|input|begin|(?:sub)?section|bibliography)\*?(?:\[[^\]]*\])?(?:\{[^}]*\})*(?:\[[^\]]*\])?',
     r'(?<!\\)%.*',
     r'\d+\\,\\%|3pt|grade~\d|Table~I+|Figure~\d',
-    r'BM25|k_1|MRR@10|nDCG@10',
+    r'BM25|k_1|MRR@10|nDCG@10|RQ\d',
     r'April 2025|arXiv v1|2506\.18297|all-MiniLM-L6-v2',
     r'\\newcommand\S*|\\texttt\{[^}]*\}|numbers\.tex|tables/table1\.tex',
 ]
