@@ -46,7 +46,7 @@ TABLES = (
     'claims',
     'numbers',
 )
-FIGURES = ('figure1', 'figure2', 'scaling', 'curves')
+FIGURES = ('figure1', 'figure2', 'scaling', 'gains', 'curves')
 STUDY_PAGES = {'tite': ('tite',)}  # pages that only one study has
 
 

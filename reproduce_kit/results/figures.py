@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
@@ -196,6 +197,20 @@ def _optimizer_legend() -> list:
         handles.append(plt.Line2D([], [], label=name, **line))
     return handles
 
+
+def _draw_chance(ax):
+    "Draw the loss of a model that says one half to every pair, if it lies in the panel."
+    chance = np.log(2)
+    ax.axhline(chance, color='#999999', lw=0.8, ls=':')
+    ax.annotate(
+        'ln 2',
+        (1, chance),
+        xycoords=('axes fraction', 'data'),
+        fontsize=6.5,
+        ha='right',
+        va='bottom',
+    )
+
 # %% ../../nbs/results/50_figures.ipynb #b4066f89
 def figure2(
     history: pd.DataFrame,  # from `history_frame`, of one backbone
@@ -211,6 +226,8 @@ def figure2(
     epochs = history.dropna(subset=['eval_loss'])
     sns.lineplot(epochs, y='eval_loss', ax=eval_loss, markers=_MARKERS, ms=5, **_LINES)
     sns.lineplot(train, y='learning_rate', ax=rate, **_LINES)
+    for ax in (loss, eval_loss):
+        _draw_chance(ax)
     loss.set_title('training loss (binary cross-entropy)')
     eval_loss.set_title('evaluation loss, after each epoch')
     rate.set_title('learning rate of each update')
