@@ -330,7 +330,9 @@ def verdict_counts(
         verdicts = [cell.state for cell in cells if cell.recipe == recipe]
         rows.append((recipe, *(verdicts.count(state) for state in STATES)))
     outside = sum(cell.is_outside for cell in cells)
-    head = f'{len(cells)} printed cells ({cells[0].cell.reference}), {outside} outside the band for all:'
+    reference = cells[0].cell.reference
+    band = f'{outside} outside the band that holds for all of them at once'
+    head = f'{len(cells)} printed cells ({reference}); {band}:'
     return f'{head}\n{text_columns(rows, ("recipe", *STATES))}'
 
 # %% ../../nbs/cli/05_render.ipynb #65e73325

@@ -62,15 +62,14 @@ def own_gaps(evidence: Evidence, paper: Paper, measure: str) -> list:  # of Gap
     "Return the gaps of our own finished recipes."
     printed = {source.ground for source in paper.sources.values()}
     gaps = []
-    for ground in evidence.tables.keys() - printed:
+    for ground in (ground for ground in evidence.tables if ground not in printed):
         table, topics = evidence.tables[ground], evidence.topics[ground]
         for model, optimizer, epoch in table:
-            if optimizer != ADVANCED or (model, BASELINE, epoch) not in table:
-                continue
-            values = (table[model, name, epoch][measure] for name in (ADVANCED, BASELINE))
-            interval = _topic_interval(topics, model, epoch, measure)
-            advanced, baseline = values
-            gaps.append(Gap(ground, model, epoch, advanced - baseline, *interval))
+            baseline = table.get((model, BASELINE, epoch))
+            if optimizer == ADVANCED and baseline:
+                gap = table[model, ADVANCED, epoch][measure] - baseline[measure]
+                interval = _topic_interval(topics, model, epoch, measure)
+                gaps.append(Gap(ground, model, epoch, gap, *interval))
     return gaps
 
 # %% ../../nbs/verdicts/45_forest.ipynb #7af004fa

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from kit import reproduce_here
 
+from reproduce_kit.config.backbones import BACKBONES
 from reproduce_kit.config.files import make_config
 from reproduce_kit.config.settings import example_settings
 from reproduce_kit.core import KitError, read_json, write_json
@@ -76,6 +77,30 @@ def test_primad_names_other_packages_and_another_commit(store):
     manifest['git']['commit'] = 'another'
     write_json(file, manifest)
     assert marks(first, second) == 'PrIM?d'
+
+
+def change_sources(run, **changes):
+    """Other hashes or commits of what a run was made from."""
+    file = run.folder / 'manifest.json'
+    manifest = read_json(file)
+    manifest['data'] |= changes
+    write_json(file, manifest)
+
+
+@pytest.mark.parametrize(
+    'source, letters',
+    [
+        ('weights', 'priM?d'),
+        (BACKBONES['minilm-l12-h384'].repo, 'priM?d'),  # a backbone's repository is no data
+        ('test', 'prim?D'),
+        ('someone/a-data-set', 'prim?D'),
+    ],
+)
+def test_weights_are_a_method_and_texts_are_data(store, source, letters):
+    settings = dict(backbone='minilm-l12-h384', layers=12)
+    first, second = invented('one', **settings), invented('two', **settings)
+    change_sources(second, **{source: 'another'})
+    assert marks(first, second) == letters
 
 
 def test_other_topics_are_an_error(store):

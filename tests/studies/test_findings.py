@@ -12,6 +12,7 @@ from reproduce_kit.data.published import listed_systems
 from reproduce_kit.studies.lion_vs_adamw.protocol_findings import (
     find_curve_points,
     find_isolated_pairs,
+    find_judgment_count,
     find_longest_input,
     find_memory,
 )
@@ -247,7 +248,14 @@ def test_no_pair_of_rows_isolates_the_optimizer():
 
 
 def test_a_curve_has_few_points():
-    assert '3 evaluation losses a run; about 3 (MiniLM + AdamW)' in find_curve_points().reads
+    points = find_curve_points()
+    assert '3 evaluation losses a run; about 3 (MiniLM + AdamW)' in points.reads
+    assert points.count == 3  # GTE + AdamW has 12
+
+
+def test_judgments_are_sparse_or_not_by_their_number():
+    assert find_judgment_count({'1': dict.fromkeys('abc', 0)}).count == 0
+    assert find_judgment_count({'1': dict.fromkeys('abcdefghijkl', 0)}).count == 1
 
 
 def test_stated_memory_is_less_than_what_was_logged():

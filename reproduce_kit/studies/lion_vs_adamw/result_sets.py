@@ -11,30 +11,23 @@ import pandas as pd
 
 from .finding import Finding, row_label
 from .study import this_paper
-from ...verdicts.sources import KEY, compare_cell
+from .table_findings import audit_table
+from ...verdicts.sources import KEY
 
 # %% ../../../nbs/studies/lion_vs_adamw/25_result_sets.ipynb #1d8006c5
 def cells_by_set(
     printed: pd.DataFrame,  # columns KEY, then measures as text
     raw: pd.DataFrame,  # from `author_results`
     second: pd.DataFrame,  # from `second_results`
-) -> pd.DataFrame:  # a row per cell that both sets hold: KEY, measure, printed, raw, second
+) -> pd.DataFrame:  # a row per cell that both sets hold: KEY, measure, printed, raw, second, in_*
     "Return the printed cells of the rows that both sets describe, with both values."
-    cells = []
-    for _, row in printed.iterrows():
-        key = tuple(row[KEY])
-        if key not in second.index:
-            continue
-        for measure in second.columns:
-            values = dict(raw=raw.loc[key, measure], second=second.loc[key, measure])
-            cells.append(dict(zip(KEY, key), measure=measure, printed=row[measure], **values))
-    table = pd.DataFrame(cells)
-    for name in ('raw', 'second'):
-        table[f'in_{name}'] = [
-            compare_cell(text, value) != 'differs'
-            for text, value in zip(table.printed, table[name])
-        ]
-    return table
+    both = printed[[tuple(row) in second.index for row in printed[KEY].to_numpy()]]
+    in_raw, in_second = (audit_table(both, values[second.columns]) for values in (raw, second))
+    return in_raw[[*KEY, 'measure', 'printed', 'raw']].assign(
+        second=in_second.raw,
+        in_raw=in_raw.state != 'differs',
+        in_second=in_second.state != 'differs',
+    )
 
 # %% ../../../nbs/studies/lion_vs_adamw/25_result_sets.ipynb #c1700453
 def find_result_sets(printed: pd.DataFrame, raw: pd.DataFrame, second: pd.DataFrame) -> Finding:
@@ -136,32 +129,23 @@ HEADLINE = (  # the cells that the draft's abstract and V-D name
 
 def find_unaffected(printed: pd.DataFrame, raw: pd.DataFrame) -> Finding:
     "Return which parts of Table I agree with the raw outputs in every cell."
-    measures = list(this_paper().measures)
-    agrees = pd.DataFrame(
-        {
-            measure: [
-                compare_cell(row[measure], raw.loc[tuple(row[KEY]), measure]) != 'differs'
-                for _, row in printed.iterrows()
-            ]
-            for measure in measures
-        }
-    )
+    cells = audit_table(printed, raw)
+    agrees = cells.state != 'differs'
     texts = []
     for backbone, model in this_paper().models.items():
-        mine = agrees[printed.backbone == backbone]
-        if mine.all(axis=None):
-            texts.append(f'all {mine.size} cells of {model}')
-    for measure in measures:
-        if agrees[measure].all():
-            texts.append(f'all {len(agrees)} of {this_paper().measures[measure]}')
-    kept = [
-        value for measure, value in HEADLINE if agrees[measure][printed[measure] == value].any()
-    ]
+        mine = agrees[cells.backbone == backbone]
+        if mine.all():
+            texts.append(f'all {len(mine)} cells of {model}')
+    for measure, name in this_paper().measures.items():
+        mine = agrees[cells.measure == measure]
+        if mine.all():
+            texts.append(f'all {len(mine)} of {name}')
+    agreeing = set(zip(cells.measure[agrees], cells.printed[agrees]))
+    kept = [value for measure, value in HEADLINE if (measure, value) in agreeing]
     texts.append(f'{len(kept)} of {len(HEADLINE)} headline cells ({", ".join(kept)})')
-    count = int((~agrees).sum().sum())
     return Finding(
         'What agrees with the raw outputs',
         '; '.join(texts),
-        f'{agrees.size - count} of {agrees.size} cells agree',
+        f'{agrees.sum()} of {len(cells)} cells agree',
         0,
     )
