@@ -74,7 +74,10 @@ def chosen_epoch(run, epoch: int | None) -> int:
     if epoch is None:
         return run.cfg.epochs
     if epoch > run.cfg.epochs:
-        raise KitError(f'--epoch {epoch}: {run.folder.name} has {run.cfg.epochs} epochs')
+        raise KitError(
+            f'--epoch {epoch}: {run.folder.name} has {run.cfg.epochs} epochs; '
+            f'choose one from 1 to {run.cfg.epochs}'
+        )
     return epoch
 
 # %% ../../nbs/cli/37_compare.ipynb #8d34af4b
