@@ -5,11 +5,20 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 TEX := texlive-latex-base texlive-latex-recommended texlive-publishers texlive-fonts-recommended latexmk
 
-.PHONY: reproduce test soak format lab readme bench clean latex browser triton
+.PHONY: reproduce sweep demo test soak format lab readme bench clean latex browser triton
 
 reproduce: $(VENV)/.ready latex
 	$(BIN)/reproduce run params/embedded
 	$(BIN)/reproduce paper
+
+# Tunes both optimizers on dev topics (about 35 minutes); its results are committed, so `reproduce` does not need it.
+sweep: $(VENV)/.ready
+	$(BIN)/reproduce sweep embedded
+
+# The same chain in three minutes, on few pairs and topics: to see how it works. Writes runs/demo/report.html only.
+demo: $(VENV)/.ready
+	$(BIN)/reproduce run params/demo
+	$(BIN)/reproduce report demo
 
 # Notebooks and tests, three processes of one thread each: on two cores, because they wait for servers and children a quarter of the time.
 test: $(VENV)/.ready browser triton

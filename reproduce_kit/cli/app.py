@@ -18,11 +18,12 @@ from .doctor import doctor
 from .results import figures, paper, push, report, rerank, retrieve, tables
 from .run import list_command, logs, plan, prepare, run
 from .run_on_modal import evaluate, fetch, stop
+from .sweep import sweep
 from ..core import KitError, as_kit_error, did_you_mean
 
 # %% ../../nbs/cli/90_app.ipynb #b85c73d7
 SECTIONS = {
-    'Study': (list_command, plan, prepare, run, logs),
+    'Study': (list_command, plan, prepare, sweep, run, logs),
     'Results': (rerank, retrieve, tables, figures, paper, report, push),
     'Engines': (fetch, stop, evaluate),
     'Checks': (check, compare, why, doctor, data_group),

@@ -73,10 +73,11 @@ def chosen_epoch(run, epoch: int | None) -> int:
     "Return the epoch that is asked for, the last by default."
     if epoch is None:
         return run.cfg.epochs
-    if epoch > run.cfg.epochs:
+    measured = run.cfg.measured_epochs
+    if epoch not in measured:
         raise KitError(
-            f'--epoch {epoch}: {run.folder.name} has {run.cfg.epochs} epochs; '
-            f'choose one from 1 to {run.cfg.epochs}'
+            f'--epoch {epoch}: {run.folder.name} measured epochs {measured[0]} to {measured[-1]}; '
+            'choose one of them'
         )
     return epoch
 

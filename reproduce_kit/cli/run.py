@@ -87,7 +87,7 @@ def run_row(config) -> RunRow:
     done, test_set = read_json(folder / 'done.json'), config.test_sets[0]
     selected, epochs = done['selected'], done['epochs']
     means = {int(number): epoch['means'][test_set] for number, epoch in epochs.items()}
-    measure = next(iter(means[1]))
+    measure = next(iter(means[config.epochs]))
     return replace(
         row,
         state=RunState.DONE,

@@ -42,6 +42,10 @@ class Endpoint(BaseModel):
         advanced, baseline = (OPTIMIZER_TITLES[name] for name in (self.advanced, self.baseline))
         return f'{advanced} minus {baseline}, {self.measure} on {self.test_set}, margin {self.margin:g}'
 
+    def is_of(self, test_set: str, measure: str) -> bool:
+        "Whether a column of a table is the one that the endpoint names."
+        return (self.test_set, self.measure) == (test_set, measure)
+
 # %% ../../nbs/config/45_endpoint.ipynb #b158eab5
 def read_endpoint(
     study: str,  # a folder of `params/`

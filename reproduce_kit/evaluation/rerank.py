@@ -40,6 +40,7 @@ from reproduce_kit.evaluation.metrics import (
 )
 from .pair_scoring import progress_bar, score_pairs
 from .test_sets import load_test_sets, split_set
+from .zero_shot import zero_shot
 from ..models.backbone import load_checkpoint
 from ..store.events import EventKind
 from ..store.run import Run, process_rank
@@ -160,7 +161,7 @@ def _write_top_passages(path: Path, sets: dict, runs: dict):
 def write_rankings(
     folder: Path,
     sets: dict,  # {set: EvalSet}
-    runs: dict,  # {set: {topic: {docid: score}}}
+    runs: dict,  # {set, or another name: {topic: {docid: score}}}
     rows: dict,  # {name of a row: per-topic values from `evaluate`}
     tag: str,  # the last column of a TREC run file
     **more,  # written to `metrics.json`
@@ -179,7 +180,7 @@ def evaluate_first_stage(
     run: Run,
     sets: dict,  # from `load_test_sets`
 ):
-    "Measure the first stage and a perfect reranker of it; write `first-stage/`."
+    "Measure the first stage, a perfect reranker of it, and zero-shot; write `first-stage/`."
     folder = run.folder / 'first-stage'
     if process_rank() or (folder / 'metrics.json').exists():
         return
@@ -187,10 +188,15 @@ def evaluate_first_stage(
     for label, measure in (('BM25', evaluate), ('ceiling', ceiling)):
         for name, judged in sets.items():
             rows[f'{label}/{name}'] = measure(judged.candidates, judged.qrels, judged.shown)
+    rankings = {name: judged.candidates for name, judged in sets.items()}
+    for name, judged in sets.items():
+        if ranked := zero_shot(run.cfg.backbone, judged):
+            rankings[f'zero-shot-{name}'] = ranked
+            rows[f'zero-shot/{name}'] = evaluate(ranked, judged.qrels, judged.shown)
     write_rankings(
         folder,
         sets,
-        {name: judged.candidates for name, judged in sets.items()},
+        rankings,
         rows,
         'first-stage',
         means={label: means(values) for label, values in rows.items()},
@@ -225,8 +231,8 @@ def evaluate_epoch(
     epoch: int,
     select=None,  # from `load_selector`
 ) -> dict:  # {'epoch', 'means': {set: {measure: value}}, 'selection', 'files': {name: sha256}}
-    "Rerank and measure one epoch, or read what was measured before."
-    if process_rank():
+    "Rerank and measure one epoch, or read what was measured; {} if its config measures others."
+    if process_rank() or epoch not in run.cfg.measured_epochs:
         return {}
     folder = run.epoch(epoch)
     if not (folder / 'metrics.json').exists():
@@ -290,7 +296,7 @@ def epoch_table(
 ) -> pd.DataFrame:  # a row for BM25, the ceiling and each epoch; a column per set and measure
     "Return all means that the run has measured so far."
     rows = _first_stage_means(run)
-    for epoch in range(1, run.cfg.epochs + 1):
+    for epoch in run.cfg.measured_epochs:
         folder = run.epoch(epoch)
         if not (folder / 'metrics.json').exists():
             continue

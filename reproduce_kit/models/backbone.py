@@ -197,7 +197,8 @@ def _cross_encoder(
     import torch
     from sentence_transformers import CrossEncoder
 
-    import reproduce_kit.models.tite  # noqa: F401, registers TITE with the Auto classes
+    import reproduce_kit.models.matching_head  # noqa: F401, registers it with the Auto classes
+    import reproduce_kit.models.tite  # noqa: F401, the same
 
     # Forked data workers and the tokenizer's threads do not mix.
     os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
@@ -249,7 +250,12 @@ def load_backbone(
     if cfg.dropout is not None:
         changes |= dict.fromkeys(DROPOUT_KEYS[backbone.model_type], cfg.dropout)
     set_seed(cfg.seed)
-    return _cross_encoder(folder, cfg.attention, max_length=cfg.max_length, config_kwargs=changes)
+    model = _cross_encoder(folder, cfg.attention, max_length=cfg.max_length, config_kwargs=changes)
+    if cfg.head == 'matching':
+        from reproduce_kit.models.matching_head import with_matching_head
+
+        model[0].model = with_matching_head(model.model)
+    return model
 
 # %% ../../nbs/models/10_backbone.ipynb #4211a4b6
 def count_parameters(model) -> dict:  # total, embedding, encoder

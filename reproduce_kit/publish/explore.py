@@ -161,7 +161,7 @@ def ranking_choices(runs: list) -> dict:  # {label: Ranking}
     choices = {}
     for run in runs:
         row, place = ', '.join(row_label(run, runs)), f'{run.cfg.study}/{run.cfg.recipe}'
-        for epoch in range(1, run.cfg.epochs + 1):
+        for epoch in run.cfg.measured_epochs:
             choices[f'{row}, seed {run.cfg.seed}, epoch {epoch} ({place})'] = Ranking(run, epoch)
     if len(choices) < 2:
         raise KitError(

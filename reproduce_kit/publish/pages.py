@@ -37,8 +37,10 @@ from ..store.run import PACKAGES, git_state
 
 # %% ../../nbs/publish/10_pages.ipynb #6e6ece39
 TABLES = (
+    'sweep',
     'table1',
     'table2',
+    'variance',
     'settings',
     'memory',
     'audit',
@@ -46,7 +48,7 @@ TABLES = (
     'claims',
     'numbers',
 )
-FIGURES = ('figure1', 'figure2', 'scaling', 'gains', 'curves')
+FIGURES = ('figure1', 'figure2', 'scaling', 'gains', 'agreement', 'curves')
 STUDY_PAGES = {'tite': ('tite',)}  # pages that only one study has
 
 
@@ -146,6 +148,7 @@ def _keys(pages: dict, study: str, recipe: str) -> dict:
         project_root() / 'params',
         artifact_dir('runs'),
         artifact_dir('paper') / 'performance',
+        artifact_dir('paper') / 'sweeps',
     )
     shared = sha256(
         [
@@ -216,6 +219,20 @@ def _pool(jobs: int):
     context = get_context('fork' if sys.platform == 'linux' else 'spawn')
     return context.Pool(max(1, min(4, os.cpu_count() or 1, jobs)))
 
+# %% ../../nbs/publish/10_pages.ipynb #61f6201c
+def _what_became_of(
+    path: Path,
+    is_stale: bool,  # whether its page was executed now
+    before: set,  # `_output_stats` from before
+) -> str:
+    "Say what became of a page's first output."
+    if not path.exists():
+        return 'nothing to show for'
+    if not is_stale:
+        return 'kept'
+    now = {stat for stat in _output_stats() if stat[0] == str(path)}
+    return 'wrote' if now - before else 'left'
+
 # %% ../../nbs/publish/10_pages.ipynb #825f9624
 def make_outputs(
     names,  # of analysis notebooks
@@ -244,7 +261,7 @@ def make_outputs(
                     executed[name] = pages[name]
                 path = first_output(name)
                 outputs.append(path)
-                say(f"{'wrote' if name in stale else 'kept'} {display_path(path)}")
+                say(f'{_what_became_of(path, name in stale, before)} {display_path(path)}')
     finally:
         _write_notes(executed, keys, before)
     return outputs

@@ -17,9 +17,11 @@ import pandas as pd
 import yaml
 from jinja2 import Environment, PackageLoader
 
+from ..config.backbones import OPTIMIZER_TITLES
 from ..config.endpoint import read_endpoint
 from ..core import artifact_dir, atomic_write, data_folder, sha256
 from ..engines.compliance import check_configs
+from ..results.endpoint import endpoint_answer, endpoint_sentence
 from reproduce_kit.results.figures import (
     figure1,
     figure2,
@@ -30,7 +32,7 @@ from reproduce_kit.results.figures import (
 from ..results.manifest import Commit, read_manifest
 from ..results.memory_table import memory_table
 from ..results.number_macros import number_macros
-from ..results.run_tables import require_runs, table1, table2, table_columns
+from ..results.run_tables import require_runs, table1, table_columns
 from ..results.settings_table import settings_table
 from reproduce_kit.results.significance_tables import (
     gap_table,
@@ -39,6 +41,7 @@ from reproduce_kit.results.significance_tables import (
     seed_replicates,
     variance_table,
 )
+from ..results.system_table import table2
 from ..results.table import Table, table_html
 from ..results.variance_figure import variance_figure
 from ..store.run import git_state
@@ -87,26 +90,31 @@ def figure_html(figure, caption: str) -> str:
     )
 
 # %% ../../nbs/publish/30_report.ipynb #39fc9b76
-_BEST = (
-    'Best row: {kitBestName} after epoch {kitBestEpoch}, {kitMeasure} {kitBestNdcg}. That is '
-    '{kitBestGain} over BM25, 95 % interval {kitBestInterval}.'
+_ROW = (
+    '{Name} after epoch {Epoch}: {kitMeasure} {Ndcg}. That is {Gain} over BM25, '
+    '95 % interval {Interval} over topics.'
 )
 
 
-def _best_sentence(runs: list) -> str:
-    return _BEST.format(**{cell.row: cell.text for cell in number_macros(runs).cells})
+def _row_sentences(runs: list) -> list:
+    "Say how far the row of each optimizer is above BM25."
+    macros = {cell.row: cell.text for cell in number_macros(runs).cells}
+    sentences = []
+    for title in OPTIMIZER_TITLES.values():
+        if any(OPTIMIZER_TITLES[run.cfg.optimizer] == title for run in runs):
+            own = {name.removeprefix(f'kit{title}'): text for name, text in macros.items()}
+            sentences.append(_ROW.format(**own))
+    return sentences
 
 
-def _gap_sentence(gaps: Table) -> str:
-    "How many differences of `gap_table` are significant, and which."
-    corrected = [cell for cell in gaps.cells if cell.column == 'p corrected']
-    if not corrected:
-        return 'No backbone was trained with both optimizers, so they cannot be compared.'
-    significant = [cell.row[1] for cell in corrected if cell.is_best]
-    names = f" ({', '.join(dict.fromkeys(significant))})" if significant else ''
+def _gap_sentence(runs: list) -> str:
+    "Say what the study's endpoint came to."
+    answer = endpoint_answer(runs)
+    if answer:
+        return endpoint_sentence(answer)
     return (
-        f'Lion and AdamW differ significantly in {len(significant)} of {len(corrected)} '
-        f'comparisons{names}, after correction, over topics.'
+        'Lion and AdamW are not compared: that takes an endpoint, stated in endpoint.yaml, '
+        'and several seeds of both.'
     )
 
 
@@ -330,7 +338,7 @@ def report(
         study=study,
         title=f'Study {study}, recipe {recipe}' if recipe else f'Study {study}',
         lead=_lead(runs),
-        findings=[_best_sentence(runs), _gap_sentence(gaps), _cells_sentence(cells)],
+        findings=[*_row_sentences(runs), _gap_sentence(runs), _cells_sentence(cells)],
         sections=SECTIONS,
         bodies=_bodies(runs, gaps, cells),
     )

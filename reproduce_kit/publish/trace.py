@@ -102,7 +102,7 @@ def _check(
 def _input_path(name: str) -> Path:
     if name.startswith('params/'):
         return project_root() / name
-    if name.startswith('performance/'):
+    if name.startswith(('performance/', 'sweeps/')):
         return artifact_dir('paper') / name
     return artifact_dir('runs') / name
 

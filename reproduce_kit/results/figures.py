@@ -178,7 +178,7 @@ _MARKERS = {'AdamW': 'o', 'Lion': 's'}
 
 def _draw_smoothed(ax, train: pd.DataFrame, column: str, window: int):
     "Draw raw values faintly, and their rolling mean over them."
-    for optimizer, rows in train.groupby('optimizer'):
+    for (optimizer, _), rows in train.groupby(['optimizer', 'run']):
         ax.plot(rows.step, rows[column], color=COLOURS[optimizer], alpha=0.22, lw=0.6)
 
     def rolling_mean(values):
@@ -262,7 +262,7 @@ def gap_frame(
         if not lion_runs or not adamw_runs:
             continue
         parameters = own[0].manifest['memory']['parameters']
-        for epoch in range(1, min(run.cfg.epochs for run in own) + 1):
+        for epoch in sorted(set.intersection(*(set(run.cfg.measured_epochs) for run in own))):
             lion = _topic_means(lion_runs, epoch, test_set, measure)
             adamw = _topic_means(adamw_runs, epoch, test_set, measure)
             gap, low, high = paired_interval(lion, adamw)

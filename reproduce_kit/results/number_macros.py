@@ -8,9 +8,15 @@ __all__ = ['number_macros']
 # %% ../../nbs/results/36_number_macros.ipynb #fa08103d
 from ..config.backbones import OPTIMIZER_TITLES
 from ..evaluation.metrics import paired_interval
+from .endpoint import add_endpoint_macros
 from .manifest import read_manifest
-from .run_tables import best_epoch, first_stage, table_columns
-from .table import MISSING, Table, format_rate, format_signed
+from reproduce_kit.results.run_tables import (
+    chosen_row,
+    first_stage,
+    has_zero_shot,
+    table_columns,
+)
+from .table import MISSING, Table, format_interval, format_rate, format_signed
 
 # %% ../../nbs/results/36_number_macros.ipynb #ba6eed1b
 def _listed(values) -> str:
@@ -38,7 +44,7 @@ def _setting_macros(runs: list) -> list:
         ('Bparam', str(config.bm25_b)),
         ('Warmup', _listed(f'{100 * c.warmup:.0f}' for c in configs)),
         ('Schedule', _listed(c.schedule for c in configs)),
-        ('Decay', str(config.weight_decay)),
+        ('Decay', _listed(c.weight_decay for c in configs)),
         ('Clip', str(config.max_grad_norm)),
     ]
 
@@ -66,13 +72,14 @@ def _machine_macros(runs: list) -> list:
     ]
 
 # %% ../../nbs/results/36_number_macros.ipynb #c20f09d5
-_BEST_PARTS = ('Name', 'Epoch', 'Ndcg', 'Gain', 'Interval')
+_ROW_PARTS = ('Name', 'Epoch', 'Ndcg', 'Gain', 'Interval')
 
 
-def _add_best(table: Table, name: str, runs: list, bm25):
-    "Add the macros of the best epoch of runs; `bm25` is a frame of a row per topic."
-    lead = table_columns(runs)[0][2]
-    run, epoch, frame, source = best_epoch(runs)
+def _add_row(table: Table, name: str, runs: list, bm25):
+    "Add the macros of the row that stands for runs; `bm25` is a frame of a row per topic."
+    _, main, lead = table_columns(runs)[0]
+    run, epoch, evidence = chosen_row(runs)
+    frame, source = evidence[main]
     mean = float(frame[lead].mean())
     gain, low, high = paired_interval(frame[lead], bm25[lead])
     ends = f'[{format_signed(low)}, {format_signed(high)}]'
@@ -83,6 +90,53 @@ def _add_best(table: Table, name: str, runs: list, bm25):
     table.add(f'kit{name}Ndcg', 'value', f'{mean:.4f}', mean, **source)
     table.add(f'kit{name}Gain', 'value', format_signed(gain), gain, **source)
     table.add(f'kit{name}Interval', 'value', ends, gain, **source)
+
+# %% ../../nbs/results/36_number_macros.ipynb #e7808736
+def _against_zero_shot(low: float, high: float) -> str:
+    "Say whether a row is above zero-shot, by the interval of their difference."
+    if low > 0:
+        return 'above'
+    return 'below' if high < 0 else 'not shown to differ from'
+
+
+def _add_zero_shot(table: Table, runs: list):
+    "Add each optimizer's difference from the zero-shot ranking; dashes where there is none."
+    _, main, lead = table_columns(runs)[0]
+    zero_shot = first_stage(runs, 'zero-shot')[main][0][lead] if has_zero_shot(runs) else None
+    for optimizer, title in OPTIMIZER_TITLES.items():
+        trained = [run for run in runs if run.cfg.optimizer == optimizer]
+        words, ends, source = MISSING, MISSING, {}
+        if trained and zero_shot is not None:
+            _, _, evidence = chosen_row(trained)
+            frame, source = evidence[main]
+            difference, low, high = paired_interval(frame[lead], zero_shot)
+            words, ends = _against_zero_shot(low, high), format_interval(difference, low, high)
+        table.add(f'kit{title}OverZeroShot', 'value', ends, **source)
+        table.add(f'kit{title}IsToZeroShot', 'value', words, **source)
+
+# %% ../../nbs/results/36_number_macros.ipynb #d3d81fff
+def _add_other_sets(table: Table, runs: list):
+    "Add the leading measure of each further test set, for BM25, zero-shot and each optimizer."
+    for _, test_set, measure in table_columns(runs):
+        if test_set == runs[0].cfg.test_sets[0] or not test_set.isalpha():
+            continue
+        bm25 = first_stage(runs, 'BM25')[test_set]
+        rows = dict(BM=bm25, ZeroShot=None) | dict.fromkeys(OPTIMIZER_TITLES.values())
+        if has_zero_shot(runs):
+            rows |= dict(ZeroShot=first_stage(runs, 'zero-shot')[test_set])
+        for optimizer, title in OPTIMIZER_TITLES.items():
+            trained = [run for run in runs if run.cfg.optimizer == optimizer]
+            if trained:
+                rows[title] = chosen_row(trained)[-1][test_set]
+        name = f'kit{test_set.capitalize()}'
+        table.add(f'{name}Topics', 'value', str(len(bm25[0])))
+        for macro, evidence in rows.items():
+            if evidence is None:
+                table.add(f'{name}{macro}', 'value', MISSING)
+                continue
+            frame, source = evidence
+            mean = float(frame[measure].mean())
+            table.add(f'{name}{macro}', 'value', f'{mean:.4f}', mean, measure=measure, **source)
 
 # %% ../../nbs/results/36_number_macros.ipynb #b8a94caf
 def number_macros(runs: list) -> Table:
@@ -96,15 +150,22 @@ def number_macros(runs: list) -> Table:
         table.add(f'kit{macro}', 'value', text, **config)
     for macro, text, run in _machine_macros(runs):
         table.add(f'kit{macro}', 'value', text, run=run)
-    for macro, (frame, source) in dict(NdcgBM=bm25, NdcgCeiling=ceiling).items():
+    rows = dict(NdcgBM=bm25, NdcgCeiling=ceiling)
+    if has_zero_shot(runs):
+        rows |= dict(NdcgZeroShot=first_stage(runs, 'zero-shot')[main])
+    else:
+        table.add('kitNdcgZeroShot', 'value', MISSING)
+    for macro, (frame, source) in rows.items():
         mean = float(frame[lead].mean())
         table.add(f'kit{macro}', 'value', f'{mean:.4f}', mean, measure=lead, **source)
-    _add_best(table, 'Best', runs, bm25[0])
     for optimizer, title in OPTIMIZER_TITLES.items():
         trained = [run for run in runs if run.cfg.optimizer == optimizer]
         if trained:
-            _add_best(table, f'Best{title}', trained, bm25[0])
+            _add_row(table, title, trained, bm25[0])
             continue
-        for part in _BEST_PARTS:
-            table.add(f'kitBest{title}{part}', 'value', MISSING, **config)
+        for part in _ROW_PARTS:
+            table.add(f'kit{title}{part}', 'value', MISSING, **config)
+    _add_zero_shot(table, runs)
+    _add_other_sets(table, runs)
+    add_endpoint_macros(table, runs)
     return table

@@ -15,7 +15,12 @@ from ..config.backbones import OPTIMIZER_TITLES
 from ..config.endpoint import read_endpoint
 from ..config.settings import PLACEMENT_KEYS
 from ..core import canonical_json
-from ..evaluation.equivalence import equivalence, equivalence_power
+from ..data.docstrings import module_of
+from reproduce_kit.evaluation.equivalence import (
+    cluster_interval,
+    equivalence,
+    equivalence_power,
+)
 from ..evaluation.metrics import measure_name, read_measured
 from ..evaluation.power import detectable_difference, sample_size
 from reproduce_kit.evaluation.significance import (
@@ -272,8 +277,8 @@ FEWEST_SEEDS_FOR_P = 5
 _NEITHER = {'topics': 'topics', 'seeds': 'seeds', 'rest': 'neither'}
 
 
-def _difference_rows(gap: SeedGap, test: CrossedTest) -> list:
-    "[(label, text, value)] of one comparison of `seed_gaps`."
+def _difference_rows(gap: SeedGap, test: CrossedTest, is_tested: bool) -> list:
+    "[(label, text, value)] of one comparison; `is_tested`: it may have a p-value."
     parts = test.parts
     rows = [('seeds', str(parts.k), parts.k)]
     for optimizer in ('adamw', 'lion'):
@@ -282,13 +287,18 @@ def _difference_rows(gap: SeedGap, test: CrossedTest) -> list:
         rows.append((OPTIMIZER_TITLES[optimizer], text, float(means.mean())))
     interval = format_interval(parts.mean, test.low, test.high)
     rows.append(('Lion minus AdamW [95 %]', interval, parts.mean))
+    modules = [module_of(topic) for topic in gap.differences.index]
+    if len(set(modules)) < len(modules):
+        ends = cluster_interval(gap.differences, modules)
+        text = format_interval(parts.mean, *ends)
+        rows.append(('the same, modules resampled', text, parts.mean))
     by_seed = ' '.join(format_signed(value) for value in gap.differences.mean())
     rows.append(('seed by seed', by_seed, None))
     for part, title in _NEITHER.items():
         deviation = getattr(parts, part) ** 0.5
         rows.append((f'standard deviation: {title}', f'{deviation:.3f}', deviation))
-    p = format_p(test.p) if parts.k >= FEWEST_SEEDS_FOR_P else MISSING
-    rows.append(('p, topics and seeds', p, test.p))
+    has_p = is_tested and parts.k >= FEWEST_SEEDS_FOR_P
+    rows.append(('p, topics and seeds', format_p(test.p) if has_p else MISSING, test.p))
     return rows
 
 # %% ../../nbs/results/40_significance_tables.ipynb #9c699880
@@ -318,7 +328,8 @@ def _margin_rows(test: CrossedTest, margin: float) -> list:
 _VARIANCE_CAPTION = (
     'Lion minus AdamW after the last epoch against the noise of seeds and topics (crossed, Hillis '
     '2007); ±: standard deviation between seeds. Equivalence by two one-sided tests, within the '
-    'margin that the study stated beforehand. No p-value is printed from fewer than five seeds.'
+    'margin that the study stated beforehand. No p-value is printed from fewer than '
+    'five seeds, or of another comparison than the one that the study stated.'
 )
 NO_SEEDS = 'no backbone was run with both optimizers and several seeds'
 
@@ -334,8 +345,9 @@ def variance_table(runs: list) -> Table:
             column = (f'{measure} ({test_set})', _pair_label(backbone, *rates, has_several))
             names = ', '.join(run.folder.name for run in gap.runs)
             test = topics_and_seeds(gap.differences)
-            rows = _difference_rows(gap, test)
-            if endpoint and endpoint.measure == measure:
+            is_endpoint = endpoint and endpoint.is_of(test_set, measure)
+            rows = _difference_rows(gap, test, is_tested=is_endpoint or not endpoint)
+            if is_endpoint:
                 rows += _margin_rows(test, endpoint.margin)
             for label, text, value in rows:
                 table.add(label, column, text, value, run=names)

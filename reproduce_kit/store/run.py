@@ -248,7 +248,7 @@ def record_data(
 def _missing_files(run: Run) -> list:
     "Return the files that a finished run has and this one lacks, relative to its folder."
     names = ['metrics.json', 'perquery.csv', *(f'{name}.run.gz' for name in run.cfg.test_sets)]
-    paths = [run.epoch(n) / name for n in range(1, run.cfg.epochs + 1) for name in names]
+    paths = [run.epoch(n) / name for n in run.cfg.measured_epochs for name in names]
     return [str(path.relative_to(run.folder)) for path in paths if not path.exists()]
 
 # %% ../../nbs/store/10_run.ipynb #177a892b

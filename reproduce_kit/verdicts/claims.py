@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SUPPORTED', 'NOT_SUPPORTED', 'ON_SOURCE', 'ON_READING', 'ON_BOTH', 'UNDECIDABLE', 'BACKGROUND', 'VERDICTS',
-           'CLAIM_KEYS', 'CLAIMS_WIDTHS', 'Claim', 'Answer', 'ask', 'ask_everywhere', 'Judgment', 'judge_claim',
-           'read_claims', 'judge_all', 'verdict_counts', 'claims_table', 'claims_inputs']
+           'BRIEF_FACTS', 'CLAIM_KEYS', 'CLAIMS_WIDTHS', 'Claim', 'Answer', 'ask', 'ask_everywhere', 'Judgment',
+           'judge_claim', 'read_claims', 'judge_all', 'verdict_counts', 'claims_table', 'claims_inputs']
 
 # %% ../../nbs/verdicts/30_claims.ipynb #013b29a0
 import ast
@@ -122,6 +122,7 @@ class Judgment:
     answers: dict  # {ground, with the reading if there are several: yes or no}
     verdict: str  # one of VERDICTS
     evidence: str
+    brief: str  # the first facts of the evidence
 
 # %% ../../nbs/verdicts/30_claims.ipynb #50f717fa
 def _do_differ(answers: list, label: str) -> bool:
@@ -152,29 +153,38 @@ def _answer_label(answer: Answer) -> str:
     return f'{answer.reading}: {said}' if answer.reading else said
 
 
-def _evidence_text(answers: list, over: tuple) -> str:
-    "Return what was seen, ground by ground."
+def _evidence_text(answers: list, over: tuple, most: int = 0) -> str:
+    "Return what was seen, ground by ground; with `most`, about that many facts in all."
     if not answers:
         return f"no {' or '.join(over)}"
     grounds_of = {}
     for answer in answers:
         lacking = [str(answer.missing)] if answer.missing else []
-        text = '; '.join(dict.fromkeys([*answer.seen, *lacking]))
-        grounds_of.setdefault((_answer_label(answer), text), []).append(answer.ground)
+        facts = tuple(dict.fromkeys([*answer.seen, *lacking]))
+        grounds_of.setdefault((_answer_label(answer), facts), []).append(answer.ground)
+    share = max(1, most // len(grounds_of)) if most else None
     parts = []
-    for (label, text), grounds in grounds_of.items():
+    for (label, facts), grounds in grounds_of.items():
+        text = '; '.join(facts[:share])
         names = ' and '.join(ground for ground in grounds if ground)
         is_plain = not names or (label == 'no answer' and len(grounds_of) == 1)
         parts.append(text if is_plain else f'{names} ({label}): {text}')
     return '. '.join(dict.fromkeys(parts))
 
 # %% ../../nbs/verdicts/30_claims.ipynb #c4e9c94e
+BRIEF_FACTS = 3
+
+
 def judge_claim(claim: Claim, evidence: Evidence) -> Judgment:
     "Return the verdict on a claim."
     if not claim.holds:
-        return Judgment(claim.id, claim.source, claim.where, claim.words, {}, BACKGROUND, claim.why)
+        answers, texts = {}, (claim.why, claim.why)
+        return Judgment(
+            claim.id, claim.source, claim.where, claim.words, answers, BACKGROUND, *texts
+        )
     answers = ask_everywhere(claim, evidence)
     text = _evidence_text(answers, claim.over)
+    brief = _evidence_text(answers, claim.over, BRIEF_FACTS)
     if claim.why:
         text += f'. Read as: {claim.why}'
     given = {
@@ -183,7 +193,7 @@ def judge_claim(claim: Claim, evidence: Evidence) -> Judgment:
         if answer.holds is not None
     }
     verdict = _decide(answers)
-    return Judgment(claim.id, claim.source, claim.where, claim.words, given, verdict, text)
+    return Judgment(claim.id, claim.source, claim.where, claim.words, given, verdict, text, brief)
 
 # %% ../../nbs/verdicts/30_claims.ipynb #73be851d
 CLAIM_KEYS = ('id', 'where', 'words', 'holds', 'over', 'why')
@@ -272,18 +282,19 @@ def claims_table(
 ) -> Table:
     "Return the verdicts on one source of claims as a table of the paper."
     rows = judgments[judgments.source == source]
-    grounds = ', '.join(place.caption for place in paper.sources.values())
+    grounds = ', '.join(place.caption for place in paper.sources.values() if place.caption)
     caption = (
         f'Claims of {paper.claim_sources[source]}: {len(rows)}, of which {verdict_counts(rows)}. '
         f'Each is asked on every ground that has its rows: {grounds}, '
-        'runs of our own where all were trained.'
+        'runs of our own where all were trained. Evidence: the first facts; all of it stands on the '
+        'page of the claims (nbs/analysis/claims.ipynb).'
     )
     table = Table(f'claims-{source}', caption, ('Claim',), long=True, widths=CLAIMS_WIDTHS)
     for row in rows.itertuples():
         texts = {
             'Words': f'“{row.words}” ({row.where})',
             'Verdict': row.verdict,
-            'Evidence': row.evidence,
+            'Evidence': row.brief,
         }
         for column, text in texts.items():
             table.add(row.id, column, text, computed=f'params/claims/{source}.yaml')

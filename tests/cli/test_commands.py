@@ -24,7 +24,7 @@ from reproduce_kit.engines.modal_client import RemoteRow
 from reproduce_kit.store.run import RunState
 
 NAMES = {
-    'Study': ['list', 'plan', 'prepare', 'run', 'logs'],
+    'Study': ['list', 'plan', 'prepare', 'sweep', 'run', 'logs'],
     'Results': ['rerank', 'retrieve', 'tables', 'figures', 'paper', 'report', 'push'],
     'Engines': ['fetch', 'stop', 'evaluate'],
     'Checks': ['check', 'compare', 'why', 'doctor', 'data'],
@@ -33,6 +33,7 @@ OPTIONS = {
     'list': ['paths', '--on', '--json'],
     'plan': ['paths', '--on', '--rates', '--json'],
     'prepare': ['paths', '--json'],
+    'sweep': ['study', '--json'],
     'run': [
         *['paths', '--on', '--json', '--track', '--yes'],
         *['--max-dollars', '--secret', '--detach', '--rates'],
@@ -150,10 +151,10 @@ def test_an_unknown_option_is_a_usage_error():
 
 
 def test_a_user_error_is_one_message_and_exit_code_1():
-    result = reproduce('run', f'{EMBEDDED}/minilm-l6-loin.yaml')
+    result = reproduce('run', f'{EMBEDDED}-depth/minilm-l6-loin.yaml')
     assert result.exit_code == 1
     assert result.stderr.startswith('error: ') and result.stdout == ''
-    assert "did you mean 'params/embedded/minilm-l6-lion.yaml'?" in result.stderr
+    assert "did you mean 'params/embedded-depth/minilm-l6-lion.yaml'?" in result.stderr
 
 
 def test_ctrl_c_is_exit_code_130_and_says_that_finished_work_is_kept(monkeypatch):
@@ -192,7 +193,7 @@ def test_a_word_that_means_several_runs_lists_them():
 
 
 @pytest.mark.parametrize(
-    'word', ['minilm-l6-lion', 'controlled/minilm-l6-lion', f'{EMBEDDED}/minilm-l6-lion.yaml']
+    'word', ['minilm-l6-lion', 'controlled/minilm-l6-lion', f'{EMBEDDED}-depth/minilm-l6-lion.yaml']
 )
 def test_a_run_may_be_called_by_its_name_its_recipe_or_its_file(word):
     assert 'minilm-l6-lion' in answer('logs', word, '--on', 'local')['run']

@@ -79,8 +79,8 @@ def test_one_bad_file_stops_the_batch_before_it_starts(tmp_path, runs):
 
 
 def test_a_config_that_does_not_exist_gives_the_nearest_one():
-    process = reproduce('run', 'params/embedded/minilm-l6-loin.yaml')
-    assert_error(process, 'does not exist', 'params/embedded/minilm-l6-lion.yaml')
+    process = reproduce('run', 'params/embedded-depth/minilm-l6-loin.yaml')
+    assert_error(process, 'does not exist', 'params/embedded-depth/minilm-l6-lion.yaml')
 
 
 @pytest.mark.soak

@@ -45,4 +45,4 @@ def test_a_wrong_endpoint_is_named(study, line, changed, problem):
 
 def test_the_file_of_an_endpoint_describes_no_run():
     configs = read_configs([ROOT / 'params/embedded'])
-    assert len(configs) == 6
+    assert len(configs) == 10

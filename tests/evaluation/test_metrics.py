@@ -1,7 +1,9 @@
 """Our measures against NIST's own expected outputs and published scores of real run files."""
 
+import ir_measures
 import numpy as np
 import pytest
+from ir_measures import RR, Judged
 from kit import need
 
 from reproduce_kit.core import KitError
@@ -9,6 +11,8 @@ from reproduce_kit.data.collection import read_collection
 from reproduce_kit.data.trec import read_qrels, read_run
 from reproduce_kit.evaluation.metrics import (
     CHUNK_CANDIDATES,
+    JUDGED,
+    KNOWN_ITEM,
     evaluate,
     means,
     measure_name,
@@ -138,3 +142,20 @@ def test_a_repeated_row_is_an_error(tmp_path, perquery):
         KitError, match=rf'perquery\.csv: 1 of {len(lines)} rows repeat another row'
     ):
         read_perquery(path)
+
+
+def test_known_item_rank_and_judged_share_agree_with_ir_measures():
+    rng = np.random.default_rng(12)
+    docids = [f'd{i}' for i in range(40)]
+    qrels = {
+        f'q{i}': {d: int(rng.integers(0, 4)) for d in rng.choice(docids, 12, replace=False)}
+        for i in range(30)
+    }
+    run = {
+        topic: {d: float(rng.random()) for d in rng.choice(docids, 25, replace=False)}
+        for topic in qrels
+    }
+    ours = evaluate(run, qrels)
+    for oracle, column in ((Judged @ 10, JUDGED), (RR(rel=3) @ 10, KNOWN_ITEM)):
+        theirs = {row.query_id: row.value for row in ir_measures.iter_calc([oracle], qrels, run)}
+        assert ours[column].to_dict() == pytest.approx(theirs)

@@ -16,6 +16,7 @@ from reproduce_kit.models.backbone import (
     architecture,
     count_parameters,
     load_backbone,
+    load_checkpoint,
     sources,
     weights_folder,
 )
@@ -50,6 +51,31 @@ def test_a_cut_encoder_keeps_its_pretrained_layers():
     )
     assert model.config.num_hidden_layers == 2
     assert kept.weight.tolist() == pretrained.weight.tolist()
+
+
+def test_a_matching_head_starts_above_the_same_encoder():
+    plain, matching = (
+        load_backbone(make_config(example_settings(layers=2, head=head)))
+        for head in ('own', 'matching')
+    )
+    encoders = [model.model.bert.encoder.state_dict() for model in (plain, matching)]
+    assert all(torch.equal(encoders[0][name], encoders[1][name]) for name in encoders[0])
+    alike, unlike = matching.predict(
+        [('sort an array', 'sort an array'), ('sort an array', 'Open a file for reading.')]
+    )
+    assert alike > unlike
+
+
+def test_a_matching_head_is_saved_and_loaded(tmp_path):
+    model = load_backbone(make_config(example_settings(layers=2, head='matching')))
+    model.save_pretrained(str(tmp_path), create_model_card=False)
+    again = load_checkpoint(tmp_path)
+    assert again.predict(PAIRS).tolist() == model.predict(PAIRS).tolist()
+
+
+def test_a_matching_head_is_for_bert_alone():
+    with pytest.raises(KitError, match="head: 'matching' is for BERT"):
+        tiny('tiny-modernbert', head='matching')
 
 
 def test_parameters_are_counted_without_weights():

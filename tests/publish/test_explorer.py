@@ -38,7 +38,8 @@ def topic_values(config):
     """{epoch: {test set: frame}}: AdamW has 0.5 everywhere, Lion 0.2 more to 0.3 less."""
     gap = np.linspace(0.2, -0.3, 8) if config.optimizer == 'lion' else np.zeros(8)
     frame = pd.DataFrame(dict.fromkeys(MEASURES, 0.5 + gap), index=list(TOPICS))
-    return {epoch: {'test': frame.rename_axis('qid')} for epoch in (1, 2, 3)}
+    values = dict.fromkeys(config.test_sets, frame.rename_axis('qid'))
+    return dict.fromkeys(config.measured_epochs, values)
 
 
 @pytest.fixture(scope='module')
@@ -47,11 +48,13 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp('runs')
     corpus = {f'd{i}': f'Passage {i} <b>not bold</b> & more.' for i in range(3)}
     qrels = {topic: {'d0': 3, 'd1': 0} for topic in TOPICS}
-    texts = {'test': EvalSet('test', TOPICS, qrels, {}, corpus, 'made up')}
+    texts = {
+        name: EvalSet(name, TOPICS, qrels, {}, corpus, 'made up') for name in ('test', 'unseen')
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('REPRODUCE_RUNS', str(folder))
         for config in read_configs([ROOT / 'params/embedded']):
-            if config.layers == 4:
+            if config.seed == 12:
                 fake_run(config, topic_values(config), texts)
         yield folder
 

@@ -19,7 +19,7 @@ NOT_RESULTS = [
     r'\d+\\,\\%|3pt|grade~\d|Table~I+|Figure~\d',
     r'BM25|k_1|MRR@10|nDCG@10|RQ\d',
     r'April 2025|arXiv v1|2506\.18297|all-MiniLM-L6-v2',
-    r'\\newcommand\S*|\\texttt\{[^}]*\}|numbers\.tex|tables/table1\.tex',
+    r'\\ln 2|\\newcommand\S*|\\texttt\{[^}]*\}|numbers\.tex|tables/table1\.tex',
 ]
 
 

@@ -67,9 +67,8 @@ def clone(tmp_path):
         folder = tmp_path / 'params/tite' / kind
         folder.mkdir(parents=True)
         for path in (ROOT / 'params/tite' / kind).glob('*tite-k2*'):
-            if path.stem != 'tite-k2-lion':
-                settings = yaml.safe_load(path.read_text()) | changes
-                (folder / path.name).write_text(yaml.safe_dump(settings))
+            settings = yaml.safe_load(path.read_text()) | changes
+            (folder / path.name).write_text(yaml.safe_dump(settings))
     return tmp_path
 
 

@@ -1,0 +1,92 @@
+"""`reproduce sweep`: what is finished is read, the results are kept, and a failed trial ends it."""
+
+import json
+import math
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from conftest import ROOT
+
+from reproduce_kit.cli.app import main
+from reproduce_kit.config.sweep import read_sweep, sweep_trials
+from reproduce_kit.engines import local
+from reproduce_kit.engines.local import StudyOutcome
+from reproduce_kit.evaluation.metrics import MEASURES
+from reproduce_kit.results.selection import read_results
+from reproduce_kit.testing.fake_runs import fake_run
+
+BEST_RATES = dict(adamw=1.6e-4, lion=3.2e-5)
+
+
+@pytest.fixture(autouse=True)
+def empty_store(tmp_path, monkeypatch):
+    """An empty run store and an empty paper folder, seen from the clone."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv('REPRODUCE_RUNS', str(tmp_path / 'runs'))
+    monkeypatch.setenv('REPRODUCE_PAPER', str(tmp_path / 'paper'))
+
+
+def finish(config):
+    """Write a finished trial whose score falls with the distance from the best rate."""
+    optimizer, rate = config.optimizer, config.learning_rate
+    score = 0.5 - abs(math.log(rate / BEST_RATES[optimizer])) / 10
+    topics = pd.Index(['q1', 'q2'], name='qid')
+    frame = pd.DataFrame(score, index=topics, columns=MEASURES)
+    fake_run(config, {epoch: {'dev': frame} for epoch in config.measured_epochs})
+
+
+def first_trials():
+    sweep = read_sweep('embedded')
+    rates = {name: tuple(space.learning_rate) for name, space in sweep.optimizers.items()}
+    return [trial.config for trial in sweep_trials('embedded', sweep, 0, sweep.trials, rates)]
+
+
+def sweep(*words):
+    return CliRunner().invoke(main, ['sweep', 'embedded', *words])
+
+
+def test_a_finished_sweep_names_its_winners_and_keeps_its_results():
+    for config in first_trials():
+        finish(config)
+    result = sweep('--json')
+    assert result.exit_code == 0, result.output
+    winners = json.loads(result.stdout)['winners']
+    for optimizer, best in BEST_RATES.items():
+        own = [c.learning_rate for c in first_trials() if c.optimizer == optimizer]
+        nearest = min(own, key=lambda rate: abs(math.log(rate / best)))
+        assert winners[optimizer]['learning_rate'] == nearest
+    assert len(read_results('embedded')) == 2 * read_sweep('embedded').trials
+
+
+def test_the_winners_are_printed_as_lines_of_a_parameter_file():
+    for config in first_trials():
+        finish(config)
+    lines = sweep().output.splitlines()
+    assert any(line.strip().startswith('learning_rate:') for line in lines)
+    assert any(line.startswith('lion, trial') for line in lines)
+
+
+def test_only_trials_that_are_not_finished_are_run(monkeypatch):
+    done, *rest = first_trials()
+    finish(done)
+    asked = []
+
+    def run_study(configs, say):
+        asked.extend(configs)
+        for config in configs:
+            finish(config)
+        return StudyOutcome(done=[config.name for config in configs])
+
+    monkeypatch.setattr(local, 'run_study', run_study)
+    assert sweep().exit_code == 0
+    assert asked == rest
+
+
+def test_a_trial_that_fails_ends_the_sweep(monkeypatch, tmp_path):
+    outcome = StudyOutcome(failed={'adamw-01': 'the loss is not a number'})
+    monkeypatch.setattr(local, 'run_study', lambda configs, say: outcome)
+    result = sweep()
+    assert result.exit_code == 1
+    assert 'trial adamw-01 failed: the loss is not a number' in result.output
+    assert not (tmp_path / 'paper').exists()
