@@ -198,6 +198,7 @@ def add_mean(
     evidence: tuple,  # (frame of a row per topic, source)
     measure: str,
     letters: str = '',
+    has_spread: bool = True,  # the deviation between seeds is shown, where there is one
 ):
     "Add the mean of a measure over topics to a table."
     frame, source = evidence
@@ -207,7 +208,7 @@ def add_mean(
             "delete the run's folder and run its config again"
         )
     mean = float(frame[measure].mean())
-    spread = frame.attrs.get('spread', {}).get(measure)
+    spread = frame.attrs.get('spread', {}).get(measure) if has_spread else None
     table.add(row, column, f'{mean:.4f}', mean, spread, letters, measure=measure, **source)
 
 # %% ../../nbs/results/30_run_tables.ipynb #60fdf29e
@@ -295,7 +296,7 @@ def _epochs_table(runs: list, table: Table, columns: list, has_gain: bool) -> Ta
             if label[0] == 'BM25' and ranked_by[test_set] != 'BM25':
                 table.add(label, column, MISSING)  # the candidates came without a ranking
             else:
-                add_mean(table, label, column, evidence[test_set], measure)
+                add_mean(table, label, column, evidence[test_set], measure, has_spread=has_gain)
         if has_gain:
             text = format_interval(*gain) if gain else MISSING
             source = evidence[main][1]
