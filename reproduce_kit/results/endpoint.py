@@ -12,9 +12,10 @@ from math import ceil
 from ..config.backbones import OPTIMIZER_TITLES
 from ..config.endpoint import Endpoint, read_endpoint
 from ..config.files import read_configs
-from ..core import project_root
+from ..core import KitError, did_you_mean, project_root
 from ..data.docstrings import module_of
 from ..evaluation.equivalence import Equivalence, cluster_interval, equivalence
+from ..evaluation.metrics import MEASURES
 from ..evaluation.significance import CrossedTest, topics_and_seeds
 from .significance_tables import seed_gaps
 from .table import MISSING, Table, format_p, format_signed
@@ -39,10 +40,15 @@ class EndpointAnswer:
 # %% ../../nbs/results/42_endpoint.ipynb #56ac98f3
 def endpoint_answer(
     runs: list,  # finished runs of one study
-) -> EndpointAnswer | None:  # None: no endpoint is stated, or one seed cannot answer it
+) -> EndpointAnswer | None:  # None: no endpoint is stated, or a run is missing
     "Answer the endpoint of a study, once all of its runs are finished."
     study = runs[0].cfg.study
     endpoint = read_endpoint(study)
+    if endpoint and endpoint.measure not in MEASURES:
+        hint = did_you_mean(endpoint.measure, MEASURES)
+        raise KitError(
+            f'params/{study}/endpoint.yaml: measure {endpoint.measure!r} is unknown{hint}'
+        )
     planned = read_configs([project_root() / 'params' / study]) if endpoint else []
     if not {config.identity for config in planned} <= {run.cfg.identity for run in runs}:
         return None
@@ -92,23 +98,6 @@ def endpoint_sentence(answer: EndpointAnswer) -> str:
     )
 
 # %% ../../nbs/results/42_endpoint.ipynb #566d17a4
-def _answer_macros(answer: EndpointAnswer) -> dict:
-    "Return {macro: (text, value)}."
-    parts, test, equal = answer.test.parts, answer.test, answer.equivalence
-    widest = max(abs(equal.low), abs(equal.high))
-    return dict(
-        Margin=(f'{answer.endpoint.margin:g}', None),
-        Seeds=(str(parts.k), parts.k),
-        Mean=(format_signed(parts.mean), parts.mean),
-        Interval=(_interval(test.low, test.high), None),
-        Modules=(_interval(*answer.by_module), None),
-        Equivalence=(_interval(equal.low, equal.high), None),
-        EquivalenceP=(format_p(equal.p, in_sentence=True), equal.p),
-        Within=(f'{ceil(1000 * widest) / 1000:.3f}', widest),
-        Verdict=(verdict_words(answer), None),
-    )
-
-
 MACRO_NAMES = (
     'Margin',
     'Seeds',
@@ -122,13 +111,27 @@ MACRO_NAMES = (
 )
 
 
+def _answer_macros(answer: EndpointAnswer) -> list:
+    "Return [(text, value)] in the order of `MACRO_NAMES`."
+    parts, test, equal = answer.test.parts, answer.test, answer.equivalence
+    widest = max(abs(equal.low), abs(equal.high))
+    return [
+        (f'{answer.endpoint.margin:g}', None),
+        (str(parts.k), parts.k),
+        (format_signed(parts.mean), parts.mean),
+        (_interval(test.low, test.high), None),
+        (_interval(*answer.by_module), None),
+        (_interval(equal.low, equal.high), None),
+        (format_p(equal.p, in_sentence=True), equal.p),
+        (f'{ceil(1000 * widest) / 1000:.3f}', widest),
+        (verdict_words(answer), None),
+    ]
+
+
 def add_endpoint_macros(table: Table, runs: list):
     "Add the numbers of the answer to the table of macros; dashes where there is none."
     answer = endpoint_answer(runs)
-    if answer is None:
-        for macro in MACRO_NAMES:
-            table.add(f'kitGap{macro}', 'value', MISSING)
-        return
-    names = ', '.join(run.folder.name for run in answer.runs)
-    for macro, (text, value) in _answer_macros(answer).items():
-        table.add(f'kitGap{macro}', 'value', text, value, run=names)
+    texts = _answer_macros(answer) if answer else [(MISSING, None)] * len(MACRO_NAMES)
+    source = dict(run=', '.join(run.folder.name for run in answer.runs)) if answer else {}
+    for macro, (text, value) in zip(MACRO_NAMES, texts, strict=True):
+        table.add(f'kitGap{macro}', 'value', text, value, **source)
