@@ -114,9 +114,14 @@ def read_sweep(
     study: str,  # a folder of `params/`
 ) -> Sweep:
     "Read the sweep of a study."
-    path = project_root() / 'params' / study / SWEEP_FILE
+    params = project_root() / 'params'
+    path = params / study / SWEEP_FILE
     if not path.exists():
-        raise KitError(f'{path} does not exist; it says how the optimizers of a study are tuned')
+        tuned = ', '.join(sorted(file.parent.name for file in params.glob(f'*/{SWEEP_FILE}')))
+        raise KitError(
+            f'{path} does not exist; it says how a study is tuned. Studies that have one: '
+            f'{tuned or "none"}; name one of them, or copy its file and change it'
+        )
     values, text = read_parameters(path)
     sweep = validated(Sweep, values, str(path), text)
     _check_bases(path, sweep)
