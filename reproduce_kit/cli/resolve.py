@@ -51,14 +51,26 @@ def choose_run(
     return only_run(word, fits)
 
 # %% ../../nbs/cli/10_resolve.ipynb #a0083ff3
+def _trials_of(path) -> list:  # of RunConfig
+    from reproduce_kit.config.sweep import sweep_name
+    from reproduce_kit.results.selection import sweep_state
+
+    return [trial.config for trial in sweep_state(sweep_name(Path(path).resolve())).trials]
+
+
 def configs_of(
     paths,  # YAML files and folders; empty: all of params/
     none: bool = False,  # accept paths without a config of a run
 ) -> list:  # RunConfig
     "Read the configs that a command was given."
-    from reproduce_kit.config.files import read_configs
+    from reproduce_kit.config.files import is_sweep_file, read_configs
 
-    return read_configs(paths or [project_root() / 'params'], none=none)
+    sweeps = [path for path in paths if is_sweep_file(Path(path))]
+    others = [path for path in paths if path not in sweeps]
+    trials = [config for path in sweeps for config in _trials_of(path)]
+    if trials and not others:
+        return trials
+    return read_configs(others or [project_root() / 'params'], none=none) + trials
 
 # %% ../../nbs/cli/10_resolve.ipynb #0fe31d18
 def find_config(

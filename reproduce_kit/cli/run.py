@@ -24,6 +24,7 @@ from reproduce_kit.cli.render import (
     print_result,
     remote_list,
     run_list,
+    stage_table,
 )
 from .resolve import configs_of, find_config
 from ..core import KitError, project_root, read_json
@@ -172,6 +173,7 @@ class ModalPlan:
 
     rows: list  # from `engines.modal_costs.plan_with_cost`
     rates: dict  # from `engines.cost.read_rates`
+    stages: list  # of `engines.stages.Stage`, of the studies that have them
 
     def as_dict(self) -> dict:
         "Return the plan as `reproduce plan --on modal --json` prints it."
@@ -181,12 +183,14 @@ class ModalPlan:
             gpu_hours=round(sum(row.gpu_hours or 0 for row in todo), 1),
             dollars=round(sum(row.dollars or 0 for row in todo), 2),
             rates=self.rates,
+            stages=[stage.as_dict() for stage in self.stages],
         )
 
     def text(self, paths) -> str:
         "Return the plan for people."
         table, note = cost_table(self.rows), cost_note(self.rows, self.rates)
-        return f'{table}\n\n{note}\n\nnext: reproduce run {" ".join(paths)} --on modal'
+        stages = f'\n\n{stage_table(self.stages)}' if self.stages else ''
+        return f'{table}\n\n{note}{stages}\n\nnext: reproduce run {" ".join(paths)} --on modal'
 
 # %% ../../nbs/cli/20_run.ipynb #846cce7a
 def modal_plan(
@@ -195,10 +199,17 @@ def modal_plan(
 ) -> ModalPlan:
     "Plan runs on Modal."
     from reproduce_kit.engines.modal_costs import plan_with_cost
+    from reproduce_kit.engines.stages import study_stages
 
     finished = {}
-    rows = [plan_with_cost(config, rates, finished) for config in configs_of(paths)]
-    return ModalPlan(rows, rates)
+
+    def plan(config):
+        return plan_with_cost(config, rates, finished)
+
+    rows = [plan(config) for config in configs_of(paths)]
+    studies = dict.fromkeys(row.study for row in rows)
+    stages = [stage for study in studies for stage in study_stages(study, plan)]
+    return ModalPlan(rows, rates, stages)
 
 # %% ../../nbs/cli/20_run.ipynb #40c25aca
 @click.command(epilog='Example: reproduce plan params/lion-vs-adamw --on modal')

@@ -10,7 +10,7 @@ import pyarrow.parquet
 
 from .collection import EvalSet
 from .hub import DATASETS, fetch_dataset
-from .msmarco import SET_MEASURES
+from .msmarco_sets import SET_MEASURES
 
 # %% ../../nbs/data/65_msmarco_qa.ipynb #45d3767d
 def qa_set(

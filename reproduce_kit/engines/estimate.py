@@ -19,9 +19,10 @@ from functools import lru_cache
 import psutil
 
 from ..config.backbones import BACKBONES
-from ..config.settings import RunConfig
+from ..config.settings import HELD_OUT_SET, RunConfig
 from ..core import artifact_dir, read_json
 from ..data.docstrings import UNSEEN_TOPICS
+from ..data.msmarco import TUNING_TOPICS
 from ..store.run import Run, find_runs
 
 # %% ../../nbs/engines/40_estimate.ipynb #0c237138
@@ -55,7 +56,7 @@ def pair_tokens(cfg: RunConfig) -> PairTokens:
     return PairTokens(cfg.max_length, cfg.max_length, cfg.max_length)
 
 # %% ../../nbs/engines/40_estimate.ipynb #532d92c5
-MARCO_TOPICS = dict(dl19=43, dl20=54, dev=6980)  # judged topics
+MARCO_TOPICS = {'dl19': 43, 'dl20': 54, 'dev': 6980, HELD_OUT_SET: TUNING_TOPICS}  # judged
 QA_PAIRS = 82_360  # 10,047 questions of microsoft/ms_marco v1.1 validation, 8.2 passages each
 NANOBEIR_PAIRS = 3 * 50 * 100  # sets, topics, candidates
 OTHER_TOPICS = 100  # taken for a test set of which nothing is known

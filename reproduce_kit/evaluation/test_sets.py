@@ -13,8 +13,9 @@ from ..core import KitError, cache_lock
 from ..data.bm25 import bm25_candidates
 from ..data.collection import Collection, EvalSet
 from ..data.hub import DATASETS
-from ..data.msmarco import LUCENE_INDEX, MSMARCO_SETS, eval_set, passages
+from ..data.msmarco import passages
 from ..data.msmarco_qa import qa_v11
+from ..data.msmarco_sets import LUCENE_INDEX, MSMARCO_SETS, eval_set
 from ..data.pairs import load_collection
 from ..data.trec import ranking
 from .metrics import evaluate

@@ -45,6 +45,7 @@ TABLES = (
     'memory',
     'audit',
     'effects',
+    'stages',
     'claims',
     'numbers',
 )

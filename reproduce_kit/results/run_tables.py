@@ -20,7 +20,7 @@ from reproduce_kit.core import (
     read_record,
     sha256,
 )
-from ..data.msmarco import SET_MEASURES
+from ..data.msmarco_sets import SET_MEASURES
 from reproduce_kit.evaluation.metrics import (
     JUDGED,
     KNOWN_ITEM,

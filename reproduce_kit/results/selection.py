@@ -12,7 +12,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..config.sweep import Sweep, Trial, edge_of, next_rates, read_sweep, sweep_trials
+from reproduce_kit.config.sweep import (
+    Sweep,
+    Trial,
+    edge_of,
+    given_trials,
+    next_rates,
+    read_sweep,
+    sweep_trials,
+)
 from ..core import KitError, artifact_dir, atomic_write, read_json, write_json
 from ..store.history import read_history
 from ..store.run import Run, run_folder
@@ -103,11 +111,12 @@ def first_round(
     optimizer: str,
     sweep: Sweep,
 ) -> list:  # of scores
-    "Return the scores of the trials that were drawn before any result was known."
+    "Return the scores of the trials that were drawn at random, before any result was known."
     return [
         result.score
         for result in results
-        if result.optimizer == optimizer and result.number <= sweep.trials
+        if result.optimizer == optimizer
+        and sweep.given < result.number <= sweep.given + sweep.trials
     ]
 
 # %% ../../nbs/results/56_selection.ipynb #d9bd51fd
@@ -157,61 +166,61 @@ def _edges(results: list, searched: dict, sweep: Sweep) -> dict:
 
 
 def sweep_state(
-    study: str,  # a folder of `params/` with a sweep
+    name: str,  # of the sweep: STUDY or STUDY/PART
     result_of=trial_result,  # function of a trial and the sweep
 ) -> SweepState:
     "Return which trials a sweep has by its own rule, and the results of those that are finished."
-    sweep = read_sweep(study)
-    first = {name: tuple(space.learning_rate) for name, space in sweep.optimizers.items()}
-    rates, searched, start = dict(first), dict(first), 0
-    trials, results, edges = [], [], {}
-    for extension in range(sweep.extensions + 1):
-        count = sweep.extension if extension else sweep.trials
-        drawn = sweep_trials(study, sweep, start, count, rates)
-        found = [result_of(trial, sweep) for trial in drawn]
-        trials += drawn
-        results += [result for result in found if result]
-        if None in found:
+    sweep = read_sweep(name)
+    first = {o: tuple(space.learning_rate) for o, space in sweep.optimizers.items()}
+    rates, searched = dict(first), dict(first)
+    trials, results, edges, drawn = given_trials(name, sweep), [], {}, 0
+    for count in [sweep.trials] + [sweep.extension] * sweep.extensions:
+        trials += sweep_trials(name, sweep, drawn, count, rates)
+        drawn += count
+        found = [result_of(trial, sweep) for trial in trials]
+        results = [result for result in found if result]
+        if len(results) < len(trials):
             break
         edges = _edges(results, searched, sweep)
         if not any(edges.values()):
             break
-        start += count
         rates = {o: next_rates(first[o], searched[o], edges[o]) for o in first}
         searched = {o: _widened(searched[o], rates[o]) for o in first}
     _check_one_dev_set(results)
     return SweepState(trials, results, edges)
 
 # %% ../../nbs/results/56_selection.ipynb #6308519f
-def results_file(study: str) -> Path:
-    "Return the file that keeps the results of a study's sweep."
-    return artifact_dir('paper') / 'sweeps' / f'{study}.csv'
+def results_file(
+    name: str,  # of the sweep: STUDY or STUDY/PART
+) -> Path:
+    "Return the file that keeps the results of a sweep."
+    return artifact_dir('paper') / 'sweeps' / f'{name.replace("/", "-")}.csv'
 
 # %% ../../nbs/results/56_selection.ipynb #03faa73e
 def write_results(
-    study: str,
+    name: str,  # of the sweep
     state: SweepState,
 ) -> Path:  # the CSV
     "Keep the results of a finished sweep."
-    path = results_file(study)
+    path = results_file(name)
     frame = pd.DataFrame([asdict(result) for result in state.results])
     with atomic_write(path) as file:
         frame.to_csv(file, index=False)
     first = state.trials[0].config
     manifest = Run(first, run_folder(first)).manifest
     made = {key: manifest.get(key) for key in ('hardware', 'packages', 'git')}
-    write_json(path.with_suffix('.json'), dict(made, sweep=read_sweep(study).model_dump()))
+    write_json(path.with_suffix('.json'), dict(made, sweep=read_sweep(name).model_dump()))
     return path
 
 # %% ../../nbs/results/56_selection.ipynb #e21e3c25
 def read_results(
-    study: str,
+    name: str,  # of the sweep
 ) -> list:  # of TrialResult
-    "Read the kept results of a study's sweep."
-    path = results_file(study)
+    "Read the kept results of a sweep."
+    path = results_file(name)
     if not path.exists():
-        raise KitError(f'{path} does not exist; `reproduce sweep {study}` makes it')
+        raise KitError(f'{path} does not exist; `reproduce sweep {name}` makes it')
     numbers = dict(left_ln2='Int64')  # whole numbers, or none
-    frame = pd.read_csv(path, dtype=numbers, float_precision='round_trip').astype(object)
+    frame = pd.read_csv(path, dtype=numbers).astype(object)
     rows = frame.where(frame.notna(), None).to_dict('records')
     return [TrialResult(**row) for row in rows]

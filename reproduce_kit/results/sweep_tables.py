@@ -54,8 +54,8 @@ def sweep_table(
 ) -> Table:
     "Return all trials as a table, by optimizer and rate."
     sweep, source = read_sweep(study), _results_source(study)
-    further = len(results) // len(sweep.optimizers) - sweep.trials
-    added = _ADDED.format(further=further, next=sweep.trials + 1) if further else ''
+    further = len(results) // len(sweep.optimizers) - sweep.trials - sweep.given
+    added = _ADDED.format(further=further, next=sweep.trials + sweep.given + 1) if further else ''
     caption = _SWEEP_CAPTION.format(
         trials=sweep.trials, added=added, measure=sweep.measure, lines=SMOOTHED_LINES
     )
@@ -84,7 +84,7 @@ def sweep_macros(
     scores = {name: first_round(results, name, sweep) for name in names}
     texts = dict(
         Trials=str(sweep.trials),
-        Further=str(len(results) // len(names) - sweep.trials),
+        Further=str(len(results) // len(names) - sweep.trials - sweep.given),
         Minutes=f'{sum(result.seconds for result in results) / 60:.0f}',
         Sentence=budget_sentence(scores),
     )

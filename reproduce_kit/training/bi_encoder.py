@@ -34,7 +34,8 @@ from reproduce_kit.core import (
     write_json,
 )
 from ..data.collection import read_collection
-from ..data.msmarco import eval_set, passages
+from ..data.msmarco import passages
+from ..data.msmarco_sets import eval_set
 from ..data.trec import read_run, write_run
 from ..evaluation.dense import drop_self_matches, exact_search, load_bi_encoder
 from ..evaluation.metrics import evaluate, means, write_perquery

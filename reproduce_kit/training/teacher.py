@@ -23,7 +23,8 @@ from reproduce_kit.core import (
 )
 from ..data.bm25 import bm25_candidates
 from ..data.collection import Collection
-from ..data.msmarco import MSMARCO_SETS, passages, questions
+from ..data.msmarco import passages, questions
+from ..data.msmarco_sets import MSMARCO_SETS
 from ..data.pairs import load_named_collection
 from ..data.trec import ranking, read_run, write_run
 from ..evaluation.rerank import rerank

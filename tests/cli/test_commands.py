@@ -223,7 +223,7 @@ def test_plan_has_a_row_per_run_and_the_gpu_hours_to_do():
 
 def test_plan_on_modal_adds_dollars_and_the_rates_they_are_from():
     plan = answer('plan', AS_RUN, '--on', 'modal')
-    assert list(plan) == ['runs', 'gpu_hours', 'dollars', 'rates']
+    assert list(plan) == ['runs', 'gpu_hours', 'dollars', 'rates', 'stages']
     assert plan['dollars'] == pytest.approx(sum(r['dollars'] for r in plan['runs']), abs=0.01)
     assert set(plan['rates']) == {'dollars', 'source'}
 

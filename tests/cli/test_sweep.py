@@ -90,3 +90,19 @@ def test_a_trial_that_fails_ends_the_sweep(monkeypatch, tmp_path):
     assert result.exit_code == 1
     assert 'trial adamw-01 failed: the loss is not a number' in result.output
     assert not (tmp_path / 'paper').exists()
+
+
+def test_trials_that_are_meant_for_a_gpu_are_not_trained_without_one():
+    result = CliRunner().invoke(main, ['sweep', 'lion-vs-adamw/minilm'])
+    assert result.exit_code == 1
+    assert '18 trials are to do, on A100-80GB' in result.output
+    assert 'reproduce run params/lion-vs-adamw/tuning-minilm.yaml --on modal' in result.output
+
+
+def test_the_file_of_a_sweep_means_its_trials_and_a_folder_leaves_them_out():
+    planned = CliRunner().invoke(main, ['plan', 'params/embedded/tuning.yaml', '--json'])
+    assert [row['name'] for row in json.loads(planned.stdout)['runs']] == [
+        config.name for config in first_trials()
+    ]
+    planned = CliRunner().invoke(main, ['plan', 'params/embedded', '--json'])
+    assert len(json.loads(planned.stdout)['runs']) == 10

@@ -5,10 +5,23 @@ import shutil
 import pytest
 from conftest import ROOT
 
-from reproduce_kit.config.sweep import next_rates, read_sweep, sweep_trials
+from reproduce_kit.config.files import read_configs, read_runs
+from reproduce_kit.config.sweep import (
+    given_trials,
+    next_rates,
+    read_sweep,
+    sweep_names,
+    sweep_trials,
+)
 from reproduce_kit.core import KitError
 
 TUNING = (ROOT / 'params/embedded/tuning.yaml').read_text()
+
+
+PAPER = ROOT / 'params/lion-vs-adamw'
+GIVEN = """    warmup: [0.02, 0.3]
+    given: [{learning_rate: 1.0e-4, weight_decay: 0.01, warmup: 0.0}]
+"""
 
 
 @pytest.fixture
@@ -88,3 +101,67 @@ def test_the_base_of_an_optimizer_must_train_with_it(study):
     (study / 'tuning.yaml').write_text(other)
     with pytest.raises(KitError, match='trains with adamw'):
         read_sweep('mine')
+
+
+def give(text: str, times: int) -> str:
+    """The text of a sweep with a given point for the first optimizers of it."""
+    return text.replace('    warmup: [0.02, 0.3]\n', GIVEN, times)
+
+
+def test_given_points_come_first_and_both_optimizers_have_as_many(study):
+    (study / 'tuning.yaml').write_text(give(TUNING, 2))
+    sweep = read_sweep('mine')
+    given = given_trials('mine', sweep)
+    assert [(t.optimizer, t.number) for t in given] == [('adamw', 1), ('lion', 1)]
+    assert given[0].config.learning_rate == 1e-4
+    drawn = sweep_trials('mine', sweep, 0, 2, rates_of(sweep))
+    assert [trial.number for trial in drawn] == [2, 3, 2, 3]
+    (study / 'tuning.yaml').write_text(give(TUNING, 1))
+    with pytest.raises(KitError, match='need as many points'):
+        read_sweep('mine')
+
+
+def test_a_given_rate_lies_inside_the_searched_ones(study):
+    (study / 'tuning.yaml').write_text(give(TUNING, 2).replace('1.0e-4', '5.0e-3'))
+    with pytest.raises(KitError, match='learning_rate 0.005 is outside'):
+        read_sweep('mine')
+
+
+def test_a_study_has_a_sweep_for_each_of_its_backbones():
+    backbones = ('gte', 'minilm', 'modernbert')
+    assert sweep_names('lion-vs-adamw') == [f'lion-vs-adamw/{name}' for name in backbones]
+    assert sweep_names('embedded') == ['embedded']
+    runs = {config.name for config in read_configs([PAPER])}
+    assert not [name for name in runs if 'tuning' in name]
+
+
+@pytest.mark.parametrize('backbone', ['minilm', 'gte', 'modernbert'])
+def test_a_sweep_of_the_paper_contains_the_authors_points_and_sees_no_test_topic(backbone):
+    name = f'lion-vs-adamw/{backbone}'
+    sweep = read_sweep(name)
+    given = given_trials(name, sweep)
+    for optimizer in ('adamw', 'lion'):
+        authors = read_runs(PAPER / f'as-run/{backbone}-{optimizer}.yaml')[0]
+        point = (authors.learning_rate, authors.weight_decay, authors.warmup)
+        own = [trial.config for trial in given if trial.optimizer == optimizer]
+        assert point in [(c.learning_rate, c.weight_decay, c.warmup) for c in own]
+    trials = given + sweep_trials(name, sweep, 0, sweep.trials, rates_of(sweep))
+    assert {tuple(trial.config.test_sets) for trial in trials} == {('held-out',)}
+    assert {trial.config.train_pairs for trial in trials} == {500_000}
+    assert {trial.config.holdout for trial in trials} == {'topics'}
+    seeds = {
+        c.seed
+        for o in ('adamw', 'lion')
+        for c in read_runs(PAPER / f'controlled/{backbone}-{o}.yaml')
+    }
+    assert len(seeds) == 5 and sweep.seed not in seeds
+
+
+@pytest.mark.parametrize('optimizer', ['adamw', 'lion'])
+@pytest.mark.parametrize('epochs', [1, 2])
+def test_a_run_with_a_horizon_of_its_own_differs_in_its_epochs_alone(optimizer, epochs):
+    own = read_runs(PAPER / f'own-horizon/minilm-{optimizer}-{epochs}.yaml')[0]
+    whole = read_runs(PAPER / f'controlled/minilm-{optimizer}.yaml')[0]
+    changed = {key for key, value in own if value != getattr(whole, key)}
+    assert changed == {'recipe', 'name', 'epochs', 'measured', 'select_on'}
+    assert own.epochs == epochs

@@ -2,16 +2,15 @@
 
 import json
 import re
-import subprocess
 import tarfile
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import pytrec_eval
+from anserini import index_with_anserini
 from kit import need
 
-from reproduce_kit.data.bm25 import java_home, lucene_search
+from reproduce_kit.data.bm25 import lucene_search
 from reproduce_kit.data.trec import read_qrels, read_run
 from reproduce_kit.evaluation.metrics import evaluate
 from reproduce_kit.testing.fake_hub import fake_words
@@ -59,23 +58,6 @@ def test_cacm_has_every_document_of_anserinis_run(cacm):
     folder, result = cacm
     theirs = read_run(folder / 'cacm-bm25.txt')
     assert all(set(theirs[topic]) <= set(result.run[topic]) for topic in theirs)
-
-
-def index_with_anserini(documents: Path, index: Path):
-    """Call Anserini's own program."""
-    jars = Path(find_spec('pyserini').origin).parent / 'resources/jars'
-    jar = sorted(jars.glob('anserini-*-fatjar.jar'))[-1]
-    options = {
-        '-collection': 'JsonCollection',
-        '-input': documents,
-        '-index': index,
-        '-generator': 'DefaultLuceneDocumentGenerator',
-        '-threads': '1',
-    }
-    words = [word for option in options.items() for word in option]
-    flags = ['-storePositions', '-storeDocvectors', '-storeRaw']
-    program = [java_home() / 'bin/java', '-cp', jar, 'io.anserini.index.IndexCollection']
-    subprocess.run([*program, *words, *flags], check=True, capture_output=True)
 
 
 def test_searching_an_index_that_is_there_equals_indexing_and_searching(tmp_path):

@@ -1,6 +1,9 @@
 """MS MARCO in miniature, through the real loading code."""
 
+import json
+
 import pytest
+from anserini import index_with_anserini
 
 from reproduce_kit.config.files import make_config
 from reproduce_kit.config.settings import example_settings
@@ -10,8 +13,10 @@ from reproduce_kit.data.msmarco import (
     msmarco_pairs,
     passages,
     questions,
+    tuning_topics,
 )
 from reproduce_kit.data.msmarco_qa import qa_v11
+from reproduce_kit.data.msmarco_sets import eval_set, held_out_judgments
 from reproduce_kit.evaluation.metrics import evaluate
 from reproduce_kit.testing.fake_hub import fake_msmarco, fake_qa
 
@@ -67,3 +72,37 @@ def test_the_rank_of_the_selected_passage_decides():
     topic = next(topic for topic, grades in qa.qrels.items() if any(grades.values()))
     rank = 1 + list(qa.qrels[topic].values()).index(1)
     assert rows.loc[topic, 'mrr10_qa_v11'] == pytest.approx(1 / rank)
+
+
+@pytest.mark.parametrize('seed', [1, 12])
+def test_no_run_reads_the_topics_that_rates_are_chosen_on(seed):
+    triplets = first_triplets(400)
+    chosen = set(tuning_topics(triplets.column('query_id')))
+    assert len(chosen) == 5
+    parts = labelled_pairs(triplets, 600, 40, 'topics', seed)
+    train, dev = (set(part['query_id'].to_pylist()) for part in parts)
+    assert not chosen & (train | dev)
+    assert not train & dev
+    as_the_authors = labelled_pairs(triplets, 760, 40, 'pairs', seed)
+    assert chosen <= set(as_the_authors[0]['query_id'].to_pylist())
+
+
+def test_held_out_topics_get_candidates_from_the_index(tmp_path):
+    corpus = passages()
+    (tmp_path / 'docs').mkdir()
+    with open(tmp_path / 'docs/corpus.jsonl', 'w') as file:
+        for docid in corpus:
+            file.write(json.dumps({'id': docid, 'contents': corpus[docid]}) + '\n')
+    index_with_anserini(tmp_path / 'docs', tmp_path / 'index')
+    sweep = RUN | dict(train_pairs=600, test_sets=['held-out'], depth=7)
+    config = make_config(example_settings(**sweep))
+    judged = eval_set('held-out', config, corpus, index=str(tmp_path / 'index'))
+    assert judged.qrels == held_out_judgments(first_triplets(400))
+    assert set(judged.candidates) == set(tuning_topics(first_triplets(400).column('query_id')))
+    assert {len(docs) for docs in judged.candidates.values()} == {7}
+    assert set(evaluate(judged.candidates, judged.qrels, judged.shown)) == {
+        'nDCG@10',
+        'mrr10_held_out',
+    }
+    again = eval_set('held-out', config, corpus, index='no such index')
+    assert again.fingerprint == judged.fingerprint

@@ -19,8 +19,8 @@ from reproduce_kit.config.files import make_config, read_configs
 from reproduce_kit.config.settings import example_settings
 from reproduce_kit.core import KitError, read_json, sha256
 from reproduce_kit.data.collection import read_collection
-from reproduce_kit.data.msmarco import set_folder, write_set
 from reproduce_kit.data.msmarco_qa import qa_set
+from reproduce_kit.data.msmarco_sets import set_folder, write_set
 from reproduce_kit.engines.compliance import check_run
 from reproduce_kit.engines.plan import plan_row
 from reproduce_kit.evaluation.metrics import ceiling, evaluate

@@ -28,6 +28,6 @@ def go(config, stop_after=None):
         evaluate_epoch(run, sets, epoch, select)
 
     train(run, model, pairs, on_epoch=after)
-    epochs = range(1, config.epochs + 1)
-    mark_done(run, {epoch: evaluate_epoch(run, sets, epoch, select) for epoch in epochs})
+    measured = {n: evaluate_epoch(run, sets, n, select) for n in config.measured_epochs}
+    mark_done(run, measured)
     return run

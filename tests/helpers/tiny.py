@@ -8,7 +8,8 @@ from conftest import DATA, ROOT
 
 from reproduce_kit.config.files import make_config, read_runs
 from reproduce_kit.data.collection import read_collection
-from reproduce_kit.data.msmarco import first_triplets, questions, set_folder, write_set
+from reproduce_kit.data.msmarco import first_triplets, questions
+from reproduce_kit.data.msmarco_sets import set_folder, write_set
 from reproduce_kit.data.trec import ranking
 from reproduce_kit.testing.fake_hub import fake_model, fake_msmarco, fake_nanobeir, fake_qa
 
