@@ -15,9 +15,9 @@ from .table import Table
 
 # %% ../../nbs/results/35_stage_table.ipynb #1a58b25a
 _WHAT = {
-    'S1': 'short trials that choose rate, decay and warm-up on held-out topics',
-    'S2': 'the chosen settings, several seeds of each, on the test sets',
-    'S3': 'costly test sets: one epoch of one seed of each',
+    'S1': 'short trials on held-out topics',
+    'S2': 'tuned settings, several seeds',
+    'S3': 'costly test sets, one seed',
 }
 _CAPTION = (
     'What the study would cost on rented GPUs, with equal tuning and several seeds: planned, not run. '
