@@ -139,6 +139,30 @@ class Sweep(BaseModel):
         return self
 
 # %% ../../nbs/config/47_sweep.ipynb #611ad350
+def sweep_file(
+    name: str,  # STUDY or STUDY/PART
+) -> Path:
+    "Return the file of a sweep."
+    study, _, part = name.partition('/')
+    return project_root() / 'params' / study / f'{SWEEP_NAME}{part and "-"}{part}.yaml'
+
+# %% ../../nbs/config/47_sweep.ipynb #55c5a0cb
+def sweep_name(
+    file: Path,  # from `sweep_file`
+) -> str:  # STUDY or STUDY/PART
+    "Return the name of the sweep that a file states."
+    part = file.stem.removeprefix(SWEEP_NAME).removeprefix('-')
+    return f'{file.parent.name}/{part}' if part else file.parent.name
+
+# %% ../../nbs/config/47_sweep.ipynb #3052973f
+def sweep_names(
+    study: str = '*',  # a folder of `params/`; *: of all
+) -> list:
+    "Return the names of all sweeps, or of those of a study."
+    files = (project_root() / 'params').glob(f'{study}/{SWEEP_NAME}*.yaml')
+    return sorted(sweep_name(file) for file in files)
+
+# %% ../../nbs/config/47_sweep.ipynb #c5b1497f
 TUNED_KEYS = {'name', 'optimizer', 'learning_rate', 'beta1', 'beta2', 'weight_decay', 'warmup'}
 
 
@@ -160,30 +184,6 @@ def _check_bases(path: Path, sweep: Sweep):
                 f'{path}: the tuned files differ in {", ".join(differing)} too; '
                 'an optimizer is compared where all else is equal'
             )
-
-
-def sweep_file(
-    name: str,  # STUDY or STUDY/PART
-) -> Path:
-    "Return the file of a sweep."
-    study, _, part = name.partition('/')
-    return project_root() / 'params' / study / f'{SWEEP_NAME}{part and "-"}{part}.yaml'
-
-
-def sweep_name(
-    file: Path,  # from `sweep_file`
-) -> str:  # STUDY or STUDY/PART
-    "Return the name of the sweep that a file states."
-    part = file.stem.removeprefix(SWEEP_NAME).removeprefix('-')
-    return f'{file.parent.name}/{part}' if part else file.parent.name
-
-
-def sweep_names(
-    study: str = '*',  # a folder of `params/`; *: of all
-) -> list:
-    "Return the names of all sweeps, or of those of a study."
-    files = (project_root() / 'params').glob(f'{study}/{SWEEP_NAME}*.yaml')
-    return sorted(sweep_name(file) for file in files)
 
 
 def read_sweep(
