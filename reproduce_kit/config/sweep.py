@@ -259,7 +259,7 @@ def given_trials(
         for number, point in enumerate(space.given, 1)
     ]
 
-
+# %% ../../nbs/config/47_sweep.ipynb #bf053b3f
 def sweep_trials(
     name: str,  # of the sweep
     sweep: Sweep,
