@@ -49,7 +49,7 @@ TABLES = (
     'claims',
     'numbers',
 )
-FIGURES = ('figure1', 'figure2', 'scaling', 'gains', 'agreement', 'curves')
+FIGURES = ('figure1', 'figure2', 'scaling', 'cost', 'gains', 'agreement', 'curves')
 STUDY_PAGES = {'tite': ('tite',)}  # pages that only one study has
 
 
