@@ -332,9 +332,12 @@ _CURVES = (
 
 
 def write_curves(runs: list, notebook: str) -> list:
-    "Draw the curves of each backbone, write `paper/curves.tex`, and return the figures' names."
-    names, body = [], ''
-    for title in dict.fromkeys(run.cfg.title for run in runs):
+    """Draw the curves of each backbone, write `paper/curves.tex`, and return the figures' names.
+
+    With one backbone, Figure 2 has its curves, so the appendix has none."""
+    titles = list(dict.fromkeys(run.cfg.title for run in runs))
+    names, body = [], '\\section{Training curves}\n' if len(titles) > 1 else ''
+    for title in titles if len(titles) > 1 else []:
         own = [run for run in runs if run.cfg.title == title]
         name = 'curves-' + title.lower().replace(' ', '-')
         save_figure(figure2(history_frame(own)), name, own, notebook)
