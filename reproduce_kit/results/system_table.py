@@ -84,8 +84,8 @@ def own_systems(
 # %% ../../nbs/results/31_system_table.ipynb #bf8f5d13
 _COST_CAPTION = (
     '{measure} of the systems of this study and what each took: {collection} collection, {test_set} '
-    'topics. Pairs and minutes are those of one training, minutes a mean over seeds. The systems '
-    'that {title} lists were measured on another collection and are left out.'
+    'topics. Pairs are those of one training. The systems that {title} lists were measured on another '
+    'collection and are left out.'
 )
 
 
@@ -104,10 +104,7 @@ def _cost_table(runs: list, paper: Paper, test_set: str, measure: str) -> Table:
         table.add(system.name, 'Layers', MISSING if system.layers is None else str(system.layers))
         configs = [run.cfg for run in system.runs]
         pairs = configs[0].epochs * configs[0].train_pairs if configs else 0
-        minutes = [run.progress.train_seconds / 60 for run in system.runs]
-        table.add(system.name, 'Training pairs', f'{pairs:,}' if pairs else MISSING)
-        mean_minutes = f'{sum(minutes) / len(minutes):.1f}' if minutes else MISSING
-        table.add(system.name, 'Training [min]', mean_minutes)
+        table.add(system.name, 'Pairs', f'{pairs:,}' if pairs else MISSING)
         table.add(system.name, 'Seeds', str(len(configs)) if configs else MISSING)
     return table
 
