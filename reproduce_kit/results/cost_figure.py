@@ -74,5 +74,5 @@ def cost_figure(
     ax.margins(y=0.15)
     ax.set_xlabel('training: thousand pairs times layers')
     ax.set_ylabel(measure)
-    ax.legend(frameon=False, fontsize=6.5, loc='upper left', bbox_to_anchor=(0.02, 0.92))
+    ax.legend(frameon=False, fontsize=6.5, loc='center left')
     return fig
