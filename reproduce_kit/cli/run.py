@@ -26,7 +26,7 @@ from reproduce_kit.cli.render import (
     run_list,
     stage_table,
 )
-from .resolve import configs_of, find_config
+from .resolve import command_after, configs_of, find_config
 from ..core import KitError, project_root, read_json
 
 # %% ../../nbs/cli/20_run.ipynb #34f2c21c
@@ -275,17 +275,11 @@ def run_report(
     if outcome.failed:
         command = f'run {" ".join(paths)}'
     elif configs:
-        command = f'paper --study {configs[0].study}{_recipe_argument(configs)}'
+        command = command_after(configs)
     else:
         command = f'list {" ".join(paths)}'
     counts = f'{made} made, {before} done before, {failed} failed'
     return f'{counts}\n\nnext: reproduce {command}'
-
-
-def _recipe_argument(configs):
-    recipes = {config.recipe for config in configs}
-    needed = len(recipes) == 1 and configs[0].study != 'embedded'
-    return f' --recipe {configs[0].recipe}' if needed else ''
 
 # %% ../../nbs/cli/20_run.ipynb #bdcfe1e1
 def run_here(paths, track, as_json):

@@ -23,7 +23,7 @@ from reproduce_kit.cli.render import (
     print_result,
     text_columns,
 )
-from .resolve import configs_of, find_config
+from .resolve import command_after, configs_of, find_config
 from ..core import KitError
 
 # %% ../../nbs/cli/25_run_on_modal.ipynb #bafc1882
@@ -256,7 +256,7 @@ def modal_report(
         count = len(request.configs)
         lines = [f'nothing to start: {count - len(outcome.left)} of {count} runs are done']
     again = f'run {" ".join(request.paths)} --on modal'
-    command = again if failed or outcome.left else f'paper --study {request.study}'
+    command = again if failed or outcome.left else command_after(request.configs)
     return '\n'.join(lines) + f'\n\nnext: reproduce {command}'
 
 # %% ../../nbs/cli/25_run_on_modal.ipynb #5aac3332

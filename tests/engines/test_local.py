@@ -100,7 +100,7 @@ def wait_for(value, seconds=240):
 
 def test_a_study_says_how_long_it_takes_and_what_comes_next(study):
     assert '2 to train, about' in study.output
-    assert 'next: reproduce paper' in study.output
+    assert 'next: reproduce report smoke' in study.output
 
 
 def test_a_finished_run_has_all_its_files_and_no_checkpoint(study):
