@@ -97,10 +97,11 @@ def find_finished_run(
 
 # %% ../../nbs/cli/10_resolve.ipynb #e340d553
 def command_after(
-    configs: list,  # RunConfig, of one study
+    study: str,
+    recipes: set = (),  # of the finished runs
 ) -> str:  # without `reproduce`
     "Return the command that shows what finished runs came to."
-    study, recipes = configs[0].study, {config.recipe for config in configs}
-    recipe = f' --recipe {configs[0].recipe}' if len(recipes) == 1 and study != 'embedded' else ''
+    only = next(iter(recipes)) if len(recipes) == 1 and study != 'embedded' else ''
+    recipe = f' --recipe {only}' if only else ''
     has_text = (project_root() / f'paper/studies/{study}.tex').exists()
     return f'paper --study {study}{recipe}' if has_text else f'report {study}{recipe}'

@@ -275,7 +275,7 @@ def run_report(
     if outcome.failed:
         command = f'run {" ".join(paths)}'
     elif configs:
-        command = command_after(configs)
+        command = command_after(configs[0].study, {config.recipe for config in configs})
     else:
         command = f'list {" ".join(paths)}'
     counts = f'{made} made, {before} done before, {failed} failed'

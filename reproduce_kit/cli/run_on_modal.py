@@ -256,7 +256,7 @@ def modal_report(
         count = len(request.configs)
         lines = [f'nothing to start: {count - len(outcome.left)} of {count} runs are done']
     again = f'run {" ".join(request.paths)} --on modal'
-    command = again if failed or outcome.left else command_after(request.configs)
+    command = again if failed or outcome.left else command_after(request.study)
     return '\n'.join(lines) + f'\n\nnext: reproduce {command}'
 
 # %% ../../nbs/cli/25_run_on_modal.ipynb #5aac3332
@@ -305,7 +305,7 @@ def fetch_report(
         f'{len(answer.kept)} were here',
         bill,
         '',
-        f'next: reproduce paper --study {study}',
+        f'next: reproduce {command_after(study)}',
     ]
     return '\n'.join(lines)
 
