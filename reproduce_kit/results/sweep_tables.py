@@ -40,34 +40,41 @@ def _trial_cells(result: TrialResult) -> dict:
 
 
 _SWEEP_CAPTION = (
-    'The sweep: {trials} trials of each optimizer at the same relative points, one seed each; '
-    '{added}{measure} on dev topics after the last epoch, best in bold. Below 0.65 after: the '
+    'The sweep: {trials} trials of each optimizer at the same relative points{given}, one seed each; '
+    '{added}{measure} on {topics} topics after the last epoch, best in bold. Below 0.65 after: the '
     'update at which the mean training loss of {lines} lines of the history is clearly below ln 2. '
     'Test topics were not scored.'
 )
+_GIVEN = ' and {given} at given ones'
 _ADDED = '{further} more of each by the edge rule, from number {next} on; '
 
 
 def sweep_table(
-    study: str,  # whose sweep
+    name: str,  # of the sweep: STUDY or STUDY/PART
     results: list,  # of TrialResult
 ) -> Table:
     "Return all trials as a table, by optimizer and rate."
-    sweep, source = read_sweep(study), _results_source(study)
+    sweep, source = read_sweep(name), _results_source(name)
     further = len(results) // len(sweep.optimizers) - sweep.trials - sweep.given
     added = _ADDED.format(further=further, next=sweep.trials + sweep.given + 1) if further else ''
     caption = _SWEEP_CAPTION.format(
-        trials=sweep.trials, added=added, measure=sweep.measure, lines=SMOOTHED_LINES
+        trials=sweep.trials,
+        given=_GIVEN.format(given=sweep.given) if sweep.given else '',
+        added=added,
+        measure=sweep.measure,
+        topics=sweep.test_set,
+        lines=SMOOTHED_LINES,
     )
-    table = Table('sweep', caption, ('Optimizer', 'Trial'), 'r')
+    part = name.partition('/')[2]
+    table = Table(f'sweep{part and "-"}{part}', caption, ('Optimizer', 'Trial'), 'r')
     score = f'{sweep.measure} ({sweep.test_set})'
-    for name, title in OPTIMIZER_TITLES.items():
-        own = [result for result in results if result.optimizer == name]
+    for optimizer, title in OPTIMIZER_TITLES.items():
+        own = [result for result in results if result.optimizer == optimizer]
         for result in sorted(own, key=lambda result: result.learning_rate):
             row = (title, str(result.number))
             for column, (text, value) in _trial_cells(result).items():
                 table.add(row, column, text, value, **source)
-            is_best = result == winner(results, name)
+            is_best = result == winner(results, optimizer)
             table.add(row, score, f'{result.score:.4f}', result.score, is_best=is_best, **source)
     return table
 

@@ -87,3 +87,18 @@ def test_pairs_of_runs_differ_in_the_seed_or_in_the_optimizer(tmp_path, monkeypa
     }
     assert pairs.overlap.between(0, 1).all()
     assert kind_of_pair(runs[0], runs[0]) == ''
+
+
+def test_a_sweep_of_one_backbone_has_a_table_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv('REPRODUCE_PAPER', str(tmp_path))
+    name = 'lion-vs-adamw/modernbert'
+    write_results(name, sweep_state(name, result_of))
+    table = sweep_table(name, read_results(name))
+    assert (tmp_path / 'sweeps/lion-vs-adamw-modernbert.csv').exists()
+    assert table.name == 'sweep-modernbert'
+    assert (
+        '8 trials of each optimizer at the same relative points and 2 at given ones'
+        in table.caption
+    )
+    assert 'nDCG@10 on held-out topics' in table.caption
+    assert len(first_round(read_results(name), 'lion', read_sweep(name))) == 8
