@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HISTORY_COLUMNS', 'PREPARATION_CORES', 'PREPARATION_GIB', 'STAGE_COLUMNS', 'BATCH', 'PLAN_COLUMNS', 'print_result',
            'text_columns', 'text_table', 'format_number', 'is_done', 'is_under_way', 'run_list', 'remote_list',
-           'log_report', 'cost_table', 'cost_note', 'stage_table', 'PlanReport', 'compliance_table', 'verdict_counts',
+           'log_report', 'cost_table', 'cost_note', 'stage_lines', 'PlanReport', 'compliance_table', 'verdict_counts',
            'verdict_table', 'check_report']
 
 # %% ../../nbs/cli/05_render.ipynb #655671b8
@@ -228,7 +228,7 @@ STAGE_COLUMNS = {
 }
 
 
-def stage_table(
+def stage_lines(
     stages: list,  # from `engines.stages.study_stages`
 ) -> str:
     "Return the stages of a study with their prices."

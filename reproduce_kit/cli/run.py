@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 
 import click
 
-from .options import as_json, narrator, on_option, rates_option
+from .options import as_json, narrator, on_option, rates_option, tell
 from reproduce_kit.cli.render import (
     PlanReport,
     cost_note,
@@ -24,9 +24,15 @@ from reproduce_kit.cli.render import (
     print_result,
     remote_list,
     run_list,
-    stage_table,
+    stage_lines,
 )
-from .resolve import command_after, configs_of, find_config
+from reproduce_kit.cli.resolve import (
+    command_after,
+    configs_of,
+    find_config,
+    split_sweeps,
+    tuning_notes,
+)
 from ..core import KitError, project_root, read_json
 
 # %% ../../nbs/cli/20_run.ipynb #34f2c21c
@@ -174,6 +180,7 @@ class ModalPlan:
     rows: list  # from `engines.modal_costs.plan_with_cost`
     rates: dict  # from `engines.cost.read_rates`
     stages: list  # of `engines.stages.Stage`, of the studies that have them
+    notes: list  # lines from `tuning_notes`
 
     def as_dict(self) -> dict:
         "Return the plan as `reproduce plan --on modal --json` prints it."
@@ -189,8 +196,11 @@ class ModalPlan:
     def text(self, paths) -> str:
         "Return the plan for people."
         table, note = cost_table(self.rows), cost_note(self.rows, self.rates)
-        stages = f'\n\n{stage_table(self.stages)}' if self.stages else ''
-        return f'{table}\n\n{note}{stages}\n\nnext: reproduce run {" ".join(paths)} --on modal'
+        stages = f'\n\n{stage_lines(self.stages)}' if self.stages else ''
+        notes = ''.join(f'\n{line}' for line in self.notes)
+        return (
+            f'{table}\n\n{note}{notes}{stages}\n\nnext: reproduce run {" ".join(paths)} --on modal'
+        )
 
 # %% ../../nbs/cli/20_run.ipynb #846cce7a
 def modal_plan(
@@ -206,10 +216,11 @@ def modal_plan(
     def plan(config):
         return plan_with_cost(config, rates, finished)
 
-    rows = [plan(config) for config in configs_of(paths)]
+    configs = configs_of(paths)
+    rows = [plan(config) for config in configs]
     studies = dict.fromkeys(row.study for row in rows)
     stages = [stage for study in studies for stage in study_stages(study, plan)]
-    return ModalPlan(rows, rates, stages)
+    return ModalPlan(rows, rates, stages, tuning_notes(configs))
 
 # %% ../../nbs/cli/20_run.ipynb #40c25aca
 @click.command(epilog='Example: reproduce plan params/lion-vs-adamw --on modal')
@@ -288,9 +299,11 @@ def run_here(paths, track, as_json):
 
     if track:
         require_tracker(track)
-    configs = configs_of(paths, none=True)
-    start = time.time()
-    outcome = run_all(paths, say=narrator(as_json))
+    configs, start = configs_of(paths, none=True), time.time()
+    files, sweeps = split_sweeps(paths)
+    for line in tuning_notes(configs):
+        tell(line)
+    outcome = run_all(files, say=narrator(as_json), trials=configs_of(sweeps) if sweeps else [])
     answer = asdict(outcome) | dict(seconds=round(time.time() - start, 1))
     print_result(answer, as_json, lambda: run_report(outcome, configs, paths))
     finished = len(outcome.done) + len(outcome.skipped)

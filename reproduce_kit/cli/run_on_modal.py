@@ -23,7 +23,7 @@ from reproduce_kit.cli.render import (
     print_result,
     text_columns,
 )
-from .resolve import command_after, configs_of, find_config
+from .resolve import command_after, configs_of, find_config, tuning_notes
 from ..core import KitError
 
 # %% ../../nbs/cli/25_run_on_modal.ipynb #bafc1882
@@ -142,6 +142,8 @@ def _within_limit(request, todo, plans, states):
 def confirm(request: ModalRequest, rows: list):
     "Show what a start will cost, and exit with 1 unless the user agrees."
     tell(cost_note(rows, request.rates))
+    for line in tuning_notes(request.configs):
+        tell(line)
     question = f'start {len(rows)} runs on Modal?'
     if not request.yes and not click.confirm(question, err=True):
         tell('nothing was started')
@@ -325,7 +327,8 @@ def fetch(study, checkpoints, as_json):
     answer = fetch_study(study, checkpoints, say=tell)
     fetched = FetchedStudy(**answer)
     if not fetched.runs:
-        where = f'`reproduce list params/{study} --on modal` shows how far they are'
+        files = study.replace('-sweep', '/tuning*.yaml')
+        where = f'`reproduce list params/{files} --on modal` shows how far they are'
         raise KitError(f'no run of {study} has ended on Modal; {where}')
     print_result(answer, as_json, lambda: fetch_report(fetched, study))
 

@@ -12,6 +12,7 @@ import click
 
 from .options import as_json, narrator
 from .render import print_result, text_columns
+from .resolve import state_of_sweep
 
 # %% ../../nbs/cli/22_sweep.ipynb #a892036c
 def sweep_named(word: str) -> str:
@@ -45,18 +46,10 @@ def run_sweep(
     say,  # told of each step
 ):  # results.selection.SweepState, finished
     "Run a sweep to its end; a trial that fails ends it."
-    from reproduce_kit.config.sweep import read_sweep
-    from reproduce_kit.core import KitError, did_you_mean
+    from reproduce_kit.core import KitError
     from reproduce_kit.engines.local import run_study
-    from reproduce_kit.evaluation.metrics import MEASURES
-    from reproduce_kit.results.selection import sweep_state
 
-    measure = read_sweep(name).measure
-    if measure not in MEASURES:
-        raise KitError(
-            f'params/{name}: measure {measure!r} is unknown{did_you_mean(measure, MEASURES)}'
-        )
-    state = sweep_state(name)
+    state = state_of_sweep(name)
     while not state.is_finished:
         _check_machine(name, state.pending)
         outcome = run_study(state.pending, say=say)
@@ -65,7 +58,7 @@ def run_sweep(
             raise KitError(
                 f'trial {trial} failed: {reason}; `reproduce sweep {name}` goes on from there'
             )
-        state = sweep_state(name)
+        state = state_of_sweep(name)
     return state
 
 # %% ../../nbs/cli/22_sweep.ipynb #723d10cd
@@ -88,6 +81,11 @@ def sweep_report(
             f'  weight_decay: {best.weight_decay:g}\n'
             f'  warmup: {best.warmup:g}'
         )
+        given = [r for r in state.results if r.optimizer == optimizer and r.is_given]
+        better = [r for r in given if r.score > best.score]
+        if better:
+            points = ', '.join(f'trial {r.number} ({r.score:.4f})' for r in better)
+            parts.append(f'given points are better, and cannot win: {points}')
     return '\n'.join(parts)
 
 # %% ../../nbs/cli/22_sweep.ipynb #5c100fcf
@@ -95,7 +93,7 @@ def sweep_report(
 @click.argument('study')
 @as_json
 def sweep(study, as_json):
-    """Tune a study's optimizers on its dev topics.
+    """Tune a study's optimizers on topics that it is not tested on.
 
     params/STUDY/tuning.yaml says in which ranges, with how many trials, and when more are added;
     a study with several backbones has tuning-PART.yaml for each, and STUDY is STUDY/PART.

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Range', 'TUNED_KEYS', 'Point', 'SearchSpace', 'TrialSettings', 'Sweep', 'sweep_file', 'sweep_name', 'sweep_names',
-           'read_sweep', 'Trial', 'given_trials', 'sweep_trials', 'edge_of', 'next_rates']
+           'read_sweep', 'Trial', 'given_trials', 'sweep_trials', 'first_trials', 'edge_of', 'next_rates']
 
 # %% ../../nbs/config/47_sweep.ipynb #71aa7230
 import math
@@ -19,6 +19,7 @@ from .backbones import OPTIMIZER_TITLES
 from .files import SWEEP_NAME, make_config, read_parameters, read_runs
 from .messages import validated
 from reproduce_kit.config.settings import (
+    HELD_OUT_SET,
     Count,
     PairCount,
     Rate,
@@ -51,7 +52,10 @@ class SearchSpace(BaseModel):
     learning_rate: Range = Field(description='lowest and highest peak rate')
     weight_decay: Range = Field(description='lowest and highest weight decay')
     warmup: Range = Field(description='lowest and highest share of the schedule')
-    given: list[Point] = Field([], description='points that are tried besides those drawn')
+    given: list[Point] = Field(
+        [], description='points that are tried besides those drawn, and never win'
+    )
+    also: list[str] = Field([], description='other parameter files that take the winner')
 
     @model_validator(mode='after')
     def _ranges_rise(self):
@@ -112,7 +116,7 @@ class Sweep(BaseModel):
     test_set: Literal['dev', 'held-out'] = Field(description='what trials are measured on')
     measure: str = Field(description='what picks the best trial')
     once: list[str] = Field(
-        [], description='costly test sets that only the first seed is measured on, at the end'
+        [], description='costly test sets, priced for one epoch of one seed; `evaluate` scores them'
     )
     optimizers: dict[str, SearchSpace] = Field(min_length=2)
 
@@ -186,6 +190,23 @@ def _check_bases(path: Path, sweep: Sweep):
             )
 
 
+def _check_test_set(path: Path, sweep: Sweep):
+    "Raise `KitError` if trials are measured on what the tuned runs are tested on."
+    for space in sweep.optimizers.values():
+        base = read_runs(path.parent / space.base)[0]
+        wanted = HELD_OUT_SET if base.collection == 'msmarco' else 'dev'
+        if sweep.test_set != wanted:
+            raise KitError(
+                f'{path}: test_set: {sweep.test_set!r} is no topics to choose settings on for '
+                f'{base.collection}; write {wanted}'
+            )
+        if sweep.test_set in (*base.test_sets, *sweep.once):
+            raise KitError(
+                f'{path}: test_set: {space.base} is tested on {sweep.test_set!r}; settings are '
+                'chosen on other topics than those a study is tested on'
+            )
+
+
 def read_sweep(
     name: str,  # STUDY or STUDY/PART
 ) -> Sweep:
@@ -199,6 +220,7 @@ def read_sweep(
     values, text = read_parameters(path)
     sweep = validated(Sweep, values, str(path), text)
     _check_bases(path, sweep)
+    _check_test_set(path, sweep)
     return sweep
 
 # %% ../../nbs/config/47_sweep.ipynb #0b880d21
@@ -209,6 +231,7 @@ class Trial:
     optimizer: str
     number: int
     config: RunConfig
+    is_given: bool = False
 
 # %% ../../nbs/config/47_sweep.ipynb #1cbaec8f
 def _round(value: float) -> float:
@@ -232,7 +255,9 @@ def _drawn(space: SearchSpace, rates: tuple, shares) -> Point:
     )
 
 
-def _trial(name: str, sweep: Sweep, optimizer: str, number: int, point: Point) -> Trial:
+def _trial(
+    name: str, sweep: Sweep, optimizer: str, number: int, point: Point, is_given: bool = False
+) -> Trial:
     "Return the trial of a point."
     study, _, part = name.partition('/')
     base = read_runs(sweep_file(name).parent / sweep.optimizers[optimizer].base)[0]
@@ -245,7 +270,7 @@ def _trial(name: str, sweep: Sweep, optimizer: str, number: int, point: Point) -
         seed=sweep.seed,
     )
     changes |= point.model_dump() | sweep.trial.model_dump(exclude_none=True)
-    return Trial(optimizer, number, make_config(base.model_dump() | changes))
+    return Trial(optimizer, number, make_config(base.model_dump() | changes), is_given)
 
 
 def given_trials(
@@ -254,7 +279,7 @@ def given_trials(
 ) -> list:  # of Trial, one optimizer after the other
     "Return the trials of the points that are given."
     return [
-        _trial(name, sweep, optimizer, number, point)
+        _trial(name, sweep, optimizer, number, point, is_given=True)
         for optimizer, space in sweep.optimizers.items()
         for number, point in enumerate(space.given, 1)
     ]
@@ -275,6 +300,15 @@ def sweep_trials(
         for optimizer, space in sweep.optimizers.items()
         for number, shares in enumerate(points, 1 + sweep.given + start)
     ]
+
+# %% ../../nbs/config/47_sweep.ipynb #8835c8f2
+def first_trials(
+    name: str,  # of the sweep
+    sweep: Sweep,
+) -> list:  # of Trial
+    "Return the trials that a sweep has in any case."
+    rates = {optimizer: tuple(s.learning_rate) for optimizer, s in sweep.optimizers.items()}
+    return given_trials(name, sweep) + sweep_trials(name, sweep, 0, sweep.trials, rates)
 
 # %% ../../nbs/config/47_sweep.ipynb #0b23f338
 def edge_of(

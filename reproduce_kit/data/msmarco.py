@@ -177,7 +177,7 @@ def _coded(query_ids) -> tuple:  # (distinct ids, the index of each row's id amo
 def tuning_topics(
     query_ids,  # Arrow array of topic ids, with repetitions
 ) -> list:  # of ids as text, sorted
-    "Return the training topics that sweeps are measured on and no run with `holdout: topics` reads."
+    "Return the training topics that sweeps are measured on, and that `holdout: topics` leaves out."
     topics = sorted(map(str, _coded(query_ids)[0].to_pylist()))
     count = min(TUNING_TOPICS, len(topics) // 10)
     drawn = np.random.default_rng(TUNING_SEED).choice(len(topics), count, replace=False)

@@ -22,7 +22,14 @@ from reproduce_kit.core import (
 )
 from .bm25 import lucene_search
 from .collection import EvalSet
-from .msmarco import MSMARCO, first_triplets, questions, tuning_topics
+from reproduce_kit.data.msmarco import (
+    MSMARCO,
+    TUNING_SEED,
+    TUNING_TOPICS,
+    first_triplets,
+    questions,
+    tuning_topics,
+)
 from reproduce_kit.data.trec import (
     read_qrels,
     read_run,
@@ -79,7 +86,8 @@ def set_folder(
     "Return where a set's topics, judgments and candidates are kept."
     first_stage = f'k1={config.bm25_k1:g}-b={config.bm25_b:g}-depth={config.depth}'
     if name == HELD_OUT_SET:
-        first_stage += f'-triplets={config.train_triplets}'
+        drawn = (config.train_triplets, TUNING_TOPICS, TUNING_SEED, MSMARCO.revision)
+        first_stage += f'-{sha256(list(drawn))[:8]}'
     return artifact_dir('cache') / 'msmarco' / f'{name}-{first_stage}'
 
 # %% ../../nbs/data/62_msmarco_sets.ipynb #59804cd6

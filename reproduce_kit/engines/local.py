@@ -331,9 +331,11 @@ def _blocked(todo: list, failed: dict) -> dict:  # {name: message}
 def run_all(
     paths,  # YAML files, or folders of params/
     say=print,
+    trials: list = (),  # RunConfig: runs that no file of `paths` describes
 ) -> StudyOutcome:  # of all kinds together
     "Train all that `paths` describe, and first the encoders that it starts from."
-    configs, bi_encoders = read_configs(paths, none=True), read_settings(BiEncoderSettings, paths)
+    configs = [*read_configs(paths, none=True), *trials]
+    bi_encoders = read_settings(BiEncoderSettings, paths)
     todo = [cfg for cfg in configs if not is_settled(Run(cfg, run_folder(cfg)))]
     todo += [settings for settings in bi_encoders if not is_trained(settings)]
     encoders = [*read_settings(EncoderSettings, paths), *encoders_of(todo)]

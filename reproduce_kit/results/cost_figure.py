@@ -6,18 +6,25 @@
 __all__ = ['cost_frame', 'untrained_levels', 'cost_figure']
 
 # %% ../../nbs/results/55_cost_figure.ipynb #2ba5f8f5
+import itertools
+
 import matplotlib.pyplot as plt
 import pandas as pd
 
 from ..config.backbones import OPTIMIZER_TITLES
-from .figures import COLOURS, set_style
+from .figures import COLOURS, encoder_parameters, set_style
 from .run_tables import chosen_epoch, first_stage, has_zero_shot, table_columns
 
 # %% ../../nbs/results/55_cost_figure.ipynb #a7c53201
+def _training_work(run) -> float:  # floating-point operations
+    tokens = run.cfg.epochs * run.cfg.train_pairs * run.cfg.max_length
+    return 6 * encoder_parameters(run) * tokens
+
+
 def cost_frame(
     runs: list,
 ) -> pd.DataFrame:  # a row per run: backbone, optimizer, seed, work, quality
-    "Return the work of each run's training, in thousand pairs a layer, and its score."
+    "Return the work of each run's training, in units of 10^12 operations, and its score."
     _, main, lead = table_columns(runs)[0]
     rows = []
     for run in runs:
@@ -28,7 +35,7 @@ def cost_frame(
                 backbone=run.cfg.title,
                 optimizer=run.cfg.optimizer,
                 seed=run.cfg.seed,
-                work=run.cfg.epochs * run.cfg.train_pairs * run.cfg.layers / 1000,
+                work=_training_work(run) / 1e12,
                 quality=float(scores[lead].mean()),
             )
         )
@@ -58,7 +65,9 @@ def cost_figure(
     "Return the quality of each run against the work of its training."
     set_style()
     fig, ax = plt.subplots(figsize=(3.5, 2.5), constrained_layout=True)
-    for marker, (backbone, rows) in zip(_MARKERS, costs.groupby('backbone', sort=False)):
+    for marker, (backbone, rows) in zip(
+        itertools.cycle(_MARKERS), costs.groupby('backbone', sort=False)
+    ):
         for optimizer, own in rows.groupby('optimizer'):
             title = OPTIMIZER_TITLES[optimizer]
             colour, label = COLOURS[title], f'{backbone}, {title}'
@@ -72,7 +81,7 @@ def cost_figure(
         )
     ax.set_xlim(left=0)
     ax.margins(y=0.15)
-    ax.set_xlabel('training: thousand pairs times layers')
+    ax.set_xlabel('training, at most [$10^{12}$ operations]')
     ax.set_ylabel(measure)
     ax.legend(frameon=False, fontsize=6.5, loc='center left')
     return fig

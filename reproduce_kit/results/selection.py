@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LEFT_LN2', 'SMOOTHED_LINES', 'training_lines', 'left_ln2', 'TrialResult', 'trial_result', 'winner', 'first_round',
-           'SweepState', 'sweep_state', 'results_file', 'write_results', 'read_results']
+           'SweepState', 'sweep_state', 'results_file', 'write_results', 'read_results', 'untuned']
 
 # %% ../../nbs/results/56_selection.ipynb #997a5f50
 from dataclasses import asdict, dataclass
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..config.files import read_runs
 from reproduce_kit.config.sweep import (
     Sweep,
     Trial,
@@ -19,6 +20,8 @@ from reproduce_kit.config.sweep import (
     given_trials,
     next_rates,
     read_sweep,
+    sweep_file,
+    sweep_names,
     sweep_trials,
 )
 from ..core import KitError, artifact_dir, atomic_write, read_json, write_json
@@ -56,14 +59,15 @@ class TrialResult:
     learning_rate: float
     weight_decay: float
     warmup: float
-    score: float  # of the measure, on dev topics, after the last epoch
+    score: float  # of the measure, on dev or held-out topics, after the last epoch
     final_loss: float  # mean of the last lines of the training history
     left_ln2: int | None  # update after which the loss had left ln 2
     updates: int
     seconds: float  # of training
     identity: str  # of the run
-    dev_set: str  # fingerprint of the dev topics, judgments and candidates
+    dev_set: str  # fingerprint of those topics, judgments and candidates
     date: str
+    is_given: bool = False  # somebody chose the point
 
 # %% ../../nbs/results/56_selection.ipynb #3ed784a1
 def trial_result(
@@ -73,7 +77,9 @@ def trial_result(
     "Return the result of a trial, if its run is finished."
     config = trial.config
     if config.test_sets != [sweep.test_set]:
-        raise KitError(f'{config.name} is measured on {config.test_sets}, not on dev topics alone')
+        raise KitError(
+            f'{config.name} is measured on {config.test_sets}, not on {sweep.test_set} topics alone'
+        )
     run = Run(config, run_folder(config))
     if not run.done:
         return None
@@ -94,6 +100,7 @@ def trial_result(
         config.identity,
         run.manifest.get('data', {})[sweep.test_set][:16],
         finished[:10],
+        trial.is_given,
     )
 
 # %% ../../nbs/results/56_selection.ipynb #17d88bc5
@@ -101,8 +108,8 @@ def winner(
     results: list,  # of TrialResult
     optimizer: str,
 ) -> TrialResult:
-    "Return the best trial of an optimizer."
-    own = [result for result in results if result.optimizer == optimizer]
+    "Return the best of the drawn trials of an optimizer."
+    own = [r for r in results if r.optimizer == optimizer and not r.is_given]
     return max(own, key=lambda result: (result.score, -result.learning_rate))
 
 # %% ../../nbs/results/56_selection.ipynb #b4711785
@@ -116,7 +123,8 @@ def first_round(
         result.score
         for result in results
         if result.optimizer == optimizer
-        and sweep.given < result.number <= sweep.given + sweep.trials
+        and not result.is_given
+        and result.number <= sweep.given + sweep.trials
     ]
 
 # %% ../../nbs/results/56_selection.ipynb #d9bd51fd
@@ -224,3 +232,25 @@ def read_results(
     frame = pd.read_csv(path, dtype=numbers).astype(object)
     rows = frame.where(frame.notna(), None).to_dict('records')
     return [TrialResult(**row) for row in rows]
+
+# %% ../../nbs/results/56_selection.ipynb #e5608512
+def _differs(config, best: TrialResult) -> bool:
+    keys = ('learning_rate', 'weight_decay', 'warmup')
+    return any(getattr(config, key) != getattr(best, key) for key in keys)
+
+
+def untuned(
+    study: str,
+) -> dict:  # {parameter file, from the study's folder on: what to do}
+    "Return the files that sweeps tune and that do not have the settings of the winner."
+    notes = {}
+    for name in sweep_names(study):
+        is_done = results_file(name).exists()
+        for optimizer, space in read_sweep(name).optimizers.items():
+            for file in (space.base, *space.also):
+                config = read_runs(sweep_file(name).parent / file)[0]
+                if not is_done:
+                    notes[file] = f'`reproduce sweep {name}` has not been run'
+                elif _differs(config, winner(read_results(name), optimizer)):
+                    notes[file] = f'`reproduce sweep {name}` found others'
+    return notes

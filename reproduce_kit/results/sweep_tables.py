@@ -40,9 +40,9 @@ def _trial_cells(result: TrialResult) -> dict:
 
 
 _SWEEP_CAPTION = (
-    'The sweep: {trials} trials of each optimizer at the same relative points{given}, one seed each; '
-    '{added}{measure} on {topics} topics after the last epoch, best in bold. Below 0.65 after: the '
-    'update at which the mean training loss of {lines} lines of the history is clearly below ln 2. '
+    'The sweep: {trials} trials of each optimizer at the same relative points{given}, one seed '
+    'each; {added}{measure} on {topics} topics after the last epoch, best in bold. Below 0.65 after: '
+    'the update at which the mean training loss of {lines} lines of the history is clearly below ln 2. '
     'Test topics were not scored.'
 )
 _GIVEN = ' and {given} at given ones'

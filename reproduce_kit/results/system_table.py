@@ -61,7 +61,7 @@ class OwnSystem:
     runs: list  # seeds of one training; empty: nothing was trained
     layers: int | None  # that read topic and passage; None: none did
 
-
+# %% ../../nbs/results/31_system_table.ipynb #d9ea842f
 def own_systems(
     runs: list,
     test_set: str,
@@ -83,9 +83,9 @@ def own_systems(
 
 # %% ../../nbs/results/31_system_table.ipynb #bf8f5d13
 _COST_CAPTION = (
-    '{measure} of the systems of this study and what each took: {collection} collection, {test_set} '
-    'topics. Pairs are those of one training. The systems that {title} lists were measured on another '
-    'collection and are left out.'
+    '{measure} of the systems of this study and what each took: {collection} collection, '
+    '{test_set} topics. Pairs are those of one training. The systems that {title} lists were '
+    'measured on another collection and are left out.'
 )
 
 
@@ -121,7 +121,7 @@ def table2(
     paper: Paper,  # that lists other systems
     rankings: pd.DataFrame = None,  # from `audit.recompute`: rankings of other systems, measured
 ) -> Table:
-    "Return the study's rows beside the systems of the paper, or, on another collection, their cost."
+    "Return the study's rows beside the paper's systems; on another collection, with their cost."
     _, main, lead = table_columns(runs)[0]
     if main != LISTED_ON:
         return _cost_table(runs, paper, main, lead)

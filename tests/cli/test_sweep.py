@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pandas as pd
 import pytest
@@ -92,7 +93,8 @@ def test_a_trial_that_fails_ends_the_sweep(monkeypatch, tmp_path):
     assert not (tmp_path / 'paper').exists()
 
 
-def test_trials_that_are_meant_for_a_gpu_are_not_trained_without_one():
+def test_trials_that_are_meant_for_a_gpu_are_not_trained_without_one(monkeypatch):
+    monkeypatch.setattr('reproduce_kit.store.run.devices', lambda: [])
     result = CliRunner().invoke(main, ['sweep', 'lion-vs-adamw/minilm'])
     assert result.exit_code == 1
     assert '18 trials are to do, on A100-80GB' in result.output
@@ -106,3 +108,44 @@ def test_the_file_of_a_sweep_means_its_trials_and_a_folder_leaves_them_out():
     ]
     planned = CliRunner().invoke(main, ['plan', 'params/embedded', '--json'])
     assert len(json.loads(planned.stdout)['runs']) == 10
+
+
+def test_the_trials_of_a_file_are_run_by_the_command_that_the_plan_names(monkeypatch):
+    asked = []
+
+    def run_study(configs, say):
+        asked.extend(configs)
+        return StudyOutcome(done=[config.name for config in configs])
+
+    monkeypatch.setattr(local, 'run_study', run_study)
+    result = CliRunner().invoke(main, ['run', 'params/embedded/tuning.yaml'])
+    assert result.exit_code == 0, result.output
+    assert asked == first_trials()
+
+
+def test_a_trial_can_be_named():
+    trial = first_trials()[0]
+    result = CliRunner().invoke(
+        main, ['logs', f'embedded-sweep/controlled/{trial.name}', '--on', 'local', '--json']
+    )
+    assert json.loads(result.stdout)['state'] == 'not run'
+
+
+def test_a_measure_that_the_trials_would_not_have_is_refused_before_they_run(tmp_path, monkeypatch):
+    monkeypatch.setenv('REPRODUCE_ROOT', str(tmp_path))
+    shutil.copytree(ROOT / 'params/lion-vs-adamw', tmp_path / 'params/lion-vs-adamw')
+    file = tmp_path / 'params/lion-vs-adamw/tuning-gte.yaml'
+    file.write_text(file.read_text().replace('measure: nDCG@10', 'measure: AP(rel=1)'))
+    for words in (['sweep', 'lion-vs-adamw/gte'], ['plan', str(file), '--on', 'modal']):
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 1
+        assert 'not measured on held-out topics' in result.output
+
+
+def test_runs_without_the_settings_of_their_sweep_are_named_before_they_cost():
+    planned = CliRunner().invoke(main, ['plan', 'params/lion-vs-adamw/controlled', '--on', 'modal'])
+    notes = [line for line in planned.output.splitlines() if line.startswith('untuned:')]
+    assert len(notes) == 6
+    assert '`reproduce sweep lion-vs-adamw/gte` has not been run' in notes[0]
+    as_run = CliRunner().invoke(main, ['plan', 'params/lion-vs-adamw/as-run', '--on', 'modal'])
+    assert 'untuned' not in as_run.output

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from conftest import ROOT
 
-from reproduce_kit.config.files import read_configs, read_runs
+from reproduce_kit.config.files import describes_runs, read_runs
 from reproduce_kit.config.sweep import (
     given_trials,
     next_rates,
@@ -131,8 +131,7 @@ def test_a_study_has_a_sweep_for_each_of_its_backbones():
     backbones = ('gte', 'minilm', 'modernbert')
     assert sweep_names('lion-vs-adamw') == [f'lion-vs-adamw/{name}' for name in backbones]
     assert sweep_names('embedded') == ['embedded']
-    runs = {config.name for config in read_configs([PAPER])}
-    assert not [name for name in runs if 'tuning' in name]
+    assert not any(describes_runs(file) for file in PAPER.glob('*.yaml'))
 
 
 @pytest.mark.parametrize('backbone', ['minilm', 'gte', 'modernbert'])
@@ -165,3 +164,23 @@ def test_a_run_with_a_horizon_of_its_own_differs_in_its_epochs_alone(optimizer, 
     changed = {key for key, value in own if value != getattr(whole, key)}
     assert changed == {'recipe', 'name', 'epochs', 'measured', 'select_on'}
     assert own.epochs == epochs
+
+
+@pytest.mark.parametrize(
+    'old, new, problem',
+    [
+        ('test_set: held-out', 'test_set: dev', 'write held-out'),
+        ('once: [dev]', 'once: [held-out]', 'tested on'),
+    ],
+)
+def test_settings_are_not_chosen_on_what_the_study_is_tested_on(
+    tmp_path, monkeypatch, old, new, problem
+):
+    monkeypatch.setenv('REPRODUCE_ROOT', str(tmp_path))
+    shutil.copytree(PAPER, tmp_path / 'params/lion-vs-adamw')
+    file = tmp_path / 'params/lion-vs-adamw/tuning-minilm.yaml'
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+    with pytest.raises(KitError, match=problem):
+        read_sweep('lion-vs-adamw/minilm')

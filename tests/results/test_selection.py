@@ -1,6 +1,7 @@
 """Selection by a sweep: its rule, its results on disk, and that it cannot see test judgments."""
 
 import ast
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -18,6 +19,7 @@ from reproduce_kit.results.selection import (
     read_results,
     sweep_state,
     trial_result,
+    untuned,
     winner,
     write_results,
 )
@@ -122,6 +124,14 @@ def test_the_best_score_wins_and_of_equal_ones_the_smaller_rate():
     assert winner(better, 'adamw').number == 4
 
 
+def test_a_given_point_does_not_win():
+    trials = sweep_state('embedded', lambda trial, sweep: None).trials
+    drawn = [result(trial, 0.5) for trial in trials]
+    given = replace(drawn[0], number=99, score=0.9, is_given=True)
+    best = winner([*drawn, given], drawn[0].optimizer)
+    assert (best.score, best.is_given) == (0.5, False)
+
+
 def test_results_are_read_as_they_were_written(tmp_path, monkeypatch):
     monkeypatch.setenv('REPRODUCE_PAPER', str(tmp_path))
     state = sweep_state('embedded', lambda trial, sweep: result(trial, 0.4 + trial.number / 100))
@@ -162,3 +172,15 @@ def test_the_committed_rates_are_those_of_the_sweep(monkeypatch):
 def test_seeds_of_the_study_are_not_those_of_its_sweep():
     seeds = {config.seed for config in read_configs([ROOT / 'params/embedded'])}
     assert read_sweep('embedded').seed not in seeds
+
+
+def test_files_with_other_settings_than_the_winners_are_untuned(tmp_path, monkeypatch):
+    monkeypatch.setenv('REPRODUCE_PAPER', str(ROOT / 'paper'))
+    assert untuned('embedded') == {}
+    monkeypatch.setenv('REPRODUCE_ROOT', str(tmp_path))
+    shutil.copytree(ROOT / 'params/embedded', tmp_path / 'params/embedded')
+    file = tmp_path / 'params/embedded/minilm-l4-lion.yaml'
+    text = file.read_text()
+    assert 'learning_rate: 1.4e-5' in text
+    file.write_text(text.replace('learning_rate: 1.4e-5', 'learning_rate: 2.0e-5'))
+    assert untuned('embedded') == {file.name: '`reproduce sweep embedded` found others'}

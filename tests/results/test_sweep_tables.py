@@ -30,7 +30,7 @@ def result_of(trial, sweep):
     score = 0.5 - math.log(config.learning_rate * 1e5) / 50
     point = (config.learning_rate, config.weight_decay, config.warmup, score)
     left = None if trial.number == 1 else 12
-    rest = (0.4, left, 168, 70.0, config.identity, 'dev-1', '2026-11-29')
+    rest = (0.4, left, 168, 70.0, config.identity, 'dev-1', '2026-11-29', trial.is_given)
     return TrialResult(trial.optimizer, trial.number, *point, *rest)
 
 

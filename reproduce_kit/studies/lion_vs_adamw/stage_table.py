@@ -20,8 +20,8 @@ _WHAT = {
     'S3': 'costly test sets, one seed',
 }
 _CAPTION = (
-    'What the study would cost on rented GPUs, with equal tuning and several seeds: planned, not run. '
-    'Hours assume a share of the peak of each GPU, dollars are from {rates}. Trials that the edge '
+    'What the study would cost on rented GPUs, with equal tuning and several seeds: planned, not '
+    'run. Hours assume a share of the peak of each GPU, dollars are from {rates}. Trials that the edge '
     'rule may add are not counted.'
 )
 
@@ -33,7 +33,8 @@ def stage_files(
     files = []
     for name in sweep_names(study):
         spaces, file = read_sweep(name).optimizers.values(), sweep_file(name)
-        files += [file, *(file.parent / space.base for space in spaces)]
+        names = [each for space in spaces for each in (space.base, *space.also)]
+        files += [file, *(file.parent / each for each in names)]
     return {str(file.relative_to(project_root())): sha256(file) for file in files}
 
 # %% ../../../nbs/studies/lion_vs_adamw/95_stage_table.ipynb #34d17c1a

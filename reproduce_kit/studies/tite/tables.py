@@ -330,8 +330,9 @@ _CROSS_CAPTION = (
     "TITE as a cross-encoder: the embedded study's encoders, reranking BM25's top {depth} "
     '({topics} {test_set} topics), at the epoch that the dev topics chose. Minus BERT: difference '
     'in {measure} from the encoder without pooling under the same optimizer, 95 % paired bootstrap '
-    'interval over topics (one seed, so no p); worse by {margin:g}: whether it shows that pooling '
-    'costs that much, "no" being non-inferiority. Pairs per second: median of '
+    'interval over topics, of this one training of each; worse by {margin:g}: whether it shows that '
+    'pooling costs that much, "no" being non-inferiority (one-sided, 2.5 %; the margin was set after '
+    'results of an earlier collection were known). Pairs per second: median of '
     "interleaved rounds on the same pairs; in brackets relative to BERT's under the same "
     'optimizer. Memory: of the process in training.'
 )
