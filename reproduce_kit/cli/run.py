@@ -209,7 +209,7 @@ def modal_plan(
 ) -> ModalPlan:
     "Plan runs on Modal."
     from reproduce_kit.engines.modal_costs import plan_with_cost
-    from reproduce_kit.engines.stages import study_stages
+    from reproduce_kit.engines.stages import study_stages, tuned_runs
 
     finished = {}
 
@@ -218,8 +218,12 @@ def modal_plan(
 
     configs = configs_of(paths)
     rows = [plan(config) for config in configs]
-    studies = dict.fromkeys(row.study for row in rows)
-    stages = [stage for study in studies for stage in study_stages(study, plan)]
+    planned = {config.identity for config in configs}
+    stages = []
+    for study in dict.fromkeys(config.study for config in configs):
+        tuned = (config.identity for runs in tuned_runs(study).values() for config in runs)
+        if planned.intersection(tuned):
+            stages += study_stages(study, plan)
     return ModalPlan(rows, rates, stages, tuning_notes(configs))
 
 # %% ../../nbs/cli/20_run.ipynb #40c25aca
