@@ -45,12 +45,13 @@ def stage_table(
     rates = read_rates()
     stages = study_stages(study, lambda config: plan_with_cost(config, rates, {config.gpu: []}))
     table = Table('stages', _CAPTION.format(rates=rates['source']), ('Stage', 'What is run'), 'r')
+    source = dict(computed='nbs/analysis/stages.ipynb')
     for stage in stages:
         row = (stage.name, _WHAT[stage.name])
-        table.add(row, 'Runs', str(stage.runs), stage.runs)
-        table.add(row, 'GPU hours', f'{stage.gpu_hours:.0f}', stage.gpu_hours)
-        table.add(row, 'Dollars', f'{stage.dollars:.0f}', stage.dollars)
+        table.add(row, 'Runs', str(stage.runs), stage.runs, **source)
+        table.add(row, 'GPU hours', f'{stage.gpu_hours:.0f}', stage.gpu_hours, **source)
+        table.add(row, 'Dollars', f'{stage.dollars:.0f}', stage.dollars, **source)
     hours, dollars = (sum(getattr(s, key) for s in stages) for key in ('gpu_hours', 'dollars'))
-    table.add(('All', ''), 'GPU hours', f'{hours:.0f}', hours)
-    table.add(('All', ''), 'Dollars', f'{dollars:.0f}', dollars)
+    table.add(('All', ''), 'GPU hours', f'{hours:.0f}', hours, **source)
+    table.add(('All', ''), 'Dollars', f'{dollars:.0f}', dollars, **source)
     return table
