@@ -10,6 +10,7 @@ __all__ = ['PACKAGES', 'git_state', 'devices', 'hardware', 'process_rank', 'worl
 import json
 import os
 import platform
+import shutil
 import subprocess
 import time
 from collections import Counter
@@ -50,7 +51,7 @@ PACKAGES = (
 )
 
 # %% ../../nbs/store/10_run.ipynb #9984e76b
-def git_state() -> dict:  # commit: hash; dirty: bool; both None outside git
+def git_state() -> dict:  # commit: hash; dirty: bool; both None outside git, or without it
     "Return the commit of the kit's clone, and whether tracked source differs from it."
     if given := os.environ.get('REPRODUCE_GIT'):
         return json.loads(given)
@@ -59,6 +60,8 @@ def git_state() -> dict:  # commit: hash; dirty: bool; both None outside git
         command = ['git', '-C', str(project_root()), *args]
         return subprocess.run(command, capture_output=True, text=True)
 
+    if shutil.which('git') is None:
+        return dict(commit=None, dirty=None)
     head = git('rev-parse', 'HEAD')
     if head.returncode:
         return dict(commit=None, dirty=None)
