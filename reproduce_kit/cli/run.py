@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 
 import click
 
-from .options import as_json, narrator, on_option, rates_option, tell
+from .options import as_json, jobs_option, narrator, on_option, rates_option, tell
 from reproduce_kit.cli.render import (
     PlanReport,
     cost_note,
@@ -297,7 +297,7 @@ def run_report(
     return f'{counts}\n\nnext: reproduce {command}'
 
 # %% ../../nbs/cli/20_run.ipynb #bdcfe1e1
-def run_here(paths, track, as_json):
+def run_here(paths, track, jobs, as_json):
     "Run configs on this machine, print the summary, and exit with 1 unless all of them are done."
     from reproduce_kit.engines.local import run_all
 
@@ -307,7 +307,8 @@ def run_here(paths, track, as_json):
     files, sweeps = split_sweeps(paths)
     for line in tuning_notes(configs):
         tell(line)
-    outcome = run_all(files, say=narrator(as_json), trials=configs_of(sweeps) if sweeps else [])
+    trials = configs_of(sweeps) if sweeps else []
+    outcome = run_all(files, say=narrator(as_json), trials=trials, jobs=jobs)
     answer = asdict(outcome) | dict(seconds=round(time.time() - start, 1))
     print_result(answer, as_json, lambda: run_report(outcome, configs, paths))
     finished = len(outcome.done) + len(outcome.skipped)
@@ -318,6 +319,7 @@ def run_here(paths, track, as_json):
 @click.command(epilog='Example: reproduce run params/embedded')
 @click.argument('paths', nargs=-1, required=True, type=click.Path())
 @on_option
+@jobs_option
 @as_json
 @click.option(
     '--track',
@@ -340,14 +342,14 @@ def run_here(paths, track, as_json):
 )
 @click.option('--detach', is_flag=True, help='On Modal: return as soon as the runs are started.')
 @rates_option
-def run(paths, on, as_json, track, **modal_options):
+def run(paths, on, jobs, as_json, track, **modal_options):
     """Train, rerank and measure every config that is not done.
 
     PATHS are YAML files or folders. Encoders that the runs start from are trained first.
     A run that was interrupted continues from its last checkpoint. The exit code is 1 unless
     every run is done."""
     if on == 'local':
-        return run_here(paths, track, as_json)
+        return run_here(paths, track, jobs, as_json)
     from reproduce_kit.cli.run_on_modal import modal_request, run_on_modal
 
     run_on_modal(modal_request(paths, track or '', **modal_options), as_json)

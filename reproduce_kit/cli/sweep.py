@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 
 import click
 
-from .options import as_json, narrator
+from .options import as_json, jobs_option, narrator
 from .render import print_result, text_columns
 from .resolve import state_of_sweep
 
@@ -44,6 +44,7 @@ def _check_machine(name: str, pending: list):
 def run_sweep(
     name: str,  # of the sweep
     say,  # told of each step
+    jobs: int = 1,  # trials at a time
 ):  # results.selection.SweepState, finished
     "Run a sweep to its end; a trial that fails ends it."
     from reproduce_kit.core import KitError
@@ -52,7 +53,7 @@ def run_sweep(
     state = state_of_sweep(name)
     while not state.is_finished:
         _check_machine(name, state.pending)
-        outcome = run_study(state.pending, say=say)
+        outcome = run_study(state.pending, say=say, jobs=jobs)
         if outcome.failed:
             trial, reason = next(iter(outcome.failed.items()))
             raise KitError(
@@ -91,8 +92,9 @@ def sweep_report(
 # %% ../../nbs/cli/22_sweep.ipynb #5c100fcf
 @click.command(epilog='Example: reproduce sweep embedded')
 @click.argument('study')
+@jobs_option
 @as_json
-def sweep(study, as_json):
+def sweep(study, jobs, as_json):
     """Tune a study's optimizers on topics that it is not tested on.
 
     params/STUDY/tuning.yaml says in which ranges, with how many trials, and when more are added;
@@ -102,7 +104,7 @@ def sweep(study, as_json):
     from reproduce_kit.results.selection import winner, write_results
 
     name = sweep_named(study)
-    state = run_sweep(name, narrator(as_json))
+    state = run_sweep(name, narrator(as_json), jobs)
     file = display_path(write_results(name, state))
     winners = {optimizer: winner(state.results, optimizer) for optimizer in state.edges}
     answer = dict(

@@ -10,20 +10,17 @@ __all__ = ['MARCO_TOKENS', 'MARCO_TOPICS', 'QA_PAIRS', 'NANOBEIR_PAIRS', 'OTHER_
            'plan_error']
 
 # %% ../../nbs/engines/40_estimate.ipynb #1f6eea1c
-import os
 import platform
 import time
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-
-import psutil
 
 from ..config.backbones import BACKBONES
 from ..config.settings import HELD_OUT_SET, RunConfig
 from ..core import artifact_dir, read_json
 from ..data.docstrings import UNSEEN_TOPICS
 from ..data.msmarco import TUNING_TOPICS
-from ..store.run import Run, find_runs
+from ..store.run import Run, core_count, core_share, find_runs
 
 # %% ../../nbs/engines/40_estimate.ipynb #0c237138
 @dataclass(frozen=True)
@@ -201,7 +198,7 @@ def assumed_hours(
 # %% ../../nbs/engines/40_estimate.ipynb #debd56ac
 @dataclass(frozen=True)
 class RunSpeed:
-    "What a run's manifest says about its machine, and how long it took."
+    "What a run's manifest says about its machine, and how long it would have taken with all of it."
 
     machine: str  # architecture of the processor
     cores: int
@@ -220,21 +217,21 @@ def run_speed(run: Run) -> RunSpeed:
     "Read the speed of a run from its manifest."
     manifest = run.manifest
     hardware, seconds = manifest['hardware'], manifest['seconds']
+    share = core_share(**{key: hardware[key] for key in ('gpus', 'threads', 'cores')})
     return RunSpeed(
         machine=hardware['machine'],
         cores=hardware['cores'],
         gpus=hardware['gpus'],
         devices=manifest['batch']['world'],
-        train_seconds=seconds['train'],
-        evaluate_seconds=seconds['evaluate'],
+        train_seconds=seconds['train'] * share,
+        evaluate_seconds=seconds['evaluate'] * share,
     )
 
 # %% ../../nbs/engines/40_estimate.ipynb #2e49099f
 def _is_like(speed: RunSpeed, gpu: str | None) -> bool:
     if gpu:
         return any(gpu.split('-')[0] in name for name in speed.gpus)
-    cores = psutil.cpu_count(logical=False) or os.cpu_count()
-    here = (platform.machine(), cores)
+    here = (platform.machine(), core_count())
     return not speed.gpus and (speed.machine, speed.cores) == here
 
 

@@ -25,6 +25,7 @@ class Hardware:
     "What a run or a benchmark was computed on."
 
     python: str  # version
+    cores: int
     threads: int  # of torch on the CPU
     gpus: list  # names; empty on a CPU
 

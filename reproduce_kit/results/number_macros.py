@@ -17,6 +17,7 @@ from reproduce_kit.results.run_tables import (
     table_columns,
 )
 from .table import MISSING, Table, format_interval, format_rate, format_signed
+from ..store.run import core_share
 
 # %% ../../nbs/results/36_number_macros.ipynb #ba6eed1b
 def _listed(values) -> str:
@@ -59,12 +60,18 @@ def _rate_macros(runs: list) -> list:
     return macros
 
 # %% ../../nbs/results/36_number_macros.ipynb #23b5b2a9
+def _machine_seconds(run) -> float:
+    "Return the seconds of a run, as if it had had all cores."
+    hardware = read_manifest(run).hardware
+    return run.progress.work_seconds * core_share(hardware.gpus, hardware.threads, hardware.cores)
+
+
 def _machine_macros(runs: list) -> list:
     "[(macro, text, run)] about the machine of the first run and the time of all."
     name, manifest = runs[0].folder.name, read_manifest(runs[0])
     hardware = manifest.hardware
-    device = hardware.gpus[0] if hardware.gpus else f'a CPU ({hardware.threads} threads)'
-    seconds = sum(run.progress.work_seconds for run in runs)
+    device = hardware.gpus[0] if hardware.gpus else f'a CPU ({hardware.cores} cores)'
+    seconds = sum(map(_machine_seconds, runs))
     return [
         ('Device', device, name),
         ('Torch', manifest.packages['torch'], name),

@@ -33,9 +33,9 @@ OPTIONS = {
     'list': ['paths', '--on', '--json'],
     'plan': ['paths', '--on', '--rates', '--json'],
     'prepare': ['paths', '--json'],
-    'sweep': ['study', '--json'],
+    'sweep': ['study', '--jobs', '--json'],
     'run': [
-        *['paths', '--on', '--json', '--track', '--yes'],
+        *['paths', '--on', '--jobs', '--json', '--track', '--yes'],
         *['--max-dollars', '--secret', '--detach', '--rates'],
     ],
     'logs': ['run', '--on', '--lines', '--json'],

@@ -220,6 +220,62 @@ def test_a_run_that_was_stopped_and_resumed_equals_an_uninterrupted_one(
         assert (stopped / name).read_bytes() == (whole / name).read_bytes()
 
 
+# side by side
+
+
+def test_runs_side_by_side_equal_runs_in_turn(study, tmp_path):
+    runs = tmp_path / 'runs'
+    env = study.env | dict(REPRODUCE_RUNS=runs, OMP_NUM_THREADS=1)
+    p = reproduce('run', study.params, '--jobs', 2, env=env)
+    assert p.returncode == 0, p.stdout + p.stderr
+    assert '2 made, 0 done before, 0 failed' in p.stdout
+    for name in ('smoke-lion', 'smoke-adamw'):
+        assert metrics(run_dir(runs, name)) == metrics(study.run(name))
+
+
+def has_two_unfinished_runs(runs: Path) -> bool:
+    histories = list(runs.glob('smoke/smoke/*/history.jsonl'))
+    return len(histories) == 2 and all(file.stat().st_size for file in histories)
+
+
+@pytest.mark.parametrize(
+    'how', [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.soak)]
+)
+def test_runs_side_by_side_stop_with_the_command(study, tmp_path, how):
+    """At Ctrl-C they say so; when the command is killed, they do not go on without it."""
+    runs = tmp_path / 'runs'
+    env = study.env | dict(REPRODUCE_RUNS=runs)
+    command = start(
+        *(BIN / 'reproduce', 'run', study.params, '--jobs', 2), env=env, stderr=subprocess.STDOUT
+    )
+    wait_for(lambda: has_two_unfinished_runs(runs))
+    at_work = [p for p in processes_with('REPRODUCE_RUNS', runs) if p.pid != command.pid]
+    assert len(at_work) >= 4  # two children and their kernels
+    os.kill(command.pid, how)
+    output = command.communicate(timeout=60)[0]
+    assert command.returncode == (130 if how == signal.SIGINT else -how), output
+    assert 'Traceback' not in output, output
+    _, alive = psutil.wait_procs(at_work, timeout=60)
+    assert not alive
+    assert not list(runs.glob('smoke/smoke/*/done.json'))
+
+
+def test_a_run_whose_process_was_killed_has_failed_and_the_other_goes_on(study, tmp_path):
+    runs = tmp_path / 'runs'
+    env = study.env | dict(REPRODUCE_RUNS=runs)
+    command = start(
+        *(BIN / 'reproduce', 'run', study.params, '--jobs', 2), env=env, stderr=subprocess.STDOUT
+    )
+    wait_for(lambda: has_two_unfinished_runs(runs))
+    children = psutil.Process(command.pid).children()
+    victim = next(child for child in children if 'spawn_main' in ' '.join(child.cmdline()))
+    victim.kill()
+    output = command.communicate(timeout=120)[0]
+    assert command.returncode == 1, output
+    assert '1 made, 0 done before, 1 failed' in output
+    assert 'its process ended with exit code -9' in output
+
+
 # tables and their sources
 
 

@@ -1,5 +1,7 @@
 """An error in a kernel keeps its class, its message and its cell."""
 
+from pathlib import Path
+
 import nbformat
 import pytest
 
@@ -57,3 +59,15 @@ def test_processes_divide_the_global_batch(monkeypatch, processes, batch, count)
     monkeypatch.setenv('REPRODUCE_PROCESSES', str(processes))
     cfg = make_config(example_settings(global_batch=batch, device_batch=batch))
     assert process_count(cfg) == count
+
+
+def test_a_kernel_shares_no_ports_with_another(execute, tmp_path):
+    """Two that started at once were given one port, and the second died."""
+    execute(
+        'from ipykernel.kernelapp import IPKernelApp\n'
+        'print(IPKernelApp.instance().transport, IPKernelApp.instance().connection_file)'
+    )
+    (printed,) = nbformat.read(tmp_path / 'out.ipynb', as_version=4).cells[-1].outputs
+    transport, file = printed.text.split()
+    assert transport == 'ipc'
+    assert not Path(file).parent.exists()  # the folder of its sockets is gone with it
