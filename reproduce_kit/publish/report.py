@@ -18,10 +18,10 @@ import yaml
 from jinja2 import Environment, PackageLoader
 
 from ..config.backbones import OPTIMIZER_TITLES
-from ..config.endpoint import read_endpoint
+from ..config.endpoint import endpoint_of
 from ..core import artifact_dir, atomic_write, data_folder, sha256
 from ..engines.compliance import check_configs
-from ..results.endpoint import endpoint_answer, endpoint_sentence
+from ..results.endpoint import endpoint_answers, endpoint_sentence
 from reproduce_kit.results.figures import (
     figure1,
     figure2,
@@ -109,9 +109,9 @@ def _row_sentences(runs: list) -> list:
 
 def _gap_sentence(runs: list) -> str:
     "Say what the study's endpoint came to."
-    answer = endpoint_answer(runs)
-    if answer:
-        return endpoint_sentence(answer)
+    answers = endpoint_answers(runs)
+    if answers:
+        return ' '.join(map(endpoint_sentence, answers))
     return (
         'Lion and AdamW are not compared: that takes an endpoint, stated in endpoint.yaml, '
         'and several seeds of both.'
@@ -177,9 +177,9 @@ def _figures_html(runs: list) -> str:
 # %% ../../nbs/publish/30_report.ipynb #f6cdc196
 def _evidence_html(runs: list, gaps: Table) -> str:
     _, test_set, measure = table_columns(runs)[0]
-    endpoint = read_endpoint(runs[0].cfg.study)
+    endpoint = endpoint_of(runs[0].cfg)
     margin = endpoint.margin if endpoint else None
-    figure = variance_figure(seed_gaps(runs, test_set, measure), measure, margin)
+    figure = variance_figure(seed_gaps(runs, (test_set,), measure), measure, margin)
     caption = (
         'Lion minus AdamW by seed, with the interval over topics and seeds, and the power to see '
         'a difference of the margin that the study stated.'

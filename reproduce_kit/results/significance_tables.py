@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ..config.backbones import OPTIMIZER_TITLES
-from ..config.endpoint import read_endpoint
+from ..config.endpoint import Endpoint, endpoint_of
 from ..config.settings import PLACEMENT_KEYS
 from ..core import canonical_json
 from ..data.docstrings import module_of
@@ -28,6 +28,7 @@ from reproduce_kit.evaluation.significance import (
     TESTS,
     CrossedTest,
     compare_runs,
+    correct_p_values,
     differences,
     letter_of,
     letters_note,
@@ -217,13 +218,12 @@ def seed_replicates(runs: list) -> list:
     return [[by_seed[seed] for seed in sorted(by_seed)] for by_seed in groups.values()]
 
 # %% ../../nbs/results/40_significance_tables.ipynb #a2a08a89
-def _last_values_by_seed(by_seed: dict, seeds: list, test_set: str, measure: str) -> pd.DataFrame:
-    "Last epochs: a row per topic, a column per seed."
+def _last_values_by_seed(by_seed: dict, seeds: list, test_sets, measure: str) -> pd.DataFrame:
+    "Last epochs: a row per topic of all test sets, a column per seed."
     values = {}
     for seed in seeds:
         _, evidence = run_epochs(by_seed[seed])[-1]
-        frame, _ = evidence[test_set]
-        values[seed] = frame[measure]
+        values[seed] = pd.concat([evidence[name][0][measure] for name in test_sets])
     return pd.DataFrame(values)
 
 # %% ../../nbs/results/40_significance_tables.ipynb #0a5a2b7d
@@ -239,7 +239,7 @@ class SeedGap:
 # %% ../../nbs/results/40_significance_tables.ipynb #78ab5f56
 def seed_gaps(
     runs: list,
-    test_set: str,
+    test_sets: tuple,  # whose topics are pooled
     measure: str,
 ) -> dict:  # {(backbone, Lion's rate, AdamW's rate): SeedGap}
     "Return Lion minus AdamW of the last epochs, for the seeds that both have."
@@ -261,8 +261,8 @@ def seed_gaps(
         if len(seeds) < 2:
             continue
         first = seeds[0]
-        lion_values = _last_values_by_seed(lion, seeds, test_set, measure)
-        adamw_values = _last_values_by_seed(adamw, seeds, test_set, measure)
+        lion_values = _last_values_by_seed(lion, seeds, test_sets, measure)
+        adamw_values = _last_values_by_seed(adamw, seeds, test_sets, measure)
         rates = lion[first].cfg.learning_rate, adamw[first].cfg.learning_rate
         gaps[title, *rates] = SeedGap(
             differences=lion_values - adamw_values,
@@ -277,8 +277,8 @@ FEWEST_SEEDS_FOR_P = 5
 _NEITHER = {'topics': 'topics', 'seeds': 'seeds', 'rest': 'neither'}
 
 
-def _difference_rows(gap: SeedGap, test: CrossedTest, is_tested: bool) -> list:
-    "[(label, text, value)] of one comparison; `is_tested`: it may have a p-value."
+def _difference_rows(gap: SeedGap, test: CrossedTest, p: float | None) -> list:
+    "[(label, text, value)] of one comparison; `p` is None if it was not to be tested."
     parts = test.parts
     rows = [('seeds', str(parts.k), parts.k)]
     for optimizer in ('adamw', 'lion'):
@@ -297,16 +297,16 @@ def _difference_rows(gap: SeedGap, test: CrossedTest, is_tested: bool) -> list:
     for part, title in _NEITHER.items():
         deviation = getattr(parts, part) ** 0.5
         rows.append((f'standard deviation: {title}', f'{deviation:.3f}', deviation))
-    has_p = is_tested and parts.k >= FEWEST_SEEDS_FOR_P
-    rows.append(('p, topics and seeds', format_p(test.p) if has_p else MISSING, test.p))
+    has_p = p is not None and parts.k >= FEWEST_SEEDS_FOR_P
+    rows.append(('p, topics and seeds', format_p(p) if has_p else MISSING, p))
     return rows
 
 # %% ../../nbs/results/40_significance_tables.ipynb #9c699880
-def _margin_rows(test: CrossedTest, margin: float) -> list:
-    "[(label, text, value)] of the equivalence and of the power within a margin."
+def _margin_rows(test: CrossedTest, margin: float, p: float) -> list:
+    "[(label, text, value)] of the equivalence, with its p-value, and of the power."
     parts, answer = test.parts, equivalence(test, margin)
     interval = format_interval(parts.mean, answer.low, answer.high)
-    says = 'equivalent' if answer.is_equivalent else 'not shown to be equivalent'
+    says = 'equivalent' if p <= 0.05 else 'not shown to be equivalent'
     rows = [
         (f'Lion minus AdamW [90 %], margin {margin:g}', interval, parts.mean),
         (f'within {margin:g}', says, None),
@@ -329,26 +329,46 @@ _VARIANCE_CAPTION = (
     'Lion minus AdamW after the last epoch against the noise of seeds and topics (crossed, Hillis '
     '2007); ±: standard deviation between seeds. Equivalence by two one-sided tests, within the '
     'margin that the study stated beforehand. No p-value is printed from fewer than '
-    'five seeds, or of another comparison than the one that the study stated.'
+    'five seeds, or of another comparison than the one that the study stated; those of several '
+    'backbones are Holm-Bonferroni.'
 )
 NO_SEEDS = 'no backbone was run with both optimizers and several seeds'
+
+
+def _questions(runs: list, endpoint: Endpoint | None) -> list:
+    "[(test sets, measure)] of the columns: the study's endpoint is among them."
+    leading = [((test_set,), measure) for test_set, measure in leading_measures(runs).items()]
+    stated = [(endpoint.test_sets, endpoint.measure)] if endpoint else []
+    return list(dict.fromkeys([*leading, *stated]))
+
+
+def _adjusted_ps(tests: list, margin: float | None) -> list:
+    "[(p of a difference, p of equivalence)] of the backbones of one question."
+    differences = correct_p_values([test.p for test in tests])
+    if margin is None:
+        return [(p, None) for p in differences]
+    equal = correct_p_values([equivalence(test, margin).p for test in tests])
+    return list(zip(differences, equal))
 
 
 def variance_table(runs: list) -> Table:
     "Return Lion minus AdamW against the noise of seeds and topics."
     table = Table('variance', _VARIANCE_CAPTION, ('',), 'c')
-    endpoint = read_endpoint(runs[0].cfg.study)
-    for test_set, measure in leading_measures(runs).items():
-        gaps = seed_gaps(runs, test_set, measure)
+    endpoint = endpoint_of(runs[0].cfg)
+    for test_sets, measure in _questions(runs, endpoint):
+        is_endpoint = endpoint and (endpoint.test_sets, endpoint.measure) == (test_sets, measure)
+        margin = endpoint.margin if is_endpoint else None
+        gaps = seed_gaps(runs, test_sets, measure)
         has_several = len({backbone for backbone, *_ in gaps}) < len(gaps)
-        for (backbone, *rates), gap in gaps.items():
-            column = (f'{measure} ({test_set})', _pair_label(backbone, *rates, has_several))
-            names = ', '.join(run.folder.name for run in gap.runs)
-            test = topics_and_seeds(gap.differences)
-            is_endpoint = endpoint and endpoint.is_of(test_set, measure)
-            rows = _difference_rows(gap, test, is_tested=is_endpoint or not endpoint)
+        tests = [topics_and_seeds(gap.differences) for gap in gaps.values()]
+        ps = _adjusted_ps(tests, margin)
+        for ((backbone, *rates), gap), test, (p, p_equal) in zip(gaps.items(), tests, ps):
+            label = _pair_label(backbone, *rates, has_several)
+            column = (f'{measure} ({" + ".join(test_sets)})', label)
+            rows = _difference_rows(gap, test, p if is_endpoint or not endpoint else None)
             if is_endpoint:
-                rows += _margin_rows(test, endpoint.margin)
+                rows += _margin_rows(test, margin, p_equal)
+            names = ', '.join(run.folder.name for run in gap.runs)
             for label, text, value in rows:
                 table.add(label, column, text, value, run=names)
     if not table.cells:

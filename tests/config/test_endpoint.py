@@ -7,7 +7,7 @@ from reproduce_kit.config.endpoint import read_endpoint
 from reproduce_kit.config.files import read_configs
 from reproduce_kit.core import KitError
 
-ENDPOINT = 'baseline: adamw\nadvanced: lion\nmeasure: nDCG@10\ntest_set: test\nmargin: 0.03\n'
+ENDPOINT = 'baseline: adamw\nadvanced: lion\nmeasure: nDCG@10\ntest_sets: [test]\nrecipe: controlled\nmargin: 0.03\n'
 
 
 @pytest.fixture

@@ -279,7 +279,7 @@ def test_a_mean_over_seeds_is_traced_to_every_run(three_seeds, tmp_path, monkeyp
 
 
 def test_the_gap_is_compared_with_the_spread_over_seeds(three_seeds):
-    (gap,) = seed_gaps(three_seeds, 'dl19', 'nDCG@10').values()
+    (gap,) = seed_gaps(three_seeds, ('dl19',), 'nDCG@10').values()
     assert gap.differences.shape == (43, 3)
     assert np.allclose(gap.differences.mean(), -0.06)
     assert len(gap.runs) == 6
