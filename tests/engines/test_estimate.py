@@ -10,6 +10,7 @@ from reproduce_kit.config.settings import example_settings
 from reproduce_kit.core import KitError, atomic_write, project_root, read_json, sha256, write_json
 from reproduce_kit.engines.estimate import estimate_hours, finished_runs_on, plan_error, workload
 from reproduce_kit.engines.plan import plan_row
+from reproduce_kit.store.run import core_count
 from reproduce_kit.testing.fake_runs import fake_run
 
 
@@ -31,6 +32,10 @@ def store(tmp_path, monkeypatch):
     return tmp_path
 
 
+def note_threads(run, threads):
+    run.note(hardware=run.manifest['hardware'] | dict(threads=threads, cores=core_count()))
+
+
 @pytest.fixture
 def two_runs(store):
     """Two finished smoke runs on this processor; the later one took half as long again."""
@@ -39,6 +44,7 @@ def two_runs(store):
         cfg = make_config(example_settings(name=name))
         scores = dict.fromkeys(range(1, cfg.epochs + 1), dict.fromkeys(cfg.test_sets, values))
         run = fake_run(cfg, scores, seconds=seconds)  # of training, and as many of measuring
+        note_threads(run, core_count())
         done = run.folder / 'done.json'
         write_json(done, read_json(done) | dict(finished=day))
 
@@ -96,6 +102,13 @@ def test_the_latest_like_run_gives_the_hours(two_runs):
     assert plan.hours_from.startswith('measured: two')
     assert plan.here == pytest.approx(30 / 3600)
     assert plan.hours is None
+
+
+def test_a_run_beside_another_is_counted_with_its_share_of_the_cores(two_runs):
+    run = finished_runs_on(None)[0]
+    note_threads(run, core_count() / 2)
+    plan = plan_row(make_config(example_settings(seed=99)))
+    assert plan.here == pytest.approx(15 / 3600)
 
 
 def test_without_a_like_run_the_hours_are_assumed(two_runs):
