@@ -23,12 +23,12 @@ def cells_of(
     against: str,  # whose numbers: a source of the study's paper
 ) -> list:  # CellVerdict, from `verdicts.cells.check_cells`
     "Return the printed cells that belong to configs, with their verdicts."
-    from reproduce_kit.config.backbones import BACKBONES, OPTIMIZER_TITLES
+    from reproduce_kit.config.backbones import BACKBONES
     from reproduce_kit.verdicts.cells import check_cells
 
     rows = set()
     for config in configs:
-        pair = (BACKBONES[config.backbone].repo, OPTIMIZER_TITLES[config.optimizer])
+        pair = (BACKBONES[config.backbone].repo, config.optimizer_title)
         rows.add((config.recipe, *pair))
     recipes = {recipe for recipe, _, _ in rows}
 

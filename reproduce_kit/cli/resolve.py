@@ -56,7 +56,7 @@ def state_of_sweep(
     name: str,  # STUDY or STUDY/PART
 ):  # results.selection.SweepState
     "Return how far a sweep is, after a check that its test set has its measure."
-    from reproduce_kit.config.settings import HELD_OUT_SET
+    from reproduce_kit.config.conflicts import HELD_OUT_SET
     from reproduce_kit.config.sweep import read_sweep, sweep_file
     from reproduce_kit.data.msmarco_sets import SET_MEASURES
     from reproduce_kit.evaluation.metrics import MEASURES

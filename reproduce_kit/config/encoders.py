@@ -222,7 +222,7 @@ def encoders_of(
         if isinstance(config, BiEncoderSettings):
             encoder = read_encoder(config.encoder, f'params/{config.study}/encoders')
         elif isinstance(BACKBONES[config.backbone], KitBackbone):
-            encoder = read_encoder(config.backbone, BACKBONES[config.backbone].folder)
+            encoder = read_encoder(config.backbone, BACKBONES[config.backbone].encoders)
         else:
             continue
         encoders[encoder.identity] = encoder

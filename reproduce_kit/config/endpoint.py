@@ -8,9 +8,9 @@ __all__ = ['Endpoint', 'read_endpoint', 'endpoint_of']
 # %% ../../nbs/config/45_endpoint.ipynb #4fe280b4
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from .backbones import OPTIMIZER_TITLES
 from .files import ENDPOINT_FILE, read_parameters
 from .messages import validated
+from .optimizers import optimizer_problem, optimizer_title
 from .settings import RunConfig
 from ..core import project_root
 
@@ -30,10 +30,8 @@ class Endpoint(BaseModel):
     @model_validator(mode='after')
     def _optimizers_are_two(self):
         for name in (self.baseline, self.advanced):
-            if name not in OPTIMIZER_TITLES:
-                raise ValueError(
-                    f'{name!r} is no optimizer; known are {", ".join(OPTIMIZER_TITLES)}'
-                )
+            if problem := optimizer_problem(name):
+                raise ValueError(problem)
         if self.baseline == self.advanced:
             raise ValueError('baseline and advanced are the same optimizer')
         return self
@@ -41,7 +39,7 @@ class Endpoint(BaseModel):
     @property
     def title(self) -> str:
         "The comparison in words."
-        advanced, baseline = (OPTIMIZER_TITLES[name] for name in (self.advanced, self.baseline))
+        advanced, baseline = (optimizer_title(name) for name in (self.advanced, self.baseline))
         test_sets = ' and '.join(self.test_sets)
         return f'{advanced} minus {baseline}, {self.measure} on {test_sets}, margin {self.margin:g}'
 

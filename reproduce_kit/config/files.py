@@ -10,10 +10,9 @@ __all__ = ['NON_RUN_FOLDERS', 'ENDPOINT_FILE', 'SWEEP_NAME', 'make_config', 'con
 import itertools
 from pathlib import Path
 
-import yaml
-
-from .backbones import BACKBONES, OPTIMIZER_TITLES
-from .messages import SWEEP_KEYS, line_of, validated
+from .backbones import BACKBONES, BACKBONES_FILE
+from .messages import SWEEP_KEYS, line_of, read_yaml, validated
+from .optimizers import optimizer_rank
 from .settings import RunConfig
 from ..core import KitError, did_you_mean, project_root
 
@@ -58,7 +57,7 @@ def is_sweep_file(file: Path) -> bool:
 # %% ../../nbs/config/40_files.ipynb #3c573a50
 def describes_runs(file: Path) -> bool:
     "Return whether a YAML file of `params/` describes runs."
-    is_other = file.name == ENDPOINT_FILE or is_sweep_file(file)
+    is_other = file.name in (ENDPOINT_FILE, BACKBONES_FILE) or is_sweep_file(file)
     return file.parent.name not in NON_RUN_FOLDERS and not is_other
 
 
@@ -78,19 +77,7 @@ def read_parameters(
     path = Path(path)
     if not path.exists():
         raise _missing_file(path)
-    try:
-        text = path.read_text('utf-8')
-    except UnicodeDecodeError:
-        raise KitError(f"{path} is not UTF-8 text") from None
-    loader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)  # libyaml's is eight times as fast
-    try:
-        values = yaml.load(text, loader)
-    except yaml.YAMLError as error:
-        problem = ' '.join(str(error).split())
-        raise KitError(f"{path} is not valid YAML: {problem}") from None
-    if not isinstance(values, dict):
-        raise KitError(f"{path}: expected `key: value` lines, found {type(values).__name__}")
-    values = {str(key): value for key, value in values.items()}
+    values, text = read_yaml(path)
     name = values.get('name', path.stem)
     if name != path.stem:
         raise KitError(
@@ -135,9 +122,10 @@ def row_order(config: RunConfig) -> tuple:
     return (
         config.study,
         config.recipe,
+        BACKBONES[config.backbone].max_layers,
         list(BACKBONES).index(config.backbone),
         config.layers,
-        list(OPTIMIZER_TITLES).index(config.optimizer),
+        optimizer_rank(config.optimizer),
         config.learning_rate,
         config.seed,
         config.name,

@@ -15,11 +15,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy.stats import qmc
 
-from .backbones import OPTIMIZER_TITLES
+from .conflicts import HELD_OUT_SET
 from .files import SWEEP_NAME, make_config, read_parameters, read_runs
 from .messages import validated
+from .optimizers import optimizer_problem
 from reproduce_kit.config.settings import (
-    HELD_OUT_SET,
     Count,
     PairCount,
     Rate,
@@ -128,8 +128,8 @@ class Sweep(BaseModel):
     @model_validator(mode='after')
     def _is_fair(self):
         for name in self.optimizers:
-            if name not in OPTIMIZER_TITLES:
-                raise ValueError(f'optimizers: {name!r} is none of {", ".join(OPTIMIZER_TITLES)}')
+            if problem := optimizer_problem(name):
+                raise ValueError(f'optimizers: {problem}')
         (first, space), *others = self.optimizers.items()
         for name, other in others:
             if len(space.given) != len(other.given):

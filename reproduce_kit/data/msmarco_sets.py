@@ -10,7 +10,8 @@ __all__ = ['LUCENE_INDEX', 'MSMARCO_SETS', 'SET_MEASURES', 'TrecSet', 'set_folde
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config.settings import HELD_OUT_SET, RunConfig
+from ..config.conflicts import HELD_OUT_SET
+from ..config.settings import RunConfig
 from reproduce_kit.core import (
     CHECKSUMS_FILE,
     KitError,

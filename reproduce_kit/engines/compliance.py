@@ -54,22 +54,41 @@ OPTIMIZER_CLASSES = {
 }
 
 
+def _check_class(name: str, described: dict) -> list:
+    "Compare an optimizer's class with the name in the config."
+    classes = OPTIMIZER_CLASSES.get(name)
+    if classes is None:
+        from reproduce_kit.training.optimizers import optimizer_class  # torch: late
+
+        kind = optimizer_class(name)
+        classes = (f'{kind.__module__}.{kind.__name__}',)
+    kind = described['kind']
+    return [] if kind in classes else _difference('optimizer', kind, classes[0])
+
+
+def _check_decay(cfg: RunConfig, groups: list) -> list:
+    "Compare the decay of groups; a group without parameters is left out."
+    decays = [group['weight_decay'] for group in groups]
+    wanted = [cfg.weight_decay, 0.0] if cfg.decay_on == 'matrices' else [cfg.weight_decay]
+    if cfg.rest and decays == wanted[:1]:
+        return []
+    return _difference('weight decay', decays, wanted)
+
+# %% ../../nbs/engines/50_compliance.ipynb #6345d9bf
 def check_optimizer(run: Run) -> list:
     "Compare the class, betas and weight decays of the optimizer that was built with the config."
     cfg, optimizer = run.cfg, run.manifest.get('optimizer')
     if not optimizer:
         has_begun = run.manifest['updates']['done']
         return ['optimizer: the manifest does not describe it'] if has_begun else []
-    kind, groups = optimizer['kind'], optimizer['groups']
-    differences = []
-    classes = OPTIMIZER_CLASSES[cfg.optimizer]
-    if kind not in classes:
-        differences += _difference('optimizer', kind, classes[0])
-    for group in groups:
-        differences += _difference('betas', group['betas'], [cfg.beta1, cfg.beta2])
-    decays = [group['weight_decay'] for group in groups]
-    wanted = [cfg.weight_decay, 0.0] if cfg.decay_on == 'matrices' else [cfg.weight_decay]
-    return differences + _difference('weight decay', decays, wanted)
+    differences = _check_class(cfg.optimizer, optimizer)
+    if cfg.rest:
+        differences += _check_class(cfg.rest, optimizer.get('rest', {'kind': 'none'}))
+    groups = optimizer['groups']
+    if cfg.beta1 is not None:
+        for group in groups:
+            differences += _difference('betas', group['betas'], [cfg.beta1, cfg.beta2])
+    return differences + _check_decay(cfg, groups)
 
 # %% ../../nbs/engines/50_compliance.ipynb #970703db
 def check_history(run: Run) -> list:

@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 
 from ..config.backbones import BACKBONES
-from ..config.settings import HELD_OUT_SET, RunConfig
+from ..config.conflicts import HELD_OUT_SET
+from ..config.settings import RunConfig
 from ..core import artifact_dir, read_json
 from ..data.docstrings import UNSEEN_TOPICS
 from ..data.msmarco import TUNING_TOPICS

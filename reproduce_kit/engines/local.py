@@ -19,6 +19,7 @@ from reproduce_kit.config.encoders import (
     read_settings,
 )
 from ..config.files import read_config, read_configs
+from ..config.optimizers import is_class_path
 from ..config.settings import DataSettings, RunConfig
 from ..core import KitError, atomic_write, project_root, read_json
 from .attempt import TRAIN_NOTEBOOK, is_settled
@@ -126,6 +127,11 @@ def _check_before_training(configs: list):
         with atomic_write(probe) as file:
             file.write('')
         probe.unlink()
+    if any(is_class_path(name) for cfg in configs for name in (cfg.optimizer, cfg.rest or '')):
+        from reproduce_kit.training.optimizer_contract import check_contract  # torch: late
+
+        for cfg in configs:
+            check_contract(cfg)
     for backbone in dict.fromkeys(cfg.backbone for cfg in configs):
         weights_folder(backbone)
 

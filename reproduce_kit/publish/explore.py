@@ -18,6 +18,7 @@ from typing import NamedTuple
 import ipywidgets as widgets
 import pandas as pd
 
+from ..config.optimizers import optimizer_rank
 from ..core import KitError, artifact_dir, did_you_mean, read_record
 from ..evaluation.significance import differences
 from ..results.run_tables import row_label, run_epochs
@@ -171,15 +172,15 @@ def ranking_choices(runs: list) -> dict:  # {label: Ranking}
 
 # %% ../../nbs/publish/40_explore.ipynb #b9f52886
 def default_pair(choices: dict) -> tuple:  # two labels
-    "Choose what the page compares first."
+    "Choose what the page compares first: the latest ranking, and one by another optimizer."
     configs = {label: ranking.run.cfg for label, ranking in choices.items()}
     latest_first = list(configs)[::-1]
-    lion = [label for label in latest_first if configs[label].optimizer == 'lion']
-    first = lion[0] if lion else latest_first[0]
+    last = max((config.optimizer for config in configs.values()), key=optimizer_rank)
+    first = next(label for label in latest_first if configs[label].optimizer == last)
     others = [
         label
         for label in latest_first
-        if configs[label].optimizer != 'lion' and configs[label].layers == configs[first].layers
+        if configs[label].optimizer != last and configs[label].layers == configs[first].layers
     ]
     rest = [label for label in configs if label != first]
     return first, (others or rest)[0]

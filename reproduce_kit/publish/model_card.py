@@ -12,7 +12,7 @@ import tempfile
 from importlib.resources import files
 from pathlib import Path
 
-from ..config.backbones import BACKBONES, OPTIMIZER_TITLES, HubBackbone, KitBackbone
+from ..config.backbones import BACKBONES, HubBackbone, KitBackbone
 from ..config.settings import RunConfig
 from ..core import CHECKSUMS_FILE, KitError, NotLoggedIn, checksum_error, read_json
 from ..store.run import Run
@@ -60,8 +60,7 @@ def card_metadata(
         pipeline_tag='text-ranking',
         license=BACKBONES[config.backbone].licence.lower(),
         tags=['cross-encoder', 'reranker', config.optimizer, 'reproduce-kit'],
-        model_name=f'{config.title} {OPTIMIZER_TITLES[config.optimizer]} '
-        f'({config.study}, {config.recipe})',
+        model_name=f'{config.title} {config.optimizer_title} ({config.study}, {config.recipe})',
         eval_results=_eval_results(run, means),
         **(optional if config.collection == 'msmarco' else {}),
     ).to_yaml()
@@ -116,7 +115,7 @@ def model_card(
     return template.format(
         metadata=card_metadata(run, means),
         config=config,
-        optimizer=OPTIMIZER_TITLES[config.optimizer],
+        optimizer=config.optimizer_title,
         epoch=epoch,
         terms=MSMARCO_TERMS if config.collection == 'msmarco' else DOCS_TERMS,
         own_import=own_import(config),

@@ -17,8 +17,8 @@ import pandas as pd
 import yaml
 from jinja2 import Environment, PackageLoader
 
-from ..config.backbones import OPTIMIZER_TITLES
 from ..config.endpoint import endpoint_of
+from ..config.optimizers import optimizer_titles
 from ..core import artifact_dir, atomic_write, data_folder, sha256
 from ..engines.compliance import check_configs
 from ..results.endpoint import endpoint_answers, endpoint_sentence
@@ -100,10 +100,9 @@ def _row_sentences(runs: list) -> list:
     "Say how far the row of each optimizer is above BM25."
     macros = {cell.row: cell.text for cell in number_macros(runs).cells}
     sentences = []
-    for title in OPTIMIZER_TITLES.values():
-        if any(OPTIMIZER_TITLES[run.cfg.optimizer] == title for run in runs):
-            own = {name.removeprefix(f'kit{title}'): text for name, text in macros.items()}
-            sentences.append(_ROW.format(**own))
+    for title in optimizer_titles(run.cfg.optimizer for run in runs).values():
+        own = {name.removeprefix(f'kit{title}'): text for name, text in macros.items()}
+        sentences.append(_ROW.format(**own))
     return sentences
 
 
@@ -113,7 +112,7 @@ def _gap_sentence(runs: list) -> str:
     if answers:
         return ' '.join(map(endpoint_sentence, answers))
     return (
-        'Lion and AdamW are not compared: that takes an endpoint, stated in endpoint.yaml, '
+        'No optimizers are compared: that takes an endpoint, stated in endpoint.yaml, '
         'and several seeds of both.'
     )
 
@@ -167,7 +166,7 @@ def _figures_html(runs: list) -> str:
         f'Training dynamics of {last.title}: loss, evaluation loss, learning rate of each update, '
         'gradient norm before clipping.'
     )
-    scaling = 'Lion minus AdamW against non-embedding parameters, with intervals over topics.'
+    scaling = 'The difference against non-embedding parameters, with intervals over topics.'
     return (
         figure_html(figure1(), 'Retrieve and rerank.')
         + figure_html(figure2(history_frame(deepest)), dynamics)
@@ -181,7 +180,7 @@ def _evidence_html(runs: list, gaps: Table) -> str:
     margin = endpoint.margin if endpoint else None
     figure = variance_figure(seed_gaps(runs, (test_set,), measure), measure, margin)
     caption = (
-        'Lion minus AdamW by seed, with the interval over topics and seeds, and the power to see '
+        'The difference by seed, with the interval over topics and seeds, and the power to see '
         'a difference of the margin that the study stated.'
     )
     tables = (gaps, letters_table(runs), variance_table(runs))

@@ -11,8 +11,7 @@ import itertools
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from ..config.backbones import OPTIMIZER_TITLES
-from .figures import COLOURS, encoder_parameters, set_style
+from .figures import encoder_parameters, optimizer_looks, set_style
 from .run_tables import chosen_epoch, first_stage, has_zero_shot, table_columns
 
 # %% ../../nbs/results/55_cost_figure.ipynb #a7c53201
@@ -65,14 +64,15 @@ def cost_figure(
     "Return the quality of each run against the work of its training."
     set_style()
     fig, ax = plt.subplots(figsize=(3.5, 2.5), constrained_layout=True)
+    looks = optimizer_looks(costs.optimizer)
     for marker, (backbone, rows) in zip(
         itertools.cycle(_MARKERS), costs.groupby('backbone', sort=False)
     ):
         for optimizer, own in rows.groupby('optimizer'):
-            title = OPTIMIZER_TITLES[optimizer]
-            colour, label = COLOURS[title], f'{backbone}, {title}'
-            fill = colour if optimizer == 'adamw' else 'none'
-            style = dict(marker=marker, edgecolors=colour, facecolors=fill, s=20, label=label)
+            look = looks[optimizer]
+            fill = look.colour if look.is_first else 'none'
+            label = f'{backbone}, {look.title}'
+            style = dict(marker=marker, edgecolors=look.colour, facecolors=fill, s=20, label=label)
             ax.scatter(own.work, own.quality, **style)
     for (name, level), dashes in zip(levels.items(), ('--', ':')):
         ax.axhline(level, color='#777777', lw=0.8, ls=dashes)

@@ -9,7 +9,7 @@ __all__ = ['MACRO_NAMES', 'EndpointAnswer', 'endpoint_answers', 'verdict_words',
 from dataclasses import dataclass, replace
 from math import ceil
 
-from ..config.backbones import OPTIMIZER_TITLES
+from ..config.comparison import Comparison
 from ..config.endpoint import Endpoint, endpoint_of
 from ..config.files import read_configs
 from ..config.settings import RunConfig
@@ -63,8 +63,7 @@ def _planned_runs(runs: list) -> list:
 # %% ../../nbs/results/42_endpoint.ipynb #276643cf
 def _answer(endpoint: Endpoint, backbone: str, gap: SeedGap) -> EndpointAnswer:
     "Answer for one backbone, as if it were the only one."
-    sign = -1 if endpoint.advanced == 'adamw' else 1
-    differences = sign * gap.differences
+    differences = gap.differences
     test = topics_and_seeds(differences)
     equal = equivalence(test, endpoint.margin)
     modules = [module_of(topic) for topic in differences.index]
@@ -80,7 +79,8 @@ def endpoint_answers(
     planned = _planned_runs(runs) if endpoint else []
     if not planned:
         return []
-    gaps = seed_gaps(planned, endpoint.test_sets, endpoint.measure)
+    comparison = Comparison(endpoint.advanced, endpoint.baseline)
+    gaps = seed_gaps(planned, endpoint.test_sets, endpoint.measure, comparison)
     answers = [_answer(endpoint, backbone, gap) for (backbone, *_), gap in gaps.items()]
     ps = correct_p_values([answer.p for answer in answers])
     equal = correct_p_values([answer.p_equivalent for answer in answers])
@@ -108,9 +108,9 @@ def verdict_words(answer: EndpointAnswer) -> str:
 def endpoint_sentence(answer: EndpointAnswer) -> str:
     "Return the answer in one sentence."
     parts, endpoint = answer.test.parts, answer.endpoint
-    advanced, baseline = OPTIMIZER_TITLES[endpoint.advanced], OPTIMIZER_TITLES[endpoint.baseline]
+    title = Comparison(endpoint.advanced, endpoint.baseline).title
     return (
-        f'{advanced} minus {baseline} in {endpoint.measure}, {answer.backbone}, over {parts.n} topics '
+        f'{title} in {endpoint.measure}, {answer.backbone}, over {parts.n} topics '
         f'and {parts.k} seeds: {format_signed(parts.mean)}, 95 % interval '
         f'{_interval(answer.test.low, answer.test.high)}; {verdict_words(answer)}.'
     )

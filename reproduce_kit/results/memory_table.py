@@ -9,7 +9,7 @@ __all__ = ['COST', 'telemetry_means', 'telemetry_hashes', 'Cost', 'cost_of', 'pa
 import json
 from dataclasses import dataclass
 
-from ..config.backbones import OPTIMIZER_TITLES
+from ..config.optimizers import optimizer_titles
 from ..core import artifact_dir, read_record, sha256
 from .table import MISSING, Table, format_signed
 from ..store.run import Run
@@ -116,19 +116,19 @@ def _add_means(table: Table, row: tuple, columns: list, group: list) -> dict:
     return means
 
 
-def _add_comparison(table: Table, row: tuple, columns: list, adamw: dict, lion: dict):
-    "Add a row with Lion relative to AdamW."
+def _add_comparison(table: Table, row: tuple, columns: list, first: dict, other: dict):
+    "Add a row with an optimizer relative to the first."
     for column in columns:
-        before, after = adamw.get(column), lion.get(column)
+        before, after = first.get(column), other.get(column)
         text, share = MISSING, None
         if before and after:
             share = (after - before) / before
             text = f'{format_signed(100 * (after - before) / before, 1)} %'
-        table.add(row, column, text, share, computed='from the two rows above')
+        table.add(row, column, text, share, computed='from the rows above')
 
 # %% ../../nbs/results/34_memory_table.ipynb #c4dd0e50
 def memory_table(runs: list) -> Table:
-    "Return memory and cost per backbone and optimizer, with Lion relative to AdamW."
+    "Return memory and cost per backbone and optimizer, and the others relative to the first."
     table = Table('memory', _CAPTION + paid_for(runs), ('Backbone', 'Optimizer'), 'r')
     measured = [(run, _run_values(run)) for run in runs]
     columns = [
@@ -138,13 +138,16 @@ def memory_table(runs: list) -> Table:
     ]
     for title in dict.fromkeys(run.cfg.title for run in runs):
         means = {}
-        for optimizer, label in OPTIMIZER_TITLES.items():
+        own = [run.cfg.optimizer for run in runs if run.cfg.title == title]
+        for optimizer, label in optimizer_titles(own).items():
             group = [
                 (run, values)
                 for run, values in measured
                 if (run.cfg.title, run.cfg.optimizer) == (title, optimizer)
             ]
-            means[optimizer] = _add_means(table, (title, label), columns, group)
-        row = (title, 'Lion vs AdamW')
-        _add_comparison(table, row, columns, means['adamw'], means['lion'])
+            means[label] = _add_means(table, (title, label), columns, group)
+        first, *others = means
+        for other in others:
+            row = (title, f'{other} vs {first}')
+            _add_comparison(table, row, columns, means[first], means[other])
     return table

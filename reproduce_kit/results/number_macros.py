@@ -6,7 +6,7 @@
 __all__ = ['number_macros']
 
 # %% ../../nbs/results/36_number_macros.ipynb #fa08103d
-from ..config.backbones import OPTIMIZER_TITLES
+from ..config.optimizers import OPTIMIZER_TITLES, optimizer_titles
 from ..evaluation.metrics import paired_interval
 from .endpoint import add_endpoint_macros
 from .manifest import read_manifest
@@ -50,10 +50,15 @@ def _setting_macros(runs: list) -> list:
     ]
 
 # %% ../../nbs/results/36_number_macros.ipynb #21b220a3
+def _titles(runs: list) -> dict:  # {optimizer: title}
+    "Return the optimizers of runs, and those that the text always speaks of."
+    return optimizer_titles([*OPTIMIZER_TITLES, *(run.cfg.optimizer for run in runs)])
+
+
 def _rate_macros(runs: list) -> list:
     "[(macro, text)] of the rates of each optimizer."
     macros = []
-    for optimizer, title in OPTIMIZER_TITLES.items():
+    for optimizer, title in _titles(runs).items():
         rates = {run.cfg.learning_rate for run in runs if run.cfg.optimizer == optimizer}
         text = ', '.join(format_rate(rate) for rate in sorted(rates))
         macros.append((f'Rate{title}', text or MISSING))
@@ -90,7 +95,7 @@ def _add_row(table: Table, name: str, runs: list, bm25):
     mean = float(frame[lead].mean())
     gain, low, high = paired_interval(frame[lead], bm25[lead])
     ends = f'[{format_signed(low)}, {format_signed(high)}]'
-    system = f'{run.cfg.title} + {OPTIMIZER_TITLES[run.cfg.optimizer]}'
+    system = f'{run.cfg.title} + {run.cfg.optimizer_title}'
     table.add(f'kit{name}Name', 'value', system, **source)
     table.add(f'kit{name}Epoch', 'value', str(epoch), **source)
     source = dict(measure=lead, **source)
@@ -110,7 +115,7 @@ def _add_zero_shot(table: Table, runs: list):
     "Add each optimizer's difference from the zero-shot ranking; dashes where there is none."
     _, main, lead = table_columns(runs)[0]
     zero_shot = first_stage(runs, 'zero-shot')[main][0][lead] if has_zero_shot(runs) else None
-    for optimizer, title in OPTIMIZER_TITLES.items():
+    for optimizer, title in _titles(runs).items():
         trained = [run for run in runs if run.cfg.optimizer == optimizer]
         words, ends, source = MISSING, MISSING, {}
         if trained and zero_shot is not None:
@@ -128,10 +133,10 @@ def _add_other_sets(table: Table, runs: list):
         if test_set == runs[0].cfg.test_sets[0] or not test_set.isalpha():
             continue
         bm25 = first_stage(runs, 'BM25')[test_set]
-        rows = dict(BM=bm25, ZeroShot=None) | dict.fromkeys(OPTIMIZER_TITLES.values())
+        rows = dict(BM=bm25, ZeroShot=None) | dict.fromkeys(_titles(runs).values())
         if has_zero_shot(runs):
             rows |= dict(ZeroShot=first_stage(runs, 'zero-shot')[test_set])
-        for optimizer, title in OPTIMIZER_TITLES.items():
+        for optimizer, title in _titles(runs).items():
             trained = [run for run in runs if run.cfg.optimizer == optimizer]
             if trained:
                 rows[title] = chosen_row(trained)[-1][test_set]
@@ -165,7 +170,7 @@ def number_macros(runs: list) -> Table:
     for macro, (frame, source) in rows.items():
         mean = float(frame[lead].mean())
         table.add(f'kit{macro}', 'value', f'{mean:.4f}', mean, measure=lead, **source)
-    for optimizer, title in OPTIMIZER_TITLES.items():
+    for optimizer, title in _titles(runs).items():
         trained = [run for run in runs if run.cfg.optimizer == optimizer]
         if trained:
             _add_row(table, title, trained, bm25[0])

@@ -12,7 +12,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from ..config.backbones import OPTIMIZER_TITLES
 from ..config.settings import PLACEMENT_KEYS
 from ..config.sweep import TUNED_KEYS
 from ..data.trec import ranking, read_run
@@ -29,7 +28,7 @@ def kind_of_pair(
     a, b = first.cfg.model_dump(), second.cfg.model_dump()
     differing = {key for key in a if a[key] != b[key]} - {'name', *PLACEMENT_KEYS}
     if differing == {'seed'}:
-        return f'{OPTIMIZER_TITLES[first.cfg.optimizer]}, other seed'
+        return f'{first.cfg.optimizer_title}, other seed'
     if 'optimizer' in differing and differing <= TUNED_KEYS:
         return 'other optimizer, same seed'
     return ''

@@ -10,7 +10,6 @@ __all__ = ['MEASURE_TITLES', 'MEASURE_COLUMNS', 'MAIN_MEASURES', 'require_runs',
 # %% ../../nbs/results/30_run_tables.ipynb #fe84177e
 import pandas as pd
 
-from ..config.backbones import OPTIMIZER_TITLES
 from ..config.settings import PLACEMENT_KEYS
 from reproduce_kit.core import (
     KitError,
@@ -259,7 +258,7 @@ def row_label(run: Run, runs: list) -> tuple:
     "Return (backbone, optimizer), with the rate if runs of both differ in it."
     name = (run.cfg.title, run.cfg.optimizer)
     rates = {r.cfg.learning_rate for r in runs if (r.cfg.title, r.cfg.optimizer) == name}
-    optimizer = OPTIMIZER_TITLES[run.cfg.optimizer]
+    optimizer = run.cfg.optimizer_title
     if len(rates) > 1:
         optimizer += f', {format_rate(run.cfg.learning_rate)}'
     return run.cfg.title, optimizer

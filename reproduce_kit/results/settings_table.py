@@ -6,7 +6,6 @@
 __all__ = ['settings_table']
 
 # %% ../../nbs/results/32_settings_table.ipynb #0e24ca0b
-from ..config.backbones import OPTIMIZER_TITLES
 from ..config.settings import PLACEMENT_KEYS, RunConfig
 from .table import MISSING, Table
 
@@ -40,7 +39,7 @@ def settings_table(runs: list) -> Table:
     table = Table('settings', caption, ('Key',))
     columns = {}
     for run in runs:
-        title, optimizer = run.cfg.title, OPTIMIZER_TITLES[run.cfg.optimizer]
+        title, optimizer = run.cfg.title, run.cfg.optimizer_title
         columns.setdefault((title, optimizer), []).append(run)
     has_one_backbone = len({title for title, _ in columns}) == 1
     for key in differing or keys:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ..config.backbones import OPTIMIZER_TITLES
+from ..config.comparison import Comparison, compared_optimizers
 from ..config.endpoint import Endpoint, endpoint_of
+from ..config.optimizers import optimizer_title
 from ..config.settings import PLACEMENT_KEYS
 from ..core import canonical_json
 from ..data.docstrings import module_of
@@ -74,19 +75,22 @@ def last_epoch_values(runs: list, test_set: str, measure: str) -> dict:
     return values
 
 # %% ../../nbs/results/40_significance_tables.ipynb #88a05205
-def _pair_label(backbone: str, lion_rate: float, adamw_rate: float, has_several: bool) -> str:
+def _pair_label(backbone: str, rates: tuple, has_several: bool) -> str:
+    "Name a row; `rates` are those of the advanced optimizer and of the baseline."
     if not has_several:
         return backbone
-    return f'{backbone}, {format_rate(lion_rate)} / {format_rate(adamw_rate)}'
+    return f'{backbone}, {" / ".join(map(format_rate, rates))}'
 
 
-def _lion_adamw_pairs(values: dict) -> list:
-    "[(Lion's key, AdamW's key)] of the same backbone; keys are (backbone, optimizer, rate)."
+def _pairs(values: dict, comparison: Comparison) -> list:
+    "[(advanced key, baseline key)] of the same backbone; keys are (backbone, optimizer, rate)."
     return [
-        (lion, adamw)
-        for lion in values
-        for adamw in values
-        if lion[1] == 'lion' and adamw[1] == 'adamw' and lion[0] == adamw[0]
+        (advanced, baseline)
+        for advanced in values
+        for baseline in values
+        if advanced[1] == comparison.advanced
+        and baseline[1] == comparison.baseline
+        and advanced[0] == baseline[0]
     ]
 
 # %% ../../nbs/results/40_significance_tables.ipynb #c423c709
@@ -95,17 +99,18 @@ _TEST_TITLES = {'randomization': 'p rand.', 't': 'p t', 'wilcoxon': 'p Wilc.'}
 
 def _add_gap(table: Table, row: tuple, values: dict, pair: tuple, result: pd.Series, measure: str):
     "Add the row of one comparison; `result` is its row of `compare_runs`."
-    (lion, lion_source), (adamw, adamw_source) = (values[key] for key in pair)
-    for title, mean, source in (
-        ('AdamW', result.mean_b, adamw_source),
-        ('Lion', result.mean_a, lion_source),
+    (advanced, source), (baseline, baseline_source) = (values[key] for key in pair)
+    for key, mean, made in (
+        (pair[1], result.mean_b, baseline_source),
+        (pair[0], result.mean_a, source),
     ):
-        table.add(row, title, f'{mean:.4f}', float(mean), measure=measure, **source)
-    both = dict(run=f"{adamw_source['run']}, {lion_source['run']}")
+        title = optimizer_title(key[1])
+        table.add(row, title, f'{mean:.4f}', float(mean), measure=measure, **made)
+    both = dict(run=', '.join(made['run'] for made in (baseline_source, source)))
     interval = format_interval(result.difference, result.low, result.high)
     table.add(row, 'Δ [95 %]', interval, float(result.difference), **both)
     table.add(row, 'effect', format_signed(result.effect, 2), float(result.effect), **both)
-    by_topic = differences(lion, adamw)
+    by_topic = differences(advanced, baseline)
     for name, test in TESTS.items():
         p = float(result.p if name == 'randomization' else test(by_topic)[0])
         table.add(row, _TEST_TITLES[name], format_p(p), p, **both)
@@ -115,7 +120,7 @@ def _add_gap(table: Table, row: tuple, values: dict, pair: tuple, result: pd.Ser
 
 # %% ../../nbs/results/40_significance_tables.ipynb #5af2714f
 _GAP_CAPTION = (
-    'Lion minus AdamW after the last epoch on the same topics: difference with its paired '
+    '{title} after the last epoch on the same topics: difference with its paired '
     'bootstrap interval, effect size (mean over standard deviation of the differences), and p of '
     "Fisher's randomization test, Student's paired t-test and Wilcoxon's signed-rank test. "
     'Corrected: randomization, {correction} over the {count} rows of a measure; bold at 5 %. Over '
@@ -127,23 +132,28 @@ def gap_table(
     runs: list,
     correction: str = 'holm',  # a key of CORRECTIONS
 ) -> Table:
-    "Return Lion minus AdamW, backbone by backbone, with its evidence."
+    "Return the difference of two optimizers, backbone by backbone, with its evidence."
     table = Table('significance', '', ('Measure', 'Backbone'), 'c')
+    comparison = compared_optimizers([run.cfg for run in runs])
+    if comparison is None:
+        return table
     count = 0
     for test_set, measure in leading_measures(runs).items():
         values = last_epoch_values(runs, test_set, measure)
-        pairs = _lion_adamw_pairs(values)
+        pairs = _pairs(values, comparison)
         if not pairs:
             continue
         topics = {key: by_topic for key, (by_topic, _) in values.items()}
         results = compare_runs(topics, pairs, correction=correction)
         count = max(count, len(pairs))
         has_several = len(values) > 2 * len({backbone for backbone, *_ in values})
-        for i, (lion, adamw) in enumerate(pairs):
-            label = _pair_label(lion[0], lion[2], adamw[2], has_several)
+        for i, (advanced, baseline) in enumerate(pairs):
+            label = _pair_label(advanced[0], (advanced[2], baseline[2]), has_several)
             row = (f'{measure} ({test_set})', label)
-            _add_gap(table, row, values, (lion, adamw), results.iloc[i], measure)
-    table.caption = _GAP_CAPTION.format(correction=CORRECTIONS[correction], count=count)
+            _add_gap(table, row, values, (advanced, baseline), results.iloc[i], measure)
+    table.caption = _GAP_CAPTION.format(
+        title=comparison.title, correction=CORRECTIONS[correction], count=count
+    )
     return table
 
 # %% ../../nbs/results/40_significance_tables.ipynb #959f0cb2
@@ -229,46 +239,57 @@ def _last_values_by_seed(by_seed: dict, seeds: list, test_sets, measure: str) ->
 # %% ../../nbs/results/40_significance_tables.ipynb #0a5a2b7d
 @dataclass(frozen=True)
 class SeedGap:
-    "Lion minus AdamW of one backbone, for the seeds that both have."
+    "The difference of two optimizers on one backbone, for the seeds that both have."
 
     differences: pd.DataFrame  # a row per topic, a column per seed
-    lion: pd.Series  # mean of each seed
-    adamw: pd.Series
-    runs: list  # AdamW's, then Lion's
+    means: dict  # {optimizer: mean of each seed}, the baseline first
+    runs: list  # the baseline's, then the others
+
+    @property
+    def title(self) -> str:
+        "The difference in words."
+        baseline, advanced = self.means
+        return Comparison(advanced, baseline).title
 
 # %% ../../nbs/results/40_significance_tables.ipynb #78ab5f56
 def seed_gaps(
     runs: list,
     test_sets: tuple,  # whose topics are pooled
     measure: str,
-) -> dict:  # {(backbone, Lion's rate, AdamW's rate): SeedGap}
-    "Return Lion minus AdamW of the last epochs, for the seeds that both have."
+    comparison: Comparison = None,  # default: what the study compares
+) -> dict:  # {(backbone, the advanced optimizer's rate, the baseline's): SeedGap}
+    "Return the differences of two optimizers after the last epoch, for the seeds that both have."
+    comparison = comparison or compared_optimizers([run.cfg for run in runs])
+    if comparison is None:
+        return {}
     groups = {}
     for group in seed_replicates(runs):
         config = group[0].cfg
         by_seed = {run.cfg.seed: run for run in group}
         groups.setdefault((config.title, config.optimizer), []).append(by_seed)
     pairs = [
-        (title, lion, adamw)
-        for (title, optimizer), lions in groups.items()
-        if optimizer == 'lion'
-        for lion in lions
-        for adamw in groups.get((title, 'adamw'), ())
+        (title, advanced, baseline)
+        for (title, optimizer), several in groups.items()
+        if optimizer == comparison.advanced
+        for advanced in several
+        for baseline in groups.get((title, comparison.baseline), ())
     ]
     gaps = {}
-    for title, lion, adamw in pairs:
-        seeds = sorted({*lion} & {*adamw})
+    for title, advanced, baseline in pairs:
+        seeds = sorted({*advanced} & {*baseline})
         if len(seeds) < 2:
             continue
         first = seeds[0]
-        lion_values = _last_values_by_seed(lion, seeds, test_sets, measure)
-        adamw_values = _last_values_by_seed(adamw, seeds, test_sets, measure)
-        rates = lion[first].cfg.learning_rate, adamw[first].cfg.learning_rate
+        values = _last_values_by_seed(advanced, seeds, test_sets, measure)
+        baseline_values = _last_values_by_seed(baseline, seeds, test_sets, measure)
+        rates = advanced[first].cfg.learning_rate, baseline[first].cfg.learning_rate
         gaps[title, *rates] = SeedGap(
-            differences=lion_values - adamw_values,
-            lion=lion_values.mean(),
-            adamw=adamw_values.mean(),
-            runs=[by_seed[seed] for by_seed in (adamw, lion) for seed in seeds],
+            differences=values - baseline_values,
+            means={
+                comparison.baseline: baseline_values.mean(),
+                comparison.advanced: values.mean(),
+            },
+            runs=[by_seed[seed] for by_seed in (baseline, advanced) for seed in seeds],
         )
     return gaps
 
@@ -281,12 +302,11 @@ def _difference_rows(gap: SeedGap, test: CrossedTest, p: float | None) -> list:
     "[(label, text, value)] of one comparison; `p` is None if it was not to be tested."
     parts = test.parts
     rows = [('seeds', str(parts.k), parts.k)]
-    for optimizer in ('adamw', 'lion'):
-        means = getattr(gap, optimizer)
+    for optimizer, means in gap.means.items():
         text = f'{means.mean():.4f} ±{means.std(ddof=1):.3f}'
-        rows.append((OPTIMIZER_TITLES[optimizer], text, float(means.mean())))
+        rows.append((optimizer_title(optimizer), text, float(means.mean())))
     interval = format_interval(parts.mean, test.low, test.high)
-    rows.append(('Lion minus AdamW [95 %]', interval, parts.mean))
+    rows.append((f'{gap.title} [95 %]', interval, parts.mean))
     modules = [module_of(topic) for topic in gap.differences.index]
     if len(set(modules)) < len(modules):
         ends = cluster_interval(gap.differences, modules)
@@ -302,13 +322,13 @@ def _difference_rows(gap: SeedGap, test: CrossedTest, p: float | None) -> list:
     return rows
 
 # %% ../../nbs/results/40_significance_tables.ipynb #9c699880
-def _margin_rows(test: CrossedTest, margin: float, p: float) -> list:
+def _margin_rows(title: str, test: CrossedTest, margin: float, p: float) -> list:
     "[(label, text, value)] of the equivalence, with its p-value, and of the power."
     parts, answer = test.parts, equivalence(test, margin)
     interval = format_interval(parts.mean, answer.low, answer.high)
     says = 'equivalent' if p <= 0.05 else 'not shown to be equivalent'
     rows = [
-        (f'Lion minus AdamW [90 %], margin {margin:g}', interval, parts.mean),
+        (f'{title} [90 %], margin {margin:g}', interval, parts.mean),
         (f'within {margin:g}', says, None),
     ]
     if not (parts.rest or parts.topics):
@@ -326,7 +346,8 @@ def _margin_rows(test: CrossedTest, margin: float, p: float) -> list:
 
 # %% ../../nbs/results/40_significance_tables.ipynb #a5e293e8
 _VARIANCE_CAPTION = (
-    'Lion minus AdamW after the last epoch against the noise of seeds and topics (crossed, Hillis '
+    'The difference of two optimizers after the last epoch against the noise of seeds and '
+    'topics (crossed, Hillis '
     '2007); ±: standard deviation between seeds. Equivalence by two one-sided tests, within the '
     'margin that the study stated beforehand. No p-value is printed from fewer than '
     'five seeds, or of another comparison than the one that the study stated; those of several '
@@ -352,7 +373,7 @@ def _adjusted_ps(tests: list, margin: float | None) -> list:
 
 
 def variance_table(runs: list) -> Table:
-    "Return Lion minus AdamW against the noise of seeds and topics."
+    "Return the difference of two optimizers against the noise of seeds and topics."
     table = Table('variance', _VARIANCE_CAPTION, ('',), 'c')
     endpoint = endpoint_of(runs[0].cfg)
     for test_sets, measure in _questions(runs, endpoint):
@@ -363,11 +384,11 @@ def variance_table(runs: list) -> Table:
         tests = [topics_and_seeds(gap.differences) for gap in gaps.values()]
         ps = _adjusted_ps(tests, margin)
         for ((backbone, *rates), gap), test, (p, p_equal) in zip(gaps.items(), tests, ps):
-            label = _pair_label(backbone, *rates, has_several)
+            label = _pair_label(backbone, rates, has_several)
             column = (f'{measure} ({" + ".join(test_sets)})', label)
             rows = _difference_rows(gap, test, p if is_endpoint or not endpoint else None)
             if is_endpoint:
-                rows += _margin_rows(test, margin, p_equal)
+                rows += _margin_rows(gap.title, test, margin, p_equal)
             names = ', '.join(run.folder.name for run in gap.runs)
             for label, text, value in rows:
                 table.add(label, column, text, value, run=names)

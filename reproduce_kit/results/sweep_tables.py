@@ -6,7 +6,7 @@
 __all__ = ['sweep_table', 'sweep_macros']
 
 # %% ../../nbs/results/59_sweep_tables.ipynb #fc137516
-from ..config.backbones import OPTIMIZER_TITLES
+from ..config.optimizers import optimizer_title, optimizer_titles
 from ..config.sweep import read_sweep
 from ..core import project_root, sha256
 from reproduce_kit.results.selection import (
@@ -68,7 +68,7 @@ def sweep_table(
     part = name.partition('/')[2]
     table = Table(f'sweep{part and "-"}{part}', caption, ('Optimizer', 'Trial'), 'r')
     score = f'{sweep.measure} ({sweep.test_set})'
-    for optimizer, title in OPTIMIZER_TITLES.items():
+    for optimizer, title in optimizer_titles(sweep.optimizers).items():
         own = [result for result in results if result.optimizer == optimizer]
         for result in sorted(own, key=lambda result: result.learning_rate):
             row = (title, str(result.number))
@@ -96,7 +96,7 @@ def sweep_macros(
         Sentence=budget_sentence(scores),
     )
     for name in names:
-        best, title = winner(results, name), OPTIMIZER_TITLES[name]
+        best, title = winner(results, name), optimizer_title(name)
         texts[f'Rate{title}'] = format_rate(best.learning_rate)
         texts[f'Score{title}'] = f'{best.score:.4f}'
         texts[f'Left{title}'] = MISSING if best.left_ln2 is None else str(best.left_ln2)

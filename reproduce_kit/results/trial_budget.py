@@ -11,9 +11,9 @@ from math import comb
 import matplotlib.pyplot as plt
 import numpy as np
 
-from ..config.backbones import OPTIMIZER_TITLES
+from ..config.optimizers import optimizer_title
 from ..config.sweep import Sweep
-from .figures import COLOURS, set_style
+from .figures import optimizer_looks, set_style
 from .selection import first_round, winner
 from .table import format_rate
 
@@ -49,7 +49,7 @@ def budget_sentence(
     "Say which optimizer has the higher expected best, and from how many trials on."
     (first, a), (second, b) = ((name, expected_best(values)) for name, values in scores.items())
     ahead = [first if x >= y else second for x, y in zip(a, b, strict=True)]
-    titles = {name: OPTIMIZER_TITLES[name] for name in (first, second)}
+    titles = {name: optimizer_title(name) for name in (first, second)}
     if len(set(ahead)) == 1:
         bands = [expected_best_band(values) for values in scores.values()]
         (low, high), (other_low, other_high) = bands
@@ -62,22 +62,17 @@ def budget_sentence(
     return f'The curves cross: {", ".join(parts)}. Which is better depends on the budget.'
 
 # %% ../../nbs/results/58_trial_budget.ipynb #e7c857f4
-_MARKERS = {'AdamW': 'o', 'Lion': '^'}
-
-
 def _draw_rates(ax, results: list, measure: str):
     "Draw quality against rate, shifted to each optimizer's best trial."
-    for name, title in OPTIMIZER_TITLES.items():
+    for name, look in optimizer_looks(result.optimizer for result in results).items():
         own = [result for result in results if result.optimizer == name]
-        if not own:
-            continue
         best = winner(results, name)
         shifted = [result.learning_rate / best.learning_rate for result in own]
-        style = dict(color=COLOURS[title], marker=_MARKERS[title], ls='', ms=4)
+        style = dict(color=look.colour, marker=look.marker, ls='', ms=4)
         ax.plot(
             shifted,
             [r.score for r in own],
-            label=f'{title}, best at {format_rate(best.learning_rate)}',
+            label=f'{look.title}, best at {format_rate(best.learning_rate)}',
             **style,
         )
     ax.axvline(1, color='#999999', lw=0.8, ls=':')
@@ -87,7 +82,7 @@ def _draw_rates(ax, results: list, measure: str):
 
 def _draw_budget(ax, results: list, sweep: Sweep):
     "Draw the expected best of the first n trials, with bands."
-    for name, title in OPTIMIZER_TITLES.items():
+    for name, look in optimizer_looks(result.optimizer for result in results).items():
         scores = first_round(results, name, sweep)
         if not scores:
             continue
@@ -95,12 +90,12 @@ def _draw_budget(ax, results: list, sweep: Sweep):
         ax.plot(
             trials,
             expected_best(scores),
-            color=COLOURS[title],
-            marker=_MARKERS[title],
+            color=look.colour,
+            marker=look.marker,
             ms=4,
-            label=title,
+            label=look.title,
         )
-        ax.fill_between(trials, low, high, color=COLOURS[title], alpha=0.15, lw=0)
+        ax.fill_between(trials, low, high, color=look.colour, alpha=0.15, lw=0)
     ax.set(xlabel='trials', ylabel='expected best')
     ax.legend(frameon=False, ncols=2, loc='lower center', bbox_to_anchor=(0.5, 1.0))
 

@@ -8,7 +8,6 @@ __all__ = ['PAIRS', 'GTE_CONFIG', 'NANOBEIR_PARTS', 'fake_model', 'fake_words', 
 # %% ../../nbs/testing/10_fake_hub.ipynb #22335f43
 import json
 import tempfile
-from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from string import ascii_letters, ascii_lowercase, digits, punctuation
@@ -151,7 +150,7 @@ def _byte_level(folder: Path) -> dict:  # {key of a model's config: id of a spec
 
 # %% ../../nbs/testing/10_fake_hub.ipynb #a635a9b8
 def _sizes(shape: Shape) -> dict:
-    return {key: value for key, value in asdict(shape).items() if key != 'model_type'}
+    return shape.model_dump(exclude={'model_type'})
 
 
 def _bert(folder: Path, shape: Shape):

@@ -71,12 +71,13 @@ def _record_training(run: Run, seconds: float):
         decays.append(0.0)
     betas = [cfg.beta1, cfg.beta2]
     groups = [dict(betas=betas, weight_decay=decay, tensors=1) for decay in decays]
+    kind = OPTIMIZER_CLASSES.get(cfg.optimizer, [cfg.optimizer])[0]
     parameters = parameter_counts(cfg.backbone, cfg.layers)
     moments = 1 if cfg.optimizer == 'lion' else 2
     state_bytes = 4 * parameters['total'] * moments
     run.note(
         data=dict.fromkeys(cfg.test_sets, 'same'),
-        optimizer=dict(kind=OPTIMIZER_CLASSES[cfg.optimizer][0], groups=groups),
+        optimizer=dict(kind=kind, groups=groups),
         memory=dict(optimizer_state_bytes=state_bytes, parameters=parameters),
     )
     run.record(EventKind.CHECKPOINT, step=cfg.updates, seconds=seconds)

@@ -93,6 +93,8 @@ class MicrobatchTrainer(CrossEncoderTrainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         "Add the gradients of a batch, piece by piece, and return its loss."
         model.train()
+        if hasattr(self.optimizer, 'train'):
+            self.optimizer.train()  # schedule-free ones train another average than they show
         inputs = self._prepare_inputs(inputs)
         pairs, pieces = len(inputs['labels']), inputs['pieces']
         total = 0.0

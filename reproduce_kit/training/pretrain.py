@@ -159,7 +159,7 @@ def _start(settings: EncoderSettings, pieces: Pieces) -> PreTraining:
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     torch.manual_seed(settings.seed)
     model = TiteForPreTraining(encoder_config(settings)).train().to(device)
-    groups = decay_groups(model, settings.weight_decay)
+    groups = decay_groups(model.parameters(), settings.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
     special = sorted(pieces.tokenizer.all_special_ids)
     training = PreTraining(settings, pieces, model, optimizer, device, special)

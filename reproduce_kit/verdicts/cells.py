@@ -10,7 +10,7 @@ __all__ = ['printed_cells', 'PrintedCell', 'cells_to_check', 'OurRow', 'obstacle
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from ..config.backbones import BACKBONES, OPTIMIZER_TITLES
+from ..config.backbones import BACKBONES
 from ..config.files import read_configs
 from ..core import KitError, did_you_mean, project_root
 from ..data.published import Paper, is_published, listed_systems, read_paper
@@ -280,7 +280,7 @@ def bm25_verdict(cell: PrintedCell, recipe: str, runs: list) -> CellVerdict:
 
 # %% ../../nbs/verdicts/20_cells.ipynb #54b00863
 def _pair(settings) -> tuple:
-    return BACKBONES[settings.backbone].repo, OPTIMIZER_TITLES[settings.optimizer]
+    return BACKBONES[settings.backbone].repo, settings.optimizer_title
 
 
 def our_rows(

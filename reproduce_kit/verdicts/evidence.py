@@ -13,8 +13,9 @@ from functools import cache
 import pandas as pd
 import torch
 
-from ..config.backbones import BACKBONES, OPTIMIZER_TITLES
+from ..config.backbones import BACKBONES
 from ..config.files import make_config
+from ..config.optimizers import OPTIMIZER_TITLES
 from ..config.settings import example_settings
 from ..data.published import Paper, listed_systems, published_table, read_paper
 from ..engines.estimate import parameter_counts
@@ -204,7 +205,7 @@ class RecipeEvidence:
         "Add a group of runs that differ in their seed alone."
         settings = group[0].cfg
         model = self.paper.models[BACKBONES[settings.backbone].repo]
-        pair = (model, OPTIMIZER_TITLES[settings.optimizer])
+        pair = (model, settings.optimizer_title)
         fewest = self.seeds.get((self.ground, model), len(group))
         self.seeds[self.ground, model] = min(len(group), fewest)
         history = read_history(group[0].folder)

@@ -14,7 +14,7 @@ from itertools import combinations
 
 import numpy as np
 
-from ..config.backbones import OPTIMIZER_TITLES
+from ..config.optimizers import optimizer_title
 from ..core import KitError, did_you_mean
 from ..evaluation.significance import correct_p_values, differences, randomization
 from ..results.table import format_p
@@ -295,7 +295,7 @@ class OptimizerWords(Words):
     def state(self, optimizer):
         "The values that an optimizer keeps per parameter."
         values = self.evidence.measured[optimizer].values
-        title = OPTIMIZER_TITLES[optimizer]
+        title = optimizer_title(optimizer)
         self._note(f'{title} keeps {values:.2f} values per parameter (measured)')
         return values
 
@@ -303,7 +303,7 @@ class OptimizerWords(Words):
         "Whether a parameter without gradient shrinks by rate times decay."
         is_decoupled = self.evidence.measured[optimizer].is_decoupled
         verb = 'shrinks' if is_decoupled else 'does not shrink'
-        title = OPTIMIZER_TITLES[optimizer]
+        title = optimizer_title(optimizer)
         self._note(f'{title}: a parameter without gradient {verb} by rate times decay (measured)')
         return is_decoupled
 
@@ -311,7 +311,7 @@ class OptimizerWords(Words):
         "Whether every parameter moves by one learning rate."
         is_equal = self.evidence.measured[optimizer].has_equal_steps
         step = 'the' if is_equal else 'its own multiple of the'
-        title = OPTIMIZER_TITLES[optimizer]
+        title = optimizer_title(optimizer)
         self._note(f'{title}: every parameter moves by {step} learning rate (measured)')
         return is_equal
 

@@ -23,7 +23,7 @@ MSMARCO = dict(
     [
         ("unknown key 'learning_rat'; did you mean 'learning_rate'?", dict(learning_rat=1.0e-3)),
         ("learning_rate: expected greater than 0; found -0.1", dict(learning_rate=-0.1)),
-        ("did you mean 'lion'?; found 'lio'", dict(optimizer='lio')),
+        ("did you mean 'lion'?", dict(optimizer='lio')),
         ("'minilm-l6' is unknown; did you mean 'minilm-l6-h384'?", dict(backbone='minilm-l6')),
         ("layers: 7 asked of minilm-l6-h384, which has 6", dict(layers=7)),
         ("layers: 2 asked of bert-docs, whose 6 belong", dict(backbone='bert-docs', layers=2)),

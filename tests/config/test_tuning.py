@@ -43,7 +43,7 @@ def rates_of(sweep):
         ('test_set: dev', 'test_set: test', r'test_set'),
         ('6.0e-6, 1.92e-4', '6.0e-6, 1.0e-4', 'not equally wide'),
         ('[3.0e-5, 9.6e-4]', '[9.6e-4, 3.0e-5]', 'must rise'),
-        ('  lion:', '  lino:', 'is none of'),
+        ('  lion:', '  lino:', 'is no optimizer'),
         ('edge:', 'egde:', 'egde'),
     ],
 )

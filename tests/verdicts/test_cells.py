@@ -11,7 +11,7 @@ from conftest import ROOT
 from kit import reproduce_here
 
 import reproduce_kit.verdicts.cells as cells_module
-from reproduce_kit.config.backbones import BACKBONES, OPTIMIZER_TITLES
+from reproduce_kit.config.backbones import BACKBONES
 from reproduce_kit.config.files import make_config, read_configs
 from reproduce_kit.data.published import read_paper
 from reproduce_kit.evaluation.metrics import MEASURES
@@ -48,7 +48,7 @@ def topic_tables(cfg, means, topics=43, spread=0.2, seed=1):
 
 def printed_row(cfg, against='draft'):
     """{epoch: {measure: printed value}} of a config's row."""
-    pair = (BACKBONES[cfg.backbone].repo, OPTIMIZER_TITLES[cfg.optimizer])
+    pair = (BACKBONES[cfg.backbone].repo, cfg.optimizer_title)
     row = {epoch: {} for epoch in EPOCHS}
     for (backbone, optimizer, epoch, measure), printed in printed_cells(PAPER, against).items():
         if (backbone, optimizer) == pair:

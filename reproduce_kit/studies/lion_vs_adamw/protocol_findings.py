@@ -12,7 +12,7 @@ import pandas as pd
 from statsmodels.stats.power import TTestPower
 from tokenizers import Tokenizer
 
-from ...config.backbones import BACKBONES, OPTIMIZER_TITLES
+from ...config.backbones import BACKBONES
 from ...config.files import read_configs
 from ...core import project_root
 from ...models.backbone import weights_folder
@@ -32,7 +32,7 @@ def pair_differences(recipe: str = 'as-run') -> dict:  # {model: {key: (AdamW's 
     rows = {}
     for settings in read_configs([project_root() / 'params' / STUDY / recipe]):
         model = this_paper().models[BACKBONES[settings.backbone].repo]
-        rows[model, OPTIMIZER_TITLES[settings.optimizer]] = settings.model_dump()
+        rows[model, settings.optimizer_title] = settings.model_dump()
     differences = {}
     for model in this_paper().models.values():
         adamw, lion = rows[model, 'AdamW'], rows[model, 'Lion']

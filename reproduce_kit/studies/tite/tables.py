@@ -11,8 +11,9 @@ import statistics
 
 import pandas as pd
 
-from ...config.backbones import BACKBONES, OPTIMIZER_TITLES, KitBackbone
+from ...config.backbones import BACKBONES, KitBackbone
 from ...config.encoders import read_encoder
+from ...config.optimizers import optimizer_title
 from ...core import KitError, read_json
 from ...data.published import published_table
 from ...evaluation.significance import compare_runs
@@ -267,7 +268,7 @@ def pooling_of(run) -> int:
     backbone = BACKBONES[run.cfg.backbone]
     if not isinstance(backbone, KitBackbone):
         return 0
-    return read_encoder(run.cfg.backbone, backbone.folder).arrangement
+    return read_encoder(run.cfg.backbone, backbone.encoders).arrangement
 
 # %% ../../../nbs/studies/tite/10_tables.ipynb #9e2d2b42
 def _selected_evidence(run, test_set: str) -> tuple:
@@ -360,7 +361,7 @@ def cross_table(runs: list) -> Table:
         add_mean(table, ('BM25', ''), title, bm25, measure)
     for run in runs:
         name, optimizer = run.folder.name, run.cfg.optimizer
-        row = (run.cfg.title, OPTIMIZER_TITLES[optimizer])
+        row = (run.cfg.title, optimizer_title(optimizer))
         epoch, evidence = selected[name]
         for measure, title in measures.items():
             add_mean(table, row, title, evidence, measure)
