@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..config.conflicts import HELD_OUT_SET
 from ..config.settings import RunConfig
+from ..config.study import read_study
 from reproduce_kit.core import (
     CHECKSUMS_FILE,
     KitError,
@@ -185,4 +186,5 @@ def eval_set(
             f"{name}: topics and judgments hash to {fingerprint}, expected {expected}; "
             f"{folder} is not made from NIST's files"
         )
-    return EvalSet(name, topics, qrels, run, corpus, MSMARCO.revision, SET_MEASURES.get(name))
+    shown = SET_MEASURES.get(name) or read_study(config.study).columns
+    return EvalSet(name, topics, qrels, run, corpus, MSMARCO.revision, shown)

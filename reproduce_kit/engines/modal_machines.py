@@ -68,7 +68,7 @@ def make_image(
         image = image.uv_pip_install(*extra, uv_version=UV)
     hub_offline = '1' if offline else '0'
     image = image.env(IMAGE_ENV | dict(HF_HUB_OFFLINE=hub_offline, REPRODUCE_APP=app_name))
-    for folder in ('reproduce_kit', 'nbs/experiments'):
+    for folder in ('reproduce_kit', 'nbs/experiments', 'params'):
         image = image.add_local_dir(
             project_root() / folder,
             f'{HOME}/{folder}',

@@ -22,6 +22,7 @@ from scipy.stats import bootstrap
 
 from ..core import KitError, atomic_write, read_json, read_record
 from ..data.trec import ranking
+from .named_measures import evaluate_named
 
 # %% ../../nbs/evaluation/10_metrics.ipynb #5fa2d68b
 LEVELS = (1, 2)
@@ -93,7 +94,7 @@ def _chunks(run: dict, topics: list):
 def evaluate(
     run: dict,  # {topic: {docid: score}}
     qrels: dict,  # {topic: {docid: grade}}
-    shown: dict = None,  # {column: name in `MEASURES`}; None: all of them under their own names
+    shown: dict = None,  # {column: name of a measure}; None: `MEASURES` under their own names
 ) -> pd.DataFrame:  # one row per judged topic, one column per measure
     "Measure a run topic by topic; judged topics that it lacks score zero (trec_eval -c)."
     _check_topics(run, qrels)
@@ -106,6 +107,8 @@ def evaluate(
         asked = {re.sub(r'_(\d+)$', r'.\1', code) for code in codes.values()}
         judges[level] = pytrec_eval.RelevanceEvaluator(qrels, asked, relevance_level=level)
     values = {measure: np.zeros(len(topics)) for measure in MEASURES}
+    others = set(shown.values()) - set(values)
+    values |= {name: evaluate_named(run, qrels, name).to_numpy() for name in others}
     for start, end in _chunks(run, topics):
         chunk = topics[start:end]
         scores = {q: {d: float(s) for d, s in run[q].items()} for q in chunk if run.get(q)}

@@ -9,6 +9,7 @@ __all__ = ['split_set', 'first_stage_gate', 'msmarco_sets', 'load_test_sets']
 import pytrec_eval
 
 from ..config.settings import RunConfig
+from ..config.study import read_study
 from ..core import KitError, cache_lock
 from ..data.bm25 import bm25_candidates
 from ..data.collection import Collection, EvalSet
@@ -18,7 +19,7 @@ from ..data.msmarco_qa import qa_v11
 from ..data.msmarco_sets import LUCENE_INDEX, MSMARCO_SETS, eval_set
 from ..data.pairs import load_collection
 from ..data.trec import ranking
-from .metrics import evaluate
+from .metrics import MEASURES, evaluate
 from ..store.run import process_rank
 
 # %% ../../nbs/evaluation/50_test_sets.ipynb #8dfbbdf8
@@ -46,6 +47,7 @@ def split_set(
         run,
         collection.corpus,
         collection.fingerprint,
+        read_study(config.study).columns,
     )
 
 # %% ../../nbs/evaluation/50_test_sets.ipynb #955b1c95
@@ -61,9 +63,10 @@ def _first_stage_score(
         judge = pytrec_eval.RelevanceEvaluator(judged.qrels, {'recall.1000'}, relevance_level=2)
         rows = judge.evaluate(judged.candidates)
         return sum(row['recall_1000'] for row in rows.values()) / len(judged.qrels)
-    if measure not in (judged.shown or ['nDCG@10']):
+    shown = judged.shown if measure in (judged.shown or {}) else None
+    if shown is None and measure not in MEASURES:
         return None
-    per_topic = evaluate(judged.candidates, judged.qrels, judged.shown)
+    per_topic = evaluate(judged.candidates, judged.qrels, shown)
     return float(per_topic[measure].mean())
 
 # %% ../../nbs/evaluation/50_test_sets.ipynb #614515f8

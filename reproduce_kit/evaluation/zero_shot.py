@@ -11,7 +11,7 @@ from pathlib import Path
 from ..core import artifact_dir, cache_lock
 from ..data.collection import EvalSet
 from ..data.trec import read_run, write_run
-from ..models.backbone import weights_folder
+from ..models.backbone import quiet, weights_folder
 
 # %% ../../nbs/evaluation/55_zero_shot.ipynb #a25344cd
 def is_sentence_encoder(
@@ -25,7 +25,8 @@ def _cosines(folder: Path, judged: EvalSet) -> dict:
     "Return the candidates of a set with the cosines of their embeddings."
     from reproduce_kit.evaluation.dense import load_bi_encoder  # noqa: PLC0415  late: torch
 
-    model = load_bi_encoder(folder)
+    with quiet():
+        model = load_bi_encoder(folder)
 
     def embed(texts: dict) -> dict:
         vectors = model.encode(

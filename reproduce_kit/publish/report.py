@@ -19,6 +19,7 @@ from jinja2 import Environment, PackageLoader
 
 from ..config.endpoint import endpoint_of
 from ..config.optimizers import optimizer_titles
+from ..config.study import read_study
 from ..core import artifact_dir, atomic_write, data_folder, sha256
 from ..engines.compliance import check_configs
 from ..results.endpoint import endpoint_answers, endpoint_sentence
@@ -30,9 +31,10 @@ from reproduce_kit.results.figures import (
     scaling_figure,
 )
 from ..results.manifest import Commit, read_manifest
+from ..results.measure_columns import table_columns
 from ..results.memory_table import memory_table
 from ..results.number_macros import number_macros
-from ..results.run_tables import require_runs, table1, table_columns
+from ..results.run_tables import require_runs, table1
 from ..results.settings_table import settings_table
 from reproduce_kit.results.significance_tables import (
     gap_table,
@@ -217,8 +219,7 @@ def _cell_row(verdict: CellVerdict) -> dict:
 
 # %% ../../nbs/publish/30_report.ipynb #58b01e07
 _NOTHING_PRINTED = (
-    '<p>No numbers are printed for this study, so there is nothing to reproduce cell by cell. '
-    'The claims and the audit below are about the study of Lion and AdamW.</p>'
+    '<p>No numbers are printed for this study, so there is nothing to reproduce cell by cell.</p>'
 )
 
 
@@ -286,6 +287,15 @@ def _audit_inputs() -> list:
     folders = [data_folder() / name for name in ('paper-authors', 'runs', 'trec-dl')]
     return [folder if folder.is_dir() else None for folder in folders]
 
+# %% ../../nbs/publish/30_report.ipynb #06c8f379
+_STUDY_SECTIONS = ('claims', 'audit')
+
+
+def _sections(study: str) -> list:
+    "Return the sections of a study's report."
+    pages = read_study(study).pages
+    return [part for part in SECTIONS if part.id not in _STUDY_SECTIONS or part.id in pages]
+
 
 def _bodies(runs: list, gaps: Table, cells: list) -> dict:
     "{section: HTML}; `gaps` is from `gap_table`, `cells` from `check_cells`."
@@ -297,17 +307,21 @@ def _bodies(runs: list, gaps: Table, cells: list) -> dict:
         settings_table(runs),
         memory_table(runs),
     )
-    findings = audit(authors, run_files, collection)[['about', 'reads', 'evidence']]
     replicates = [run for group in seed_replicates(runs) for run in group]
-    return dict(
+    bodies = dict(
         tables=''.join(map(table_html, tables)),
         evidence=_evidence_html(runs, gaps),
         figures=_figures_html(runs),
         verdicts=_verdicts_html(runs, cells),
-        claims=_claims_html(),
-        audit=frame_html(findings, 'findings'),
         provenance=_environment_html(replicates),
     )
+    wanted = {part.id for part in _sections(runs[0].cfg.study)}
+    if 'claims' in wanted:
+        bodies |= dict(claims=_claims_html())
+    if 'audit' in wanted:
+        findings = audit(authors, run_files, collection)[['about', 'reads', 'evidence']]
+        bodies |= dict(audit=frame_html(findings, 'findings'))
+    return bodies
 
 # %% ../../nbs/publish/30_report.ipynb #5389c103
 def _lead(runs: list) -> str:
@@ -338,7 +352,7 @@ def report(
         title=f'Study {study}, recipe {recipe}' if recipe else f'Study {study}',
         lead=_lead(runs),
         findings=[*_row_sentences(runs), _gap_sentence(runs), _cells_sentence(cells)],
-        sections=SECTIONS,
+        sections=_sections(study),
         bodies=_bodies(runs, gaps, cells),
     )
     path = Path(out) if out else artifact_dir('runs') / study / 'report.html'

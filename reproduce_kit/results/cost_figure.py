@@ -12,7 +12,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from .figures import encoder_parameters, optimizer_looks, set_style
-from .run_tables import chosen_epoch, first_stage, has_zero_shot, table_columns
+from .measure_columns import table_columns
+from .run_tables import chosen_epoch, first_stage, has_zero_shot
 
 # %% ../../nbs/results/55_cost_figure.ipynb #a7c53201
 def _training_work(run) -> float:  # floating-point operations

@@ -13,6 +13,7 @@ from ..config.comparison import Comparison
 from ..config.endpoint import Endpoint, endpoint_of
 from ..config.files import read_configs
 from ..config.settings import RunConfig
+from ..config.study import read_study
 from ..core import KitError, did_you_mean, project_root
 from ..data.docstrings import module_of
 from ..evaluation.equivalence import Equivalence, cluster_interval, equivalence
@@ -44,8 +45,9 @@ class EndpointAnswer:
 def _checked_endpoint(config: RunConfig) -> Endpoint | None:
     "Return the endpoint that a run helps to answer; raise `KitError` if its measure is unknown."
     endpoint = endpoint_of(config)
-    if endpoint and endpoint.measure not in MEASURES:
-        hint = did_you_mean(endpoint.measure, MEASURES)
+    measures = read_study(config.study).measures or MEASURES
+    if endpoint and endpoint.measure not in measures:
+        hint = did_you_mean(endpoint.measure, measures)
         raise KitError(
             f'params/{config.study}/endpoint.yaml: measure {endpoint.measure!r} is unknown{hint}'
         )

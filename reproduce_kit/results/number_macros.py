@@ -10,12 +10,8 @@ from ..config.optimizers import OPTIMIZER_TITLES, optimizer_titles
 from ..evaluation.metrics import paired_interval
 from .endpoint import add_endpoint_macros
 from .manifest import read_manifest
-from reproduce_kit.results.run_tables import (
-    chosen_row,
-    first_stage,
-    has_zero_shot,
-    table_columns,
-)
+from .measure_columns import table_columns
+from .run_tables import chosen_row, first_stage, has_zero_shot
 from .table import MISSING, Table, format_interval, format_rate, format_signed
 from ..store.run import core_share
 

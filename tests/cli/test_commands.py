@@ -24,12 +24,13 @@ from reproduce_kit.engines.modal_client import RemoteRow
 from reproduce_kit.store.run import RunState
 
 NAMES = {
-    'Study': ['list', 'plan', 'prepare', 'sweep', 'run', 'logs'],
+    'Study': ['new', 'list', 'plan', 'prepare', 'sweep', 'run', 'logs'],
     'Results': ['rerank', 'retrieve', 'tables', 'figures', 'paper', 'report', 'push'],
     'Engines': ['fetch', 'stop', 'evaluate'],
     'Checks': ['check', 'compare', 'why', 'doctor', 'data'],
 }
 OPTIONS = {
+    'new': ['study', '--json'],
     'list': ['paths', '--on', '--json'],
     'plan': ['paths', '--on', '--rates', '--json'],
     'prepare': ['paths', '--json'],

@@ -12,7 +12,8 @@ from reproduce_kit.core import KitError
 from reproduce_kit.evaluation.metrics import TREC_EVAL_NAMES
 from reproduce_kit.publish.trace import trace
 from reproduce_kit.results.latex import latex_text, table_latex, write_table
-from reproduce_kit.results.run_tables import MEASURE_TITLES, add_mean
+from reproduce_kit.results.measure_columns import MEASURE_TITLES
+from reproduce_kit.results.run_tables import add_mean
 from reproduce_kit.results.table import Table, format_rate, mark_best
 
 

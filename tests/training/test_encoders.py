@@ -69,6 +69,7 @@ def clone(tmp_path):
         for path in (ROOT / 'params/tite' / kind).glob('*tite-k2*'):
             settings = yaml.safe_load(path.read_text()) | changes
             (folder / path.name).write_text(yaml.safe_dump(settings))
+    shutil.copy(ROOT / 'params/tite/backbones.yaml', tmp_path / 'params/tite')
     return tmp_path
 
 

@@ -18,14 +18,9 @@ from ...core import KitError, read_json
 from ...data.published import published_table
 from ...evaluation.significance import compare_runs
 from ...models.tite_config import PUBLISHED, published_config
+from ...results.measure_columns import table_columns
 from ...results.memory_table import telemetry_hashes, telemetry_means
-from reproduce_kit.results.run_tables import (
-    add_mean,
-    first_stage,
-    ranking_source,
-    run_epochs,
-    table_columns,
-)
+from ...results.run_tables import add_mean, first_stage, ranking_source, run_epochs
 from ...results.table import MISSING, Table, format_interval
 from ...speed.tite_speed import max_speedup
 from reproduce_kit.studies.tite.measured import (
