@@ -9,6 +9,7 @@ __all__ = ['HELD_OUT_SET', 'conflicts']
 from collections.abc import Iterator
 
 from .backbones import BACKBONES, KitBackbone
+from .losses import loss_conflicts
 from .optimizers import is_class_path, optimizer_problem
 from ..core import did_you_mean
 
@@ -142,5 +143,6 @@ def conflicts(
     "Yield `key: problem` for all that does not go together."
     yield from _collection_conflicts(settings)
     yield from _backbone_conflicts(settings)
+    yield from loss_conflicts(settings)
     yield from _optimizer_conflicts(settings)
     yield from _training_conflicts(settings)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .backbones import BACKBONES
 from .conflicts import conflicts
+from .losses import DEFAULT_LOSS, LOSSES, Shape
 from .optimizers import is_class_path, optimizer_package, optimizer_title
 from ..core import KitError, sha256
 
@@ -81,6 +82,14 @@ class TrainingSettings(DataSettings):
     attention: Literal['eager', 'sdpa', 'flash_attention_2'] = Field(description="attention kernel")
     max_length: Annotated[int, Field(ge=16, le=8192)] = Field(
         description="tokens of topic and passage together"
+    )
+    # loss
+    loss: str = Field(
+        DEFAULT_LOSS, description="a loss of sentence-transformers for cross-encoders, by its name"
+    )
+    loss_args: dict = Field({}, description="arguments of the loss")
+    negatives: Count = Field(
+        1, description="passages beside each answer; a loss over lists reads them together"
     )
     # optimisation
     optimizer: str = Field(
@@ -196,6 +205,11 @@ class RunConfig(Settings):
         if classes:  # the same class of another version may step otherwise
             hashed |= dict(packages=[optimizer_package(name) for name in classes])
         return sha256(hashed)[:8]
+
+    @property
+    def group(self) -> int:
+        "Passages that the loss reads together; 1 for a loss over pairs."
+        return 1 if LOSSES[self.loss] is Shape.PAIRS else 1 + self.negatives
 
     @property
     def short_batch(self) -> int:

@@ -21,6 +21,7 @@ from ..config.endpoint import endpoint_of
 from ..config.optimizers import optimizer_titles
 from ..config.study import read_study
 from ..core import artifact_dir, atomic_write, data_folder, sha256
+from ..data.published import listing_paper
 from ..engines.compliance import check_configs
 from ..results.endpoint import endpoint_answers, endpoint_sentence
 from reproduce_kit.results.figures import (
@@ -299,11 +300,13 @@ def _sections(study: str) -> list:
 
 def _bodies(runs: list, gaps: Table, cells: list) -> dict:
     "{section: HTML}; `gaps` is from `gap_table`, `cells` from `check_cells`."
+    study = runs[0].cfg.study
     authors, run_files, collection = _audit_inputs()
-    rankings = recompute(run_files, collection) if run_files and collection else None
+    paper = listing_paper(study)
+    rankings = recompute(run_files, collection) if paper and run_files and collection else None
     tables = (
         table1(runs),
-        table2(runs, this_paper(), rankings),
+        table2(runs, paper, rankings),
         settings_table(runs),
         memory_table(runs),
     )
@@ -315,7 +318,7 @@ def _bodies(runs: list, gaps: Table, cells: list) -> dict:
         verdicts=_verdicts_html(runs, cells),
         provenance=_environment_html(replicates),
     )
-    wanted = {part.id for part in _sections(runs[0].cfg.study)}
+    wanted = {part.id for part in _sections(study)}
     if 'claims' in wanted:
         bodies |= dict(claims=_claims_html())
     if 'audit' in wanted:

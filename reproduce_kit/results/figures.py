@@ -18,6 +18,7 @@ import seaborn as sns
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from ..config.comparison import compared_optimizers
+from ..config.losses import DEFAULT_LOSS
 from ..config.optimizers import optimizer_titles
 from ..core import artifact_dir, atomic_write, sha256, write_json
 from ..evaluation.metrics import paired_interval
@@ -188,6 +189,7 @@ def history_frame(runs: list) -> pd.DataFrame:
             optimizer=run.cfg.optimizer_title,
             backbone=run.cfg.title,
             run=run.folder.name,
+            criterion=run.cfg.loss,
         )
         histories.append(pd.DataFrame(read_history(run.folder)).assign(**labels))
     return pd.concat(histories, ignore_index=True)
@@ -243,6 +245,9 @@ def _draw_chance(ax):
     )
 
 # %% ../../nbs/results/50_figures.ipynb #b4066f89
+_LOSS_TITLES = {DEFAULT_LOSS: 'binary cross-entropy'}
+
+
 def figure2(
     history: pd.DataFrame,  # from `history_frame`, of one backbone
     window: int = 9,  # logged updates in the rolling mean
@@ -259,9 +264,11 @@ def figure2(
     epochs = history.dropna(subset=['eval_loss'])
     sns.lineplot(epochs, y='eval_loss', ax=eval_loss, markers=markers, ms=5, **_line_style(looks))
     sns.lineplot(train, y='learning_rate', ax=rate, **_line_style(looks))
-    for ax in (loss, eval_loss):
-        _draw_chance(ax)
-    loss.set_title('training loss (binary cross-entropy)')
+    criteria = set(history.get('criterion', [DEFAULT_LOSS]))
+    if criteria == {DEFAULT_LOSS}:
+        for ax in (loss, eval_loss):
+            _draw_chance(ax)
+    loss.set_title(f'training loss ({", ".join(_LOSS_TITLES.get(c, c) for c in criteria)})')
     eval_loss.set_title('evaluation loss, after each epoch')
     rate.set_title('learning rate of each update')
     norm.set_title('gradient norm before clipping')

@@ -94,8 +94,8 @@ def _is_estimated(runs: list) -> bool:
 # %% ../../nbs/results/34_memory_table.ipynb #01483809
 _CAPTION = (
     'Memory: state that the optimizer keeps between updates, and means of what was sampled once a '
-    'second during training (the process on a CPU, the device on a GPU). Last row of a group: Lion '
-    'relative to AdamW.'
+    'second during training (the process on a CPU, the device on a GPU). Last rows of a '
+    'group: the others relative to its first.'
 )
 
 

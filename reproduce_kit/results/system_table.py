@@ -84,19 +84,20 @@ def own_systems(
 # %% ../../nbs/results/31_system_table.ipynb #bf8f5d13
 _COST_CAPTION = (
     '{measure} of the systems of this study and what each took: {collection} collection, '
-    '{test_set} topics. Pairs are those of one training. The systems that {title} lists were '
-    'measured on another collection and are left out.'
+    '{test_set} topics. Pairs are those of one training.'
 )
+_LEFT_OUT = ' The systems that {title} lists were measured on another collection and are left out.'
 
 
-def _cost_table(runs: list, paper: Paper, test_set: str, measure: str) -> Table:
+def _cost_table(runs: list, paper: Paper | None, test_set: str, measure: str) -> Table:
     "Return the study's systems with what each took."
     caption = _COST_CAPTION.format(
         measure=measure,
         collection=runs[0].cfg.collection,
         test_set=test_set,
-        title=paper.systems.title,
     )
+    if paper:
+        caption += _LEFT_OUT.format(title=paper.systems.title)
     table = Table('table2', caption, ('System',), 'r')
     for system in own_systems(runs, test_set):
         mean = float(system.scores[measure].mean())
@@ -118,12 +119,12 @@ _LISTED_CAPTION = (
 
 def table2(
     runs: list,
-    paper: Paper,  # that lists other systems
+    paper: Paper = None,  # that lists other systems
     rankings: pd.DataFrame = None,  # from `audit.recompute`: rankings of other systems, measured
 ) -> Table:
     "Return the study's rows beside the paper's systems; on another collection, with their cost."
     _, main, lead = table_columns(runs)[0]
-    if main != LISTED_ON:
+    if paper is None or main != LISTED_ON:
         return _cost_table(runs, paper, main, lead)
     caption = _LISTED_CAPTION.format(title=paper.systems.title, measure=lead)
     table = Table('table2', caption, ('', 'System'), 'r')

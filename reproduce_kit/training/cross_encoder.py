@@ -26,6 +26,7 @@ from reproduce_kit.training.callback import (
     remove_printing_callbacks,
     wait_for_all,
 )
+from .group_losses import group_trainer
 from .microbatch import microbatch_trainer
 from .optimizers import make_optimizer
 from .schedules import make_schedule
@@ -92,6 +93,7 @@ def training_arguments(
     "Return the trainer's arguments; logging, evaluation and saving are left to the callback."
     cfg = run.cfg
     batch = cfg.batch(world_size())
+    rows = batch['per_device'] * batch['accumulation'] // cfg.group
     has_gpu = torch.cuda.is_available()
     several_cpus = (
         dict(use_cpu=True, ddp_backend='gloo') if world_size() > 1 and not has_gpu else {}
@@ -99,7 +101,7 @@ def training_arguments(
     args = CrossEncoderTrainingArguments(
         output_dir=str(run.folder),
         num_train_epochs=cfg.epochs,
-        per_device_train_batch_size=batch['per_device'] * batch['accumulation'],
+        per_device_train_batch_size=rows,
         per_device_eval_batch_size=_eval_batch(dev_pairs),
         max_grad_norm=cfg.max_grad_norm,
         seed=cfg.seed,
@@ -161,7 +163,8 @@ def use_epoch_order(trainer, cfg: RunConfig):
     def get_batch_sampler(data, **settings):
         if data is not trainer.train_dataset:
             return DefaultBatchSampler(range(len(data)), **settings)
-        order = (cfg.train_pairs, cfg.global_batch, bool(cfg.short_batch), current_epoch)
+        rows, batch = cfg.train_pairs // cfg.group, cfg.global_batch // cfg.group
+        order = (rows, batch, bool(cfg.short_batch), current_epoch)
         return EpochSampler(data, *order, **settings)
 
     trainer.get_batch_sampler = get_batch_sampler
@@ -179,15 +182,13 @@ def make_trainer(
     optimizer = make_optimizer(model, cfg)
     schedule = make_schedule(optimizer, cfg)
     assert schedule.optimizer is optimizer
-    trainer = microbatch_trainer(
-        model,
-        args,
-        pairs['train'],
-        pairs['dev'],
-        cfg.batch(world_size())['per_device'],
-        optimizers=(optimizer, schedule),
-        callbacks=[TrainingCallback(run, on_epoch)],
-    )
+    data = pairs['train'], pairs['dev']
+    parts = dict(optimizers=(optimizer, schedule), callbacks=[TrainingCallback(run, on_epoch)])
+    if cfg.group > 1:
+        trainer = group_trainer(model, args, *data, cfg, **parts)
+    else:
+        most = cfg.batch(world_size())['per_device']
+        trainer = microbatch_trainer(model, args, *data, most, cfg.loss, **parts)
     remove_printing_callbacks(trainer)
     use_epoch_order(trainer, cfg)
     return trainer
@@ -196,10 +197,10 @@ def make_trainer(
 def train(
     run: Run,
     model,  # from `load_backbone`
-    pairs: dict,  # {'train': Dataset of query, passage, label, epoch after epoch; 'dev': Dataset}
+    pairs: dict,  # {'train': Dataset, epoch after epoch; 'dev': Dataset}
     on_epoch: Callable | None = None,  # called with the epoch's number once its model is exported
 ):
-    "Train the run from its last whole checkpoint to its end; binary cross-entropy on one logit."
+    "Train the run from its last whole checkpoint to its end, with the loss that it names."
     if run.done:
         return
     args = training_arguments(run, len(pairs['dev']))

@@ -1,0 +1,134 @@
+"""A study that is written under `params/` alone: own texts, backbone, optimizer, loss and measures."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import yaml
+from conftest import ROOT
+from kit import SMOKE, reproduce, reproduce_here
+
+from reproduce_kit.data.collection import Collection, write_collection
+from reproduce_kit.testing.fake_hub import fake_words
+
+sys.path.append(str(ROOT / 'tests/models'))
+from test_architectures import save_backbone
+
+MINE = dict(
+    study='mine',
+    recipe='first',
+    backbone='my-roberta',
+    layers=2,
+    max_length=48,
+    passage_words=None,
+    test_topics=None,
+    loss='ListNetLoss',
+    negatives=3,
+    train_pairs=64,
+    dev_pairs=16,
+    global_batch=16,
+    device_batch=16,
+    hard_share=0.5,
+    depth=20,
+    epochs=1,
+)
+OPTIMIZERS = {
+    'adamw': dict(optimizer='adamw', learning_rate=1.0e-3, beta2=0.999),
+    'muon': dict(
+        optimizer='torch.optim:Muon',
+        learning_rate=1.0e-3,
+        beta1=None,
+        beta2=None,
+        rest='adamw',
+        rest_learning_rate=1.0e-3,
+    ),
+}
+
+
+def invented_collection() -> Collection:
+    """Topics that share words with their one relevant passage."""
+    rng = np.random.default_rng(12)
+    words = fake_words()
+    corpus = {f'd{i}': ' '.join(rng.choice(words, 12)) for i in range(80)}
+    topics, qrels = {}, {}
+    for split, numbers in (('train', range(40)), ('dev', range(40, 50)), ('test', range(50, 70))):
+        topics[split] = {f'q{i}': ' '.join(corpus[f'd{i}'].split()[:3]) for i in numbers}
+        qrels[split] = {f'q{i}': {f'd{i}': 1} for i in numbers}
+    return Collection('invented', corpus, topics, qrels)
+
+
+@pytest.fixture(scope='module')
+def clone(tmp_path_factory):
+    """A folder that is a clone to the kit: its notebooks, and one study."""
+    root = tmp_path_factory.mktemp('clone')
+    for name in ('nbs', 'reproduce_kit', 'settings.ini', 'pyproject.toml'):
+        (root / name).symlink_to(ROOT / name)
+    folder = root / 'params/mine'
+    folder.mkdir(parents=True)
+    write_collection(invented_collection(), root / 'texts')
+    backbones = {'my-roberta': save_backbone(root, 'roberta') | dict(title='My RoBERTa')}
+    (folder / 'backbones.yaml').write_text(yaml.safe_dump(backbones))
+    (folder / 'study.yaml').write_text('measures: [nDCG@20, R@100]\n')
+    for name, changes in OPTIMIZERS.items():
+        settings = SMOKE | MINE | changes | dict(name=name, collection=str(root / 'texts'))
+        (folder / f'{name}.yaml').write_text(yaml.safe_dump(settings))
+    return root
+
+
+@pytest.fixture(scope='module')
+def env(clone):
+    folders = {f'REPRODUCE_{kind}': clone / kind.lower() for kind in ('RUNS', 'PAPER', 'FIGURES')}
+    return folders | dict(REPRODUCE_ROOT=clone)
+
+
+@pytest.fixture(scope='module')
+def finished(clone, env):
+    p = reproduce('run', 'params/mine', '--jobs', 2, env=env, cwd=clone)
+    assert p.returncode == 0, p.stdout + p.stderr
+    return p.stdout
+
+
+def test_it_runs_and_names_its_leading_measure(finished):
+    assert 'nDCG@20' in finished
+    assert '2 made, 0 done before, 0 failed' in finished
+
+
+def test_a_second_run_has_nothing_to_do(finished, clone, env):
+    p = reproduce_here('list', clone / 'params/mine', '--json', env=env)
+    rows = json.loads(p.stdout)
+    assert {row['state'] for row in rows} == {'done'}
+    assert {row['measure'] for row in rows} == {'test nDCG@20'}
+
+
+def test_its_table_has_its_own_columns_and_names(finished, clone, env):
+    p = reproduce('tables', '--study', 'mine', env=env, cwd=clone)
+    assert p.returncode == 0, p.stdout + p.stderr
+    table = (clone / 'paper/tables/table1.tex').read_text()
+    assert 'nDCG@20 & R@100' in table
+    assert 'My RoBERTa & AdamW & 1' in table and '& Muon & 1' in table
+    assert not (clone / 'paper/tables/audit.tex').exists()  # of another study
+
+
+def test_every_number_of_its_table_is_that_of_its_source(finished, clone, env):
+    p = reproduce('why', clone / 'paper/tables/table1.tex', '--json', env=env, cwd=clone)
+    cells = json.loads(p.stdout)['cells']
+    assert {cell['check'] for cell in cells} <= {'matches', 'source matches'}
+
+
+def test_its_report_speaks_of_no_other_study(finished, clone, env):
+    p = reproduce('report', 'mine', env=env, cwd=clone)
+    assert p.returncode == 0, p.stdout + p.stderr
+    page = (clone / 'runs/mine/report.html').read_text()
+    assert 'My RoBERTa' in page and 'Muon minus AdamW' in page
+    assert 'Lion' not in page
+
+
+def test_a_measure_that_is_listed_later_is_told(finished, clone, env):
+    study = clone / 'params/mine/study.yaml'
+    kept = study.read_text()
+    study.write_text('measures: [nDCG@20, P@5]\n')
+    p = reproduce('report', 'mine', env=env, cwd=clone)
+    study.write_text(kept)
+    assert p.returncode == 1
+    assert 'was measured before its study listed P@5' in p.stderr
