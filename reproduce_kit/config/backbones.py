@@ -132,7 +132,7 @@ def _read_all(
             backbones[name], paths[name] = backbone, path
     return backbones
 
-
+# %% ../../nbs/config/10_backbones.ipynb #f3c1fcc1
 class Backbones(Mapping):
     "The backbones of all studies, by name."
 

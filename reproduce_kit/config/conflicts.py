@@ -68,7 +68,7 @@ def _backbone_conflicts(settings):
         )
     if settings.head == 'matching' and backbone.model_type != 'bert':
         yield (
-            f"head: 'matching' is for BERT's architecture, whose tokens say which text they are of; "
+            "head: 'matching' is for BERT's architecture, whose tokens say which text they are of; "
             f"{settings.backbone} is {backbone.model_type}; write own"
         )
 

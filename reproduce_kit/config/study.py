@@ -51,7 +51,7 @@ def _is_measure(name: str) -> str:
 
 MeasureName = Annotated[str, AfterValidator(_is_measure)]
 
-
+# %% ../../nbs/config/44_study.ipynb #d9d015aa
 class Study(BaseModel):
     "What all runs of a study have in common."
 

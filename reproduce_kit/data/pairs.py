@@ -161,7 +161,7 @@ def _hard_candidates(config: RunConfig, collection: Collection, split: str) -> d
         collection.corpus, collection.topics[split], HARD_DEPTH, config.bm25_k1, config.bm25_b
     )
 
-
+# %% ../../nbs/data/70_pairs.ipynb #06c35288
 def _collection_pairs(config: RunConfig) -> dict:
     "Draw pairs, or groups, from a collection's own topics."
     from datasets import Dataset

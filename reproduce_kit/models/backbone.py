@@ -107,7 +107,7 @@ def _check_config(name: str, config_file: Path, expected: dict):
             "this is another model than the one described"
         )
 
-
+# %% ../../nbs/models/10_backbone.ipynb #b9a5d407
 def _from_hub(name: str, backbone: HubBackbone) -> Path:
     "Return the folder of the snapshot, after checking its configuration."
     usual = TOKENIZER_FILES.get(backbone.model_type, USUAL_TOKENIZER_FILES)

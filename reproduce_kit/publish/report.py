@@ -297,7 +297,7 @@ def _sections(study: str) -> list:
     pages = read_study(study).pages
     return [part for part in SECTIONS if part.id not in _STUDY_SECTIONS or part.id in pages]
 
-
+# %% ../../nbs/publish/30_report.ipynb #4a6392ac
 def _bodies(runs: list, gaps: Table, cells: list) -> dict:
     "{section: HTML}; `gaps` is from `gap_table`, `cells` from `check_cells`."
     study = runs[0].cfg.study

@@ -32,7 +32,7 @@ def _reachable(runs: list, test_set: str) -> set:
     best = read_perquery(runs[0].folder / 'first-stage/perquery.csv')[f'ceiling/{test_set}']
     return {measure for measure in best if best[measure].max() > 0}
 
-
+# %% ../../nbs/results/28_measure_columns.ipynb #13ec6bf9
 def _listed_columns(runs: list, measures: list) -> list:
     "Return the columns of the measures that a study lists, for all of its test sets."
     columns = []

@@ -100,7 +100,7 @@ def _check_measured(run: Run, test_set: str, frame: pd.DataFrame):
             'and run the config again'
         )
 
-
+# %% ../../nbs/results/30_run_tables.ipynb #c6f829e4
 def _evidence(
     run: Run,
     folder: str,  # of the run: `epoch-1`, `first-stage`

@@ -57,7 +57,7 @@ def _begin(config: RunConfig) -> tuple:  # (model, optimizer)
         group.setdefault('initial_lr', group['lr'])
     return model, optimizer
 
-
+# %% ../../nbs/training/17_optimizer_contract.ipynb #efe187d4
 def _train(config: RunConfig, scale: float = 1.0, is_interrupted: bool = False) -> tuple:
     "Return (weights, optimizer) after all updates; an interrupted training starts anew from files."
     model, optimizer = _begin(config)
