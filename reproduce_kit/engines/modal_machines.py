@@ -14,8 +14,12 @@ from contextlib import suppress
 # How `modal` works in this process, and on the machines.
 os.environ.setdefault('MODAL_PAYLOAD_FORMAT', 'cbor')  # the default is pickle
 os.environ.setdefault('MODAL_IMAGE_BUILDER_VERSION', '2025.06')  # what `debian_slim` means
+from pathlib import Path
+
 import modal
 
+from ..config.backbones import BACKBONES_FILE
+from ..config.files import STUDY_FILE
 from ..config.settings import RunConfig
 from ..core import DiskFull, KitError, project_root, sha256, write_json
 from .cost import read_rates
@@ -53,6 +57,11 @@ def _locked_packages() -> list:
     return [line.strip() for line in lines if '==' in line and not line.startswith('#')]
 
 
+def _describes_no_study(path: Path) -> bool:
+    "Whether a file of `params/` is anything but a study's backbones or measures."
+    return path.name not in (BACKBONES_FILE, STUDY_FILE)
+
+
 def make_image(
     app_name: str,
     java: bool = False,  # with Java, for the first stage
@@ -68,13 +77,15 @@ def make_image(
         image = image.uv_pip_install(*extra, uv_version=UV)
     hub_offline = '1' if offline else '0'
     image = image.env(IMAGE_ENV | dict(HF_HUB_OFFLINE=hub_offline, REPRODUCE_APP=app_name))
-    for folder in ('reproduce_kit', 'nbs/experiments', 'params'):
+    for folder in ('reproduce_kit', 'nbs/experiments'):
         image = image.add_local_dir(
             project_root() / folder,
             f'{HOME}/{folder}',
             ignore=['**/__pycache__', '**/.ipynb_checkpoints', '**/*.pyc'],
         )
-    return image
+    return image.add_local_dir(
+        project_root() / 'params', f'{HOME}/params', ignore=_describes_no_study
+    )
 
 # %% ../../nbs/engines/77_modal_machines.ipynb #8d85c620
 def machine_spec(cfg: RunConfig) -> dict:  # arguments of `modal.App.function`

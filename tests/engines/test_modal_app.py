@@ -150,13 +150,16 @@ def test_images_hold_every_package_of_the_lock(all_images):
             assert line in all_images, line
 
 
-def test_the_source_is_shipped_without_params_git_and_caches(deployed):
+def test_the_source_is_shipped_without_runs_git_and_caches(deployed):
+    """Of params/ only what studies say of backbones and measures; runs travel with the call."""
     shipped = {name for mount in deployed.modal.mounts.values() for name in mount}
     ours = [name for name in shipped if name.startswith('/root')]
     for name in ('engines/modal_rates.csv', 'engines/modal_app.py'):
         assert f'/root/reproduce_kit/{name}' in ours
     assert '/root/nbs/experiments/train.ipynb' in ours
-    assert not any(part in name for name in ours for part in ('pycache', 'params', '.git'))
+    assert not any(part in name for name in ours for part in ('pycache', '.git'))
+    described = {name.rpartition('/')[2] for name in ours if '/params/' in name}
+    assert described == {'backbones.yaml', 'study.yaml'}
 
 
 def test_modal_run_takes_paths(deployed):
