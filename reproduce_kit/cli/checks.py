@@ -23,12 +23,12 @@ def cells_of(
     against: str,  # whose numbers: a source of the study's paper
 ) -> list:  # CellVerdict, from `verdicts.cells.check_cells`
     "Return the printed cells that belong to configs, with their verdicts."
-    from reproduce_kit.config.backbones import BACKBONES
+    from reproduce_kit.data.published import published_name
     from reproduce_kit.verdicts.cells import check_cells
 
     rows = set()
     for config in configs:
-        pair = (BACKBONES[config.backbone].repo, config.optimizer_title)
+        pair = (published_name(config.backbone), config.optimizer_title)
         rows.add((config.recipe, *pair))
     recipes = {recipe for recipe, _, _ in rows}
 
@@ -61,10 +61,9 @@ def study_folders(paths) -> list:
 @click.argument('paths', nargs=-1, type=click.Path())
 @click.option(
     '--against',
-    type=click.Choice(['draft', 'raw', 'appendix', 'thesis', 'arxiv-v1', 'second']),
-    default='draft',
-    show_default=True,
-    help='Whose numbers; sources.csv of a study says what each of them is.',
+    default='',
+    help="Whose numbers: a source of the study; default: its first. A study's published.csv, or "
+    'published/sources.csv, has the names.',
 )
 @as_json
 def check(paths, against, as_json):

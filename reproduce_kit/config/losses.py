@@ -44,6 +44,10 @@ def loss_conflicts(
     if settings.loss not in LOSSES:
         yield f'loss: {settings.loss!r} is unknown{did_you_mean(settings.loss, LOSSES)}'
         return
+    if settings.targets and settings.collection == 'msmarco':
+        yield 'targets: write null for msmarco, whose triplets have no document numbers'
+    if settings.targets and LOSSES[settings.loss] is Shape.NEGATIVES:
+        yield f'targets: write null, since {settings.loss} reads no labels'
     if LOSSES[settings.loss] is Shape.PAIRS:
         if settings.negatives != 1:
             yield f'negatives: write 1, since {settings.loss} reads single pairs'

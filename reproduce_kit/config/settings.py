@@ -91,6 +91,11 @@ class TrainingSettings(DataSettings):
     negatives: Count = Field(
         1, description="passages beside each answer; a loss over lists reads them together"
     )
+    targets: str | None = Field(
+        None,
+        description="TREC run file of a teacher's scores for training and dev topics, which are "
+        "learnt instead of 1 for an answer and 0 for any other passage",
+    )
     # optimisation
     optimizer: str = Field(
         description="`adamw` (torch's), `lion` (lion-pytorch's in one pass), "

@@ -13,12 +13,12 @@ from functools import lru_cache
 
 from ..config.losses import LOSSES, Shape
 from ..config.settings import RunConfig
-from ..core import KitError, cache_lock, sha256
+from ..core import KitError, cache_lock, project_path, sha256
 from .bm25 import bm25_candidates
 from .collection import Collection, read_collection
 from .docstrings import build_docstring_collection
 from .msmarco import msmarco_pairs
-from .trec import ranking
+from .trec import ranking, read_run
 
 # %% ../../nbs/data/70_pairs.ipynb #aea0519c
 def _answers_of_topics(collection: Collection, split: str) -> dict:
@@ -52,6 +52,22 @@ class Group:
         "All passages, the answer first."
         return self.positive, *self.negatives
 
+    def label(self, docid: str, scores: dict | None) -> float:
+        "Return what is learnt of a passage: a teacher's score, or whether it is the answer."
+        return scores[self.topic][docid] if scores else float(docid == self.positive)
+
+# %% ../../nbs/data/70_pairs.ipynb #1fc82409
+def _scored_only(answers: dict, qrels: dict, scores: dict, negatives: int) -> tuple:
+    "Return the answers and the candidates that a teacher has scored, of topics with enough."
+    kept, candidates = {}, {}
+    for topic, docids in answers.items():
+        scored = scores.get(topic, {})
+        right = [docid for docid in docids if docid in scored]
+        wrong = {d: s for d, s in scored.items() if qrels[topic].get(d, 0) == 0}
+        if right and len(wrong) >= negatives:
+            kept[topic], candidates[topic] = right, wrong
+    return kept, candidates
+
 # %% ../../nbs/data/70_pairs.ipynb #ffb9430d
 def draw_groups(
     collection: Collection,
@@ -61,9 +77,12 @@ def draw_groups(
     hard_share: float,  # share of negatives taken from `candidates`
     candidates: dict,  # {topic: {docid: score}}
     rng: random.Random,
+    scores: dict = None,  # {topic: {docid: score}} of a teacher: only what it scored is drawn
 ) -> list:  # of Group
     "Draw topics with an answer and negatives."
     qrels, answers = collection.qrels[split], _answers_of_topics(collection, split)
+    if scores is not None:
+        answers, candidates, hard_share = *_scored_only(answers, qrels, scores, negatives), 1.0
     pool = sorted({docid for docids in answers.values() for docid in docids})
     in_pool = set(pool)
     if len(answers) < 2 or len(answers) < count:
@@ -77,7 +96,7 @@ def draw_groups(
         hard = [
             docid
             for docid in ranking(candidates.get(topic, {}))
-            if docid in in_pool and qrels[topic].get(docid, 0) == 0
+            if (scores or docid in in_pool) and qrels[topic].get(docid, 0) == 0
         ]
         for _ in range(negatives):
             negative = rng.choice(hard if hard and rng.random() < hard_share else pool)
@@ -95,13 +114,14 @@ def training_pairs(
     hard_share: float,  # share of negatives taken from `candidates`
     candidates: dict,  # {topic: {docid: score}}
     seed,  # a number or text
-) -> list:  # [(topic text, passage, 1.0 or 0.0)], shuffled
+    scores: dict = None,  # {topic: {docid: score}} of a teacher: the labels
+) -> list:  # [(topic text, passage, label)], shuffled; 1.0 or 0.0 without a teacher
     "Draw labelled pairs, one negative per positive; the same seed gives the same pairs."
     rng = random.Random(f'pairs-{split}-{seed}')
-    groups = draw_groups(collection, split, pairs // 2, 1, hard_share, candidates, rng)
+    groups = draw_groups(collection, split, pairs // 2, 1, hard_share, candidates, rng, scores)
     topics, corpus = collection.topics[split], collection.corpus
     drawn = [
-        (topics[group.topic], corpus[docid], float(docid == group.positive))
+        (topics[group.topic], corpus[docid], group.label(docid, scores))
         for group in groups
         for docid in group.docids
     ]
@@ -114,20 +134,21 @@ def group_rows(
     shape: Shape,  # of the loss
     collection: Collection,
     split: str,
+    scores: dict = None,  # {topic: {docid: score}} of a teacher: the labels
 ) -> list:  # a dict for each group
     "Return the rows of a training set for a loss that reads a topic's passages together."
     rows = []
     for group in groups:
         query = collection.topics[split][group.topic]
         passages = [collection.corpus[docid] for docid in group.docids]
+        labels = [group.label(docid, scores) for docid in group.docids]
         if shape is Shape.LISTS:
-            labels = [1.0, *([0.0] * len(group.negatives))]
             rows.append(dict(query=query, docs=passages, labels=labels))
             continue
         names = ['positive', *(f'negative_{n}' for n in range(1, len(passages)))]
         row = dict(query=query) | dict(zip(names, passages))
         if shape is Shape.MARGINS:
-            row |= dict(label=[1.0] * len(group.negatives))
+            row |= dict(label=[labels[0] - label for label in labels[1:]])
         rows.append(row)
     return rows
 
@@ -169,15 +190,16 @@ def _collection_pairs(config: RunConfig) -> dict:
     collection = load_collection(config)
     hard = {split: _hard_candidates(config, collection, split) for split in ('train', 'dev')}
     is_grouped = config.group > 1
+    scores = read_run(project_path(config.targets)) if config.targets else None
 
     def draw(split, topics, seed):
         if is_grouped:
             drawing = (collection, split, topics, config.negatives)
             rng = random.Random(f'groups-{split}-{seed}')
-            groups = draw_groups(*drawing, config.hard_share, hard[split], rng)
-            return group_rows(groups, LOSSES[config.loss], collection, split)
+            groups = draw_groups(*drawing, config.hard_share, hard[split], rng, scores)
+            return group_rows(groups, LOSSES[config.loss], collection, split, scores)
         drawing = (collection, split, 2 * topics, config.hard_share, hard[split])
-        return training_pairs(*drawing, seed)
+        return training_pairs(*drawing, seed, scores)
 
     train_topics = config.train_pairs // (1 + config.negatives)
     train = []

@@ -10,10 +10,15 @@ __all__ = ['printed_cells', 'PrintedCell', 'cells_to_check', 'OurRow', 'obstacle
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from ..config.backbones import BACKBONES
 from ..config.files import read_configs
 from ..core import KitError, did_you_mean, project_root
-from ..data.published import Paper, is_published, listed_systems, read_paper
+from reproduce_kit.data.published import (
+    Paper,
+    is_published,
+    listed_systems,
+    published_name,
+    read_paper,
+)
 from ..engines.compliance import check_configs
 from ..results.run_tables import first_stage, seed_group_epochs, seed_groups
 from ..store.run import finished_runs
@@ -280,7 +285,7 @@ def bm25_verdict(cell: PrintedCell, recipe: str, runs: list) -> CellVerdict:
 
 # %% ../../nbs/verdicts/20_cells.ipynb #54b00863
 def _pair(settings) -> tuple:
-    return BACKBONES[settings.backbone].repo, settings.optimizer_title
+    return published_name(settings.backbone), settings.optimizer_title
 
 
 def our_rows(
@@ -348,7 +353,7 @@ def check_cells(
         pairs = set(map(_pair, asked))
         verdicts += [verdict_of(cell, rows[cell.pair]) for cell in cells if cell.pair in pairs]
         runs = [run for row in rows.values() for run in row.runs]
-        if reference == paper.main.source and runs:
+        if paper.systems and reference == paper.main.source and runs:
             verdicts.append(bm25_verdict(bm25_cell(paper), name, runs))
     return mark_outside(verdicts)
 

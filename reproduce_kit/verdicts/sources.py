@@ -10,7 +10,13 @@ import math
 
 import pandas as pd
 
-from ..data.published import Paper, published_table
+from reproduce_kit.data.published import (
+    CELLS_FILE,
+    Paper,
+    published_name,
+    published_table,
+    read_cells,
+)
 
 # %% ../../nbs/verdicts/10_sources.ipynb #33f3e253
 def compare_cell(
@@ -50,11 +56,22 @@ def infer_epochs(
     return epochs
 
 # %% ../../nbs/verdicts/10_sources.ipynb #4a538772
+def _rows_of_cells(study: str, source: str) -> pd.DataFrame:
+    "Return the numbers of a source as rows, from one file that has a line for each."
+    cells = read_cells(study)
+    cells = cells[cells.source == source]
+    rows = cells.assign(backbone=cells.backbone.map(published_name))
+    wide = rows.pivot(index=KEY, columns='measure', values='printed')
+    return wide.fillna('').reset_index().rename_axis(columns=None)
+
+
 def source_rows(
     paper: Paper,
     source: str,  # a key of `paper.sources`
 ) -> pd.DataFrame:  # KEY, then a column per measure, as text
     "Read the rows of a source, with inferred epochs if it names none."
+    if paper.sources[source].file == CELLS_FILE:
+        return _rows_of_cells(paper.study, source)
     table = published_table(paper.study, paper.sources[source].file)
     if table.epoch.eq('').all():
         first = source_rows(paper, paper.main.source)

@@ -124,6 +124,31 @@ def test_its_report_speaks_of_no_other_study(finished, clone, env):
     assert 'Lion' not in page
 
 
+PRINTED = """backbone,optimizer,epoch,measure,test_set,printed,source
+my-roberta,AdamW,1,nDCG@20,test,0.9990,Table 1
+my-roberta,Muon,1,nDCG@20,test,{muon:.4f},Table 1
+my-roberta,Muon,2,nDCG@20,test,0.5,Table 1
+"""
+
+
+def test_printed_numbers_get_verdicts(finished, clone, env):
+    p = reproduce_here('list', clone / 'params/mine', '--json', env=env)
+    muon = next(row for row in json.loads(p.stdout) if row['name'] == 'muon')['epochs']['1']
+    file = clone / 'params/mine/published.csv'
+    file.write_text(PRINTED.format(muon=muon))
+    p = reproduce('check', 'mine', '--json', env=env, cwd=clone)
+    cells = {(c['optimizer'], c['epoch']): c for c in json.loads(p.stdout)['cells']}
+    assert cells['AdamW', 1]['state'] == 'differs'
+    assert cells['Muon', 1]['state'] in ('reproduced', 'compatible')
+    assert cells['Muon', 2]['state'] == 'not-comparable'
+    assert p.returncode == 1
+    file.write_text(PRINTED.format(muon=muon) + 'my-roberta,Muon,1,nDCG@20,test,0.7,Table 1\n')
+    p = reproduce('check', 'mine', env=env, cwd=clone)
+    file.unlink()
+    assert p.returncode == 1
+    assert 'published.csv, line 5: the number of line 3 again' in p.stderr
+
+
 def test_a_measure_that_is_listed_later_is_told(finished, clone, env):
     study = clone / 'params/mine/study.yaml'
     kept = study.read_text()
