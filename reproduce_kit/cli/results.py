@@ -36,6 +36,7 @@ class Ranking:
     depth: int | None = None  # candidates of the longest ranking; None: not reranked
     passages: int | None = None  # all that were compared; None: not retrieved
     difference: tuple | None = None  # (nDCG@10, low, high), from the first stage
+    lead: str = 'nDCG@10'  # measure of the difference
 
 # %% ../../nbs/cli/30_results.ipynb #d444cf98
 def ranking_report(
@@ -50,7 +51,7 @@ def ranking_report(
     if ranking.difference:
         difference, low, high = ranking.difference
         parts.append(
-            f'nDCG@10 reranked minus first stage: {difference:+.4f}, '
+            f'{ranking.lead} reranked minus first stage: {difference:+.4f}, '
             f'95 % paired bootstrap interval [{low:+.4f}, {high:+.4f}]'
         )
     return '\n\n'.join(parts) + (f'\nwrote {out}' if out else '')
@@ -83,16 +84,25 @@ def print_ranking(
     default=None,
     help="Tokens of topic and passage together (default: the model's own).",
 )
+@click.option(
+    '--measure',
+    'measures',
+    multiple=True,
+    help="Measure to report, by ir-measures' name, as nDCG@20; may be repeated. "
+    'Default: the usual ones.',
+)
 @out_option
 @as_json
-def rerank(checkpoint, collection, split, depth, max_length, out, as_json):
-    """Rerank a collection's candidates and report all measures.
+def rerank(checkpoint, collection, split, depth, max_length, measures, out, as_json):
+    """Rerank a collection's candidates and report measures.
 
     The candidates are those of the collection's folder; without them, BM25 retrieves them."""
     from reproduce_kit.evaluation.rerank import rerank_collection
 
     table = rerank_collection(
-        checkpoint, collection, split, depth, max_length, out, progress=not as_json
+        *(checkpoint, collection, split, depth, max_length, out),
+        progress=not as_json,
+        measures=measures,
     )
     print_ranking(table, f'depth {depth}', out, as_json)
 

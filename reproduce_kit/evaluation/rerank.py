@@ -16,6 +16,7 @@ import torch
 
 from ..config.files import make_config
 from ..config.settings import RunConfig
+from ..config.study import checked_measure
 from reproduce_kit.core import (
     KitError,
     atomic_write,
@@ -324,8 +325,10 @@ def rerank_collection(
     max_length: int = None,  # tokens of topic and passage together; None keeps the model's own
     out=None,  # write the ranking to this TREC run file
     progress: bool = True,
+    measures=(),  # by ir-measures' names, the leading one first; (): the usual ones
 ) -> pd.DataFrame:  # rows: first stage, reranked, ceiling; a column per measure
     "Measure a checkpoint on a collection; `attrs['difference']` has the bootstrap interval."
+    shown = {name: checked_measure(name) for name in measures} or None
     texts = read_collection(collection)
     split = _only_split(texts, split, collection)
     topics, qrels = texts.topics[split], texts.qrels[split]
@@ -336,11 +339,12 @@ def rerank_collection(
     run = rerank(model, topics, texts.corpus, candidates, depth, progress=label)
     if out:
         write_run(out, run, tag=Path(checkpoint).resolve().parent.name)
-    before, after = evaluate(candidates, qrels), evaluate(run, qrels)
+    before, after = evaluate(candidates, qrels, shown), evaluate(run, qrels, shown)
+    lead = after.columns[0]
     rows = {
         'first stage': means(before),
         'reranked': means(after),
-        'ceiling': means(ceiling(candidates, qrels)),
+        'ceiling': means(ceiling(candidates, qrels, shown)),
     }
     table = pd.DataFrame(rows).T
     table.attrs = dict(
@@ -348,6 +352,7 @@ def rerank_collection(
         split=split,
         topics=len(after),
         depth=max(map(len, candidates.values())),
-        difference=paired_interval(after['nDCG@10'], before['nDCG@10']),
+        lead=lead,
+        difference=paired_interval(after[lead], before[lead]),
     )
     return table

@@ -42,7 +42,7 @@ OPTIONS = {
     'logs': ['run', '--on', '--lines', '--json'],
     'rerank': [
         *['--checkpoint', '--collection', '--split', '--depth'],
-        *['--max-length', '--out', '--json'],
+        *['--max-length', '--measure', '--out', '--json'],
     ],
     'retrieve': ['--model', '--collection', '--split', '--depth', '--out', '--json'],
     'tables': ['--study', '--recipe', '--json'],

@@ -124,6 +124,16 @@ def test_its_report_speaks_of_no_other_study(finished, clone, env):
     assert 'Lion' not in page
 
 
+def test_its_checkpoint_is_measured_by_any_measure(finished, clone, env):
+    (model,) = (clone / 'runs/mine/first').glob('muon-*/epoch-1/model')
+    words = ['rerank', '--checkpoint', model, '--collection', clone / 'texts', '--split', 'test']
+    p = reproduce_here(*words, '--measure', 'nDCG@5', '--measure', 'RBP(p=0.8)', env=env)
+    assert p.returncode == 0, p.stderr
+    assert 'nDCG@5 reranked minus first stage' in p.stdout and 'RBP(p=0.8)' in p.stdout
+    p = reproduce_here(*words, '--measure', 'nDGC@5', env=env)
+    assert p.returncode == 1 and 'is no measure of ir-measures' in p.stderr
+
+
 PRINTED = """backbone,optimizer,epoch,measure,test_set,printed,source
 my-roberta,AdamW,1,nDCG@20,test,0.9990,Table 1
 my-roberta,Muon,1,nDCG@20,test,{muon:.4f},Table 1
