@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .backbones import BACKBONES
 from .conflicts import conflicts
-from .losses import DEFAULT_LOSS, LOSSES, Shape
+from .losses import DEFAULT_LOSS, LOSSES, LossShape
 from .optimizers import is_class_path, optimizer_package, optimizer_title
 from ..core import KitError, sha256
 
@@ -214,7 +214,7 @@ class RunConfig(Settings):
     @property
     def group(self) -> int:
         "Passages that the loss reads together; 1 for a loss over pairs."
-        return 1 if LOSSES[self.loss] is Shape.PAIRS else 1 + self.negatives
+        return 1 if LOSSES[self.loss] is LossShape.PAIRS else 1 + self.negatives
 
     @property
     def short_batch(self) -> int:

@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ..config.losses import LOSSES, Shape
+from ..config.losses import LOSSES, LossShape
 from ..config.settings import RunConfig
 from ..core import KitError, cache_lock, project_path, sha256
 from .bm25 import bm25_candidates
@@ -131,7 +131,7 @@ def training_pairs(
 # %% ../../nbs/data/70_pairs.ipynb #b8c37cef
 def group_rows(
     groups: list,  # of Group
-    shape: Shape,  # of the loss
+    shape: LossShape,  # of the loss
     collection: Collection,
     split: str,
     scores: dict = None,  # {topic: {docid: score}} of a teacher: the labels
@@ -142,12 +142,12 @@ def group_rows(
         query = collection.topics[split][group.topic]
         passages = [collection.corpus[docid] for docid in group.docids]
         labels = [group.label(docid, scores) for docid in group.docids]
-        if shape is Shape.LISTS:
+        if shape is LossShape.LISTS:
             rows.append(dict(query=query, docs=passages, labels=labels))
             continue
         names = ['positive', *(f'negative_{n}' for n in range(1, len(passages)))]
         row = dict(query=query) | dict(zip(names, passages))
-        if shape is Shape.MARGINS:
+        if shape is LossShape.MARGINS:
             row |= dict(label=[labels[0] - label for label in labels[1:]])
         rows.append(row)
     return rows

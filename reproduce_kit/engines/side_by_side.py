@@ -20,7 +20,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..config.settings import RunConfig
-from ..core import KitError
 from .attempt import AttemptResult, attempt
 from ..store.run import core_count, run_folder
 
@@ -174,7 +173,5 @@ def make_attempts(
     jobs: int = 1,  # how many at a time
 ) -> Iterator[EndedAttempt]:  # in the order in which they end; close it to stop
     "Make an attempt at each run."
-    if jobs < 1:
-        raise KitError(f'--jobs {jobs}: at least one run must go at a time; take 1 or more')
     jobs = min(jobs, len(configs))
     return _side_by_side(configs, jobs) if jobs > 1 else _one_by_one(configs)

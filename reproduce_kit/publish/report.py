@@ -94,7 +94,7 @@ def figure_html(figure, caption: str) -> str:
 
 # %% ../../nbs/publish/30_report.ipynb #39fc9b76
 _ROW = (
-    '{Name} after epoch {Epoch}: {kitMeasure} {Ndcg}. That is {Gain} over BM25, '
+    '{Name} after epoch {Epoch}: {kitMeasure} {Ndcg}. Its difference from BM25 is {Gain}, '
     '95 % interval {Interval} over topics.'
 )
 

@@ -102,7 +102,12 @@ def check_contract(config: RunConfig):
     names = [name for name in (config.optimizer, config.rest) if name and is_class_path(name)]
     if not names:
         return
-    broken = _broken_rule(config)
+    try:
+        broken = _broken_rule(config)
+    except KitError:
+        raise
+    except Exception as error:  # a class of somebody else may raise anything
+        broken = f'it cannot be trained with ({type(error).__name__}: {error})'
     if broken:
         raise KitError(
             f'{config.name}: optimizer {" with ".join(names)}: {broken}; '

@@ -75,7 +75,7 @@ def _make(
     try:
         return kind(groups, lr=learning_rate, **arguments)
     except (TypeError, ValueError) as error:
-        raise KitError(f'optimizer {name}: {error}; correct optimizer_args') from None
+        raise KitError(f'optimizer {name}: {error}; correct its arguments') from None
 
 # %% ../../nbs/training/10_optimizers.ipynb #1a28fc7f
 def split_parameters(

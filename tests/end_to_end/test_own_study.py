@@ -1,19 +1,16 @@
 """A study that is written under `params/` alone: own texts, backbone, optimizer, loss and measures."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 import yaml
 from conftest import ROOT
 from kit import SMOKE, reproduce, reproduce_here
+from small_encoders import save_backbone
 
 from reproduce_kit.data.collection import Collection, write_collection
 from reproduce_kit.testing.fake_hub import fake_words
-
-sys.path.append(str(ROOT / 'tests/models'))
-from test_architectures import save_backbone
 
 MINE = dict(
     study='mine',

@@ -1,30 +1,27 @@
 """Losses by name: the library's own gradients, whatever is done to save time, and exact resumption."""
 
-import shutil
-
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 from sentence_transformers.cross_encoder import losses
-from test_resume import TINY, interrupt, weights
+from test_resume import TINY, assert_resumes
 
 from reproduce_kit.config.files import make_config
-from reproduce_kit.config.losses import LOSSES, Shape
+from reproduce_kit.config.losses import LOSSES, LossShape
 from reproduce_kit.core import KitError
 from reproduce_kit.data.collection import Collection
 from reproduce_kit.data.pairs import draw_groups, group_rows
 from reproduce_kit.models.backbone import load_backbone
-from reproduce_kit.store.history import read_history
 from reproduce_kit.store.run import open_run
 from reproduce_kit.testing.fake_hub import fake_model, fake_words
-from reproduce_kit.training.cross_encoder import make_trainer, train, training_arguments
+from reproduce_kit.training.cross_encoder import make_trainer, training_arguments
 
 NEGATIVES = 3
 
 
 def settings_of(loss):
-    negatives = 1 if LOSSES[loss] is Shape.PAIRS else NEGATIVES
+    negatives = 1 if LOSSES[loss] is LossShape.PAIRS else NEGATIVES
     return TINY | dict(loss=loss, negatives=negatives, dropout=0.0, global_batch=8, device_batch=8)
 
 
@@ -49,7 +46,7 @@ def data_of(collection, loss, epochs=2) -> dict:
         rng = random.Random(f'{split}-1')
         rows[split] = []
         for _ in range(epochs if split == 'train' else 1):
-            if LOSSES[loss] is Shape.PAIRS:
+            if LOSSES[loss] is LossShape.PAIRS:
                 groups = draw_groups(collection, split, count // 2, 1, 0.0, {}, rng)
                 rows[split] += [
                     dict(
@@ -78,7 +75,7 @@ def stock_gradients(model, loss, rows) -> torch.Tensor:
         if ({'label', 'labels'} & set(rows.column_names))
         else None
     )
-    if LOSSES[loss] is Shape.PAIRS:
+    if LOSSES[loss] is LossShape.PAIRS:
         labels = torch.tensor(labels)
     elif labels is not None:
         labels = [torch.tensor(each) for each in labels]
@@ -122,14 +119,7 @@ def test_a_killed_and_resumed_run_equals_a_whole_one(collection, loss):
         open_run(make_config(settings_of(loss) | dict(name=f'{loss.lower()}-{part}')))
         for part in ('whole', 'cut')
     )
-    train(whole, load_backbone(whole.cfg), data)
-    with pytest.raises(KeyboardInterrupt):
-        train(cut, load_backbone(cut.cfg), data, on_epoch=interrupt)
-    train(cut, load_backbone(cut.cfg), data)
-    shutil.rmtree(cut.folder / f'checkpoint-{cut.cfg.updates}')
-    train(cut, load_backbone(cut.cfg), data)
-    assert read_history(cut.folder) == read_history(whole.folder)
-    assert weights(cut) == weights(whole)
+    assert_resumes(whole, cut, data=data)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +128,7 @@ def test_a_killed_and_resumed_run_equals_a_whole_one(collection, loss):
         (dict(loss='ListNet'), "loss: 'ListNet' is unknown; did you mean 'ListNetLoss'"),
         (dict(loss='CrossEntropyLoss'), 'is unknown'),
         (dict(negatives=3), 'negatives: write 1, since BinaryCrossEntropyLoss'),
+        (dict(loss_args=dict(pos_weight=3)), 'loss_args: write {}, since BinaryCrossEntropyLoss'),
         (dict(loss='ListNetLoss', negatives=2), 'train_pairs: 32 is no multiple of .* 3 passages'),
         (dict(loss='ListNetLoss', device_batch=4), 'device_batch: write 8, as global_batch'),
     ],

@@ -1,11 +1,9 @@
 """Any optimizer: named by its class, tried before it is trained with, and resumed to the last bit."""
 
-import shutil
-
 import pytest
 import torch
 from conftest import ROOT
-from test_resume import TINY, interrupt, open_tiny, start, weights
+from test_resume import TINY, assert_resumes, open_tiny, start, weights
 
 from reproduce_kit.config.files import make_config, read_configs
 from reproduce_kit.core import KitError
@@ -35,16 +33,8 @@ LONG = [pytest.param(name, marks=pytest.mark.soak) for name in OPTIMIZERS if nam
 def test_a_killed_and_resumed_run_equals_a_whole_one(name):
     """Stopped after the first epoch; then without its last checkpoint, in the second."""
     changes = AS_CLASS | OPTIMIZERS[name]
-    whole = open_tiny(name=f'{name}-whole', **changes)
-    start(whole)
-    cut = open_tiny(name=f'{name}-cut', **changes)
-    with pytest.raises(KeyboardInterrupt):
-        start(cut, on_epoch=interrupt)
-    start(cut)
-    shutil.rmtree(cut.folder / 'checkpoint-8')
-    start(cut)
-    assert read_history(cut.folder) == read_history(whole.folder)
-    assert weights(cut) == weights(whole)
+    whole, cut = (open_tiny(name=f'{name}-{part}', **changes) for part in ('whole', 'cut'))
+    assert_resumes(whole, cut)
     assert weights(whole)[0] != weights(whole)[1]
 
 
@@ -123,12 +113,21 @@ class Diverges(torch.optim.SGD):
                 p.mul_(1e8)
 
 
+class Raises(torch.optim.SGD):
+    """It has a fault of its own."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        raise ZeroDivisionError('no moments yet')
+
+
 @pytest.mark.parametrize(
     'kind, rule',
     [
         (KeepsNothing, 'resumed from a checkpoint differs'),
         (FixedRate, 'does not read the rate from its groups'),
         (Diverges, 'not finite after 20 updates'),
+        (Raises, 'ZeroDivisionError: no moments yet'),
     ],
 )
 def test_an_optimizer_that_breaks_a_rule_is_refused(kind, rule):
@@ -161,7 +160,7 @@ def test_a_wrong_name_or_key_is_told(changes, problem):
     [
         ('torch.optim:Moun', {}, "torch.optim has no optimizer 'Moun'; did you mean 'Muon'"),
         ('no_such_package:Lion', {}, 'no_such_package, not installed'),
-        ('torch.optim:SGD', dict(momentun=0.9), 'momentun.*correct optimizer_args'),
+        ('torch.optim:SGD', dict(momentun=0.9), 'momentun.*correct its arguments'),
     ],
 )
 def test_a_class_that_is_not_there_is_told_before_training(optimizer, arguments, problem):

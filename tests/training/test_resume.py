@@ -63,20 +63,24 @@ def weights(run):
     return [sha256(run.epoch(n) / 'model/model.safetensors') for n in (1, 2)]
 
 
+def assert_resumes(whole, cut, **options):
+    """Stop one run after its first epoch, take its last checkpoint away, and go on each time."""
+    start(whole, **options)
+    with pytest.raises(KeyboardInterrupt):
+        start(cut, on_epoch=interrupt, **options)
+    start(cut, **options)
+    shutil.rmtree(cut.folder / f'checkpoint-{cut.cfg.updates}')
+    start(cut, **options)
+    assert read_history(cut.folder) == read_history(whole.folder)
+    assert weights(cut) == weights(whole)
+
+
 @pytest.mark.parametrize('changes', [dict(), CHAINED], ids=['one schedule', 'chained'])
 def test_a_run_stopped_at_an_epochs_end_and_in_its_middle_equals_a_whole_one(changes):
     """Stopped after the first epoch; then without its last checkpoint, in the second."""
     name = 'chained' if changes else 'single'
-    whole = open_tiny(name=f'{name}-whole', **changes)
-    start(whole)
-    cut = open_tiny(name=f'{name}-cut', **changes)
-    with pytest.raises(KeyboardInterrupt):
-        start(cut, on_epoch=interrupt)
-    start(cut)
-    shutil.rmtree(cut.folder / 'checkpoint-8')
-    start(cut)
-    assert read_history(cut.folder) == read_history(whole.folder)
-    assert weights(cut) == weights(whole)
+    whole, cut = (open_tiny(name=f'{name}-{part}', **changes) for part in ('whole', 'cut'))
+    assert_resumes(whole, cut)
 
 
 def test_a_run_that_began_before_there_was_an_event_log_continues():
