@@ -9,6 +9,7 @@ __all__ = ['DATASETS', 'NETWORK_MODULES', 'LARGE_FILES', 'Pin', 'hub_errors', 'f
 # %% ../../nbs/data/30_hub.ipynb #f48b43c3
 import hashlib
 import os
+import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -192,9 +193,10 @@ def install_repository(
     source,  # folder whose files make up the repository
     kind: str = 'model',
 ) -> Path:  # the snapshot's folder
-    "Write a local folder as a repository into the hub's cache."
+    "Write a local folder as a repository into the hub's cache, and no file more."
     base = _cache_folder(repo, kind)
     snapshot = base / 'snapshots' / revision
+    shutil.rmtree(snapshot, ignore_errors=True)  # of an earlier repository of this name
     for path in sorted(Path(source).rglob('*')):
         if not path.is_file():
             continue

@@ -38,6 +38,13 @@ def small_hub():
     fake_qa()
 
 
+def test_a_repository_that_is_installed_again_has_no_older_files():
+    """A hub of one test was once read by another one, which found each passage twice."""
+    fake_msmarco(passages=450)
+    fake_msmarco()
+    assert len(list(passages())) == 300
+
+
 def test_pairs_are_the_triplets_positives_and_negatives():
     triplets = first_triplets(400)
     tables = labelled_pairs(triplets, 760, 40, 'pairs', 12)
