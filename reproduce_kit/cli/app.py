@@ -11,7 +11,7 @@ import os
 
 import click
 
-from .checks import check, why
+from .checks import check, claims, why
 from .compare import compare
 from .data import data_group
 from .doctor import doctor
@@ -27,7 +27,7 @@ SECTIONS = {
     'Study': (new_command, list_command, plan, prepare, sweep, run, logs),
     'Results': (rerank, retrieve, tables, figures, paper, report, push),
     'Engines': (fetch, stop, evaluate),
-    'Checks': (check, compare, why, doctor, data_group),
+    'Checks': (check, claims, compare, why, doctor, data_group),
 }
 
 # %% ../../nbs/cli/90_app.ipynb #cbb669b4

@@ -375,10 +375,7 @@ def verdict_table(
         'state': 'state',
         '': 'why',
     }
-    compared = [cell for cell in cells if cell.ours is not None]
-    if not compared:
-        return 'next: reproduce run params/lion-vs-adamw/as-run --on modal'
-    return text_table(compared, columns)
+    return text_table([cell for cell in cells if cell.ours is not None], columns)
 
 # %% ../../nbs/cli/05_render.ipynb #a7b96d7a
 def check_report(
@@ -388,5 +385,9 @@ def check_report(
     "Return the text of `reproduce check`."
     parts = [compliance_table(runs)]
     if cells:
-        parts += [verdict_counts(cells), verdict_table(cells)]
+        parts.append(verdict_counts(cells))
+    if any(cell.ours is not None for cell in cells):
+        parts.append(verdict_table(cells))
+    elif cells:
+        parts.append(f'next: reproduce plan params/{runs[0].study}')
     return '\n\n'.join(parts)

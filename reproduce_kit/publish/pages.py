@@ -35,6 +35,7 @@ from reproduce_kit.core import (
 from ..engines.papermill import execute_notebook
 from ..results.run_tables import require_runs
 from ..store.run import PACKAGES, git_state
+from ..verdicts.claims import claims_paths, claims_study
 
 # %% ../../nbs/publish/10_pages.ipynb #6e6ece39
 TABLES = (
@@ -74,22 +75,25 @@ def _all_names(names: list, study: str) -> list:
     "The names, and the study's own pages if all tables are asked for."
     if 'table1' not in names:
         return list(names)
+    claims = ['claims'] if claims_paths(study) else []
+    own = dict.fromkeys([*read_study(study).pages, *claims])
     has_benchmarks = any((artifact_dir('paper') / 'performance').glob('*.csv'))
-    return [*names, *read_study(study).pages, *(['performance'] if has_benchmarks else [])]
+    return [*names, *own, *(['performance'] if has_benchmarks else [])]
 
 # %% ../../nbs/publish/10_pages.ipynb #621ff5ab
 FIRST_OUTPUT = dict(
     tite='tables/tite1.tex',
     curves='curves.tex',
     numbers='numbers.tex',
-    claims='tables/claims-draft.tex',
 )  # of pages that write no file of their own name
 
 
-def first_output(name: str) -> Path:
+def first_output(name: str, study: str) -> Path:
     "Return the file that a page writes first."
     if name in FIGURES and name not in FIRST_OUTPUT:
         return artifact_dir('figures') / f'{name}.pdf'
+    if name == 'claims':
+        name = f'claims-{claims_paths(claims_study(study))[0].stem}'
     return artifact_dir('paper') / FIRST_OUTPUT.get(name, f'tables/{name}.tex')
 
 # %% ../../nbs/publish/10_pages.ipynb #f86c77ce
@@ -256,7 +260,7 @@ def make_outputs(
                 if name in stale:
                     next(results)
                     executed[name] = pages[name]
-                path = first_output(name)
+                path = first_output(name, study)
                 outputs.append(path)
                 say(f'{_what_became_of(path, name in stale, before)} {display_path(path)}')
     finally:

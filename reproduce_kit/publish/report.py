@@ -19,8 +19,8 @@ from jinja2 import Environment, PackageLoader
 
 from ..config.endpoint import endpoint_of
 from ..config.optimizers import optimizer_titles
-from ..config.study import read_study
-from ..core import artifact_dir, atomic_write, data_folder, sha256
+from ..config.study import Findings, read_study
+from ..core import artifact_dir, atomic_write, sha256
 from ..data.published import listing_paper
 from ..engines.compliance import check_configs
 from ..results.endpoint import endpoint_answers, endpoint_sentence
@@ -48,11 +48,8 @@ from ..results.system_table import table2
 from ..results.table import Table, table_html
 from ..results.variance_figure import variance_figure
 from ..store.run import git_state
-from ..studies.lion_vs_adamw.audit import audit
-from ..studies.lion_vs_adamw.study import STUDY, this_paper
-from ..studies.lion_vs_adamw.table2_findings import recompute
 from ..verdicts.cells import CellVerdict, check_cells
-from ..verdicts.claims import judge_all, verdict_counts
+from ..verdicts.claims import claims_study, judge_all, read_claims, verdict_counts
 from ..verdicts.evidence import collect_evidence
 from ..verdicts.states import STATES
 
@@ -146,16 +143,7 @@ SECTIONS = (
         'figures', 'Figures', 'How did training go, and does the difference change with model size?'
     ),
     Section('verdicts', 'Verdicts', 'Do the runs agree with what was printed?'),
-    Section(
-        'claims',
-        'Claims',
-        "Which sentences of the draft, the thesis and the note do the data support?",
-    ),
-    Section(
-        'audit',
-        'Audit of the study of Lion and AdamW',
-        'Do its tables, its thesis and its raw outputs agree with each other?',
-    ),
+    Section('claims', 'Claims', 'Which sentences of the texts do the data support?'),
     Section('provenance', 'Provenance and environment', 'What does it take to run this again?'),
 )
 
@@ -235,14 +223,15 @@ def _verdicts_html(runs: list, cells: list) -> str:
     return body + (frame_html(pd.DataFrame(rows), 'cells', 'state') if rows else '')
 
 # %% ../../nbs/publish/30_report.ipynb #6d1dd980
-def _claims_html() -> str:
+def _claims_html(study: str) -> str:  # study: whose claims are shown
     columns = ['id', 'where', 'words', 'verdict', 'evidence']
+    judgments = judge_all(collect_evidence(study))
     body = ''
-    titles = this_paper().claim_sources
-    for source, claims in judge_all(collect_evidence(STUDY)).groupby('source', sort=False):
-        title = titles[source][0].upper() + titles[source][1:]
+    for file in read_claims(study):
+        claims = judgments[judgments.source == file.source]
+        title = file.title[0].upper() + file.title[1:]
         body += f'<h3>{html.escape(title)}</h3><p>{verdict_counts(claims)}</p>'
-        body += frame_html(claims[columns], f'claims-{source}', 'verdict')
+        body += frame_html(claims[columns], f'claims-{file.source}', 'verdict')
     return body
 
 # %% ../../nbs/publish/30_report.ipynb #8bb463d5
@@ -282,48 +271,50 @@ def _environment_html(runs: list) -> str:
         body += _details(f'settings of {run.folder.name}', settings)
     return body
 
-# %% ../../nbs/publish/30_report.ipynb #6afab9de
-def _audit_inputs() -> list:
-    "Folders of the authors' outputs, other systems' runs and the judgments; None if missing."
-    folders = [data_folder() / name for name in ('paper-authors', 'runs', 'trec-dl')]
-    return [folder if folder.is_dir() else None for folder in folders]
-
 # %% ../../nbs/publish/30_report.ipynb #06c8f379
-_STUDY_SECTIONS = ('claims', 'audit')
+def _findings(study: str) -> Findings | None:
+    "Return the findings of a study, or of the study whose paper it is about."
+    own = read_study(study)
+    if own.findings or not own.systems_of:
+        return own.findings
+    return read_study(own.systems_of).findings
 
 
 def _sections(study: str) -> list:
     "Return the sections of a study's report."
-    pages = read_study(study).pages
-    return [part for part in SECTIONS if part.id not in _STUDY_SECTIONS or part.id in pages]
+    sections = [part for part in SECTIONS if part.id != 'claims' or claims_study(study)]
+    findings = _findings(study)
+    if findings:
+        sections.insert(-1, Section('findings', findings.title, findings.question))
+    return sections
 
 # %% ../../nbs/publish/30_report.ipynb #4a6392ac
-def _bodies(runs: list, gaps: Table, cells: list) -> dict:
-    "{section: HTML}; `gaps` is from `gap_table`, `cells` from `check_cells`."
-    study = runs[0].cfg.study
-    authors, run_files, collection = _audit_inputs()
-    paper = listing_paper(study)
-    rankings = recompute(run_files, collection) if paper and run_files and collection else None
+def _tables_html(runs: list) -> str:
     tables = (
         table1(runs),
-        table2(runs, paper, rankings),
+        table2(runs, listing_paper(runs[0].cfg.study)),
         settings_table(runs),
         memory_table(runs),
     )
+    return ''.join(map(table_html, tables))
+
+
+def _bodies(runs: list, gaps: Table, cells: list) -> dict:
+    "{section: HTML}; `gaps` is from `gap_table`, `cells` from `check_cells`."
+    study = runs[0].cfg.study
     replicates = [run for group in seed_replicates(runs) for run in group]
     bodies = dict(
-        tables=''.join(map(table_html, tables)),
+        tables=_tables_html(runs),
         evidence=_evidence_html(runs, gaps),
         figures=_figures_html(runs),
         verdicts=_verdicts_html(runs, cells),
         provenance=_environment_html(replicates),
     )
-    wanted = {part.id for part in _sections(study)}
-    if 'claims' in wanted:
-        bodies |= dict(claims=_claims_html())
-    if 'audit' in wanted:
-        findings = audit(authors, run_files, collection)[['about', 'reads', 'evidence']]
-        bodies |= dict(audit=frame_html(findings, 'findings'))
+    if claims_study(study):
+        bodies |= dict(claims=_claims_html(claims_study(study)))
+    findings = _findings(study)
+    if findings:
+        bodies |= dict(findings=frame_html(findings.frame(), 'finding-list'))
     return bodies
 
 # %% ../../nbs/publish/30_report.ipynb #5389c103

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SUPPORTED', 'NOT_SUPPORTED', 'ON_SOURCE', 'ON_READING', 'ON_BOTH', 'UNDECIDABLE', 'BACKGROUND', 'VERDICTS',
-           'BRIEF_FACTS', 'CLAIM_KEYS', 'CLAIMS_WIDTHS', 'Claim', 'Answer', 'ask', 'ask_everywhere', 'Judgment',
-           'judge_claim', 'read_claims', 'judge_all', 'verdict_counts', 'claims_table', 'claims_inputs']
+           'BRIEF_FACTS', 'FILE_KEYS', 'CLAIM_KEYS', 'CLAIMS_WIDTHS', 'Claim', 'Answer', 'ask', 'ask_everywhere',
+           'Judgment', 'judge_claim', 'claims_paths', 'ClaimsFile', 'read_claims', 'claims_study', 'judged_study',
+           'judge_all', 'verdict_counts', 'claims_table', 'claims_inputs']
 
 # %% ../../nbs/verdicts/30_claims.ipynb #013b29a0
 import ast
@@ -13,17 +14,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
-import yaml
 from simpleeval import EvalWithCompoundTypes, FeatureNotAvailable, InvalidExpression
 
+from ..config.messages import read_yaml
+from ..config.study import read_study
 from ..core import KitError, did_you_mean, project_root, sha256
 from ..data.published import Paper
 from ..results.table import Table
-from .evidence import TREC_SET, Evidence
+from .evidence import OUR_RUNS, Evidence
 from reproduce_kit.verdicts.vocabulary import (
     ClaimVocabulary,
     EvidenceMissingError,
     SourcesDisagreeError,
+    claim_words,
 )
 
 # %% ../../nbs/verdicts/30_claims.ipynb #146f1b8f
@@ -32,11 +35,11 @@ class Claim:
     "One statement of a source."
 
     id: str
-    source: str  # file of `params/claims` without .yaml
+    source: str  # file of the study's `claims/` without .yaml
     where: str
     words: str  # the source's own
     holds: dict = field(default_factory=dict)  # {reading: expression}; {} for background
-    over: tuple = ()  # grounds; () for what no table answers
+    over: tuple | None = ()  # grounds; () for what no table answers; None: all there are
     why: str = ''  # how the expression reads the words, or why it is background
 
 # %% ../../nbs/verdicts/30_claims.ipynb #981a78f4
@@ -53,7 +56,13 @@ class Answer:
 # %% ../../nbs/verdicts/30_claims.ipynb #d58fd455
 def _claim_names(paper: Paper) -> dict:  # {name in an expression: list}
     measures, models = list(paper.measures.values()), list(paper.models.values())
-    return dict(ALL=measures, TREC=paper.measures_on(TREC_SET), MODELS=models)
+    return dict(ALL=measures, MODELS=models)
+
+
+def _word_hint(error: Exception) -> str:
+    "Return the word that an expression may have meant."
+    unknown = getattr(error, 'func_name', '')
+    return did_you_mean(unknown, claim_words()) if unknown else ''
 
 
 def ask(
@@ -71,19 +80,24 @@ def ask(
         holds = bool(evaluator.eval(expression))
     except EvidenceMissingError as error:
         missing = error
-    except (InvalidExpression, FeatureNotAvailable, KeyError, TypeError) as error:
-        reason = f'{type(error).__name__}: {error}'
-        raise KitError(f'claim {claim.id}: {expression}: {reason}') from None
+    except (InvalidExpression, FeatureNotAvailable, KitError, TypeError) as error:
+        raise KitError(f'claim {claim.id}: {expression}: {error}{_word_hint(error)}') from None
     return Answer(reading, ground, holds, tuple(seen), missing)
 
 # %% ../../nbs/verdicts/30_claims.ipynb #debb7dde
 def _grounds(claim: Claim, evidence: Evidence) -> list:
+    if claim.over is None:
+        return list(evidence.tables)
     if not claim.over:
         return ['']
-    sources = evidence.paper.sources.values()
-    do_runs_answer = any(source.topics and source.ground in claim.over for source in sources)
-    printed = {source.ground for source in sources}
-    ours = evidence.tables.keys() - printed if do_runs_answer else ()
+    printed = {source.ground for source in evidence.paper.sources.values()}
+    known = {*printed, OUR_RUNS} - {''}
+    for name in claim.over:
+        if name not in known:
+            raise KitError(
+                f'claim {claim.id}: over: {name!r} is unknown{did_you_mean(name, known)}'
+            )
+    ours = evidence.tables.keys() - printed if OUR_RUNS in claim.over else ()
     return [ground for ground in evidence.tables if ground in claim.over or ground in ours]
 
 
@@ -156,7 +170,7 @@ def _answer_label(answer: Answer) -> str:
 def _evidence_text(answers: list, over: tuple, most: int = 0) -> str:
     "Return what was seen, ground by ground; with `most`, about that many facts in all."
     if not answers:
-        return f"no {' or '.join(over)}"
+        return f"no {' or '.join(over or ['source'])}"
     grounds_of = {}
     for answer in answers:
         lacking = [str(answer.missing)] if answer.missing else []
@@ -196,6 +210,7 @@ def judge_claim(claim: Claim, evidence: Evidence) -> Judgment:
     return Judgment(claim.id, claim.source, claim.where, claim.words, given, verdict, text, brief)
 
 # %% ../../nbs/verdicts/30_claims.ipynb #73be851d
+FILE_KEYS = ('title', 'over', 'claims')
 CLAIM_KEYS = ('id', 'where', 'words', 'holds', 'over', 'why')
 
 
@@ -218,11 +233,17 @@ def _readings(entry: dict) -> dict:  # {reading: expression}
     return {reading: _one_line(expression) for reading, expression in readings.items()}
 
 
+def _unknown_key(entry: dict, known: tuple) -> str:
+    for key in entry:
+        if key not in known:
+            return f'key {key!r} is unknown{did_you_mean(key, known)}'
+    return ''
+
+
 def _entry_problem(entry: dict, known_ids: set) -> str:
     "Return what is wrong with an entry of a claims file, or ''."
-    unknown = sorted(set(entry) - set(CLAIM_KEYS))
-    if unknown:
-        return f'key {unknown[0]!r} is unknown{did_you_mean(unknown[0], CLAIM_KEYS)}'
+    if unknown := _unknown_key(entry, CLAIM_KEYS):
+        return unknown
     missing = [key for key in ('id', 'where', 'words') if not entry.get(key)]
     if missing:
         return f'{missing[0]} is missing'
@@ -235,32 +256,83 @@ def _entry_problem(entry: dict, known_ids: set) -> str:
     return next(filter(None, problems), '')
 
 # %% ../../nbs/verdicts/30_claims.ipynb #3767e284
+def claims_paths(
+    study: str,  # a folder of `params/`
+) -> list:
+    "Return the files of a study's claims."
+    return sorted((project_root() / 'params' / study / 'claims').glob('*.yaml'))
+
+
+@dataclass(frozen=True)
+class ClaimsFile:
+    "The claims of one text."
+
+    path: Path
+    title: str  # as a caption names the text
+    claims: tuple  # of Claim, in order
+
+    @property
+    def source(self) -> str:
+        "The file's name without .yaml."
+        return self.path.stem
+
+# %% ../../nbs/verdicts/30_claims.ipynb #705c349e
+def _read_claims_file(path: Path, known_ids: set) -> ClaimsFile:
+    "Read one file; add its ids to the known ones."
+    document, _ = read_yaml(path)
+    if problem := _unknown_key(document, FILE_KEYS):
+        raise KitError(f'{path}: {problem}')
+    claims = []
+    for number, entry in enumerate(document.get('claims') or [], 1):
+        problem = _entry_problem(entry, known_ids)
+        if problem:
+            raise KitError(f'{path}, claim {entry.get("id", number)}: {problem}')
+        texts = {key: _one_line(entry.get(key, '')) for key in ('words', 'why')}
+        over = entry.get('over', document.get('over'))
+        asked = dict(source=path.stem, over=over and tuple(over), holds=_readings(entry))
+        claim = Claim(**(entry | texts | asked))
+        known_ids.add(claim.id)
+        claims.append(claim)
+    return ClaimsFile(path, document.get('title') or path.stem, tuple(claims))
+
+
 def read_claims(
-    folder=None,  # None: params/claims
-) -> list:  # of Claim, in order
-    "Read the claims; raise KitError naming the file and the claim that is malformed."
-    claims, known_ids = [], set()
-    for path in sorted(Path(folder or project_root() / 'params/claims').glob('*.yaml')):
-        document = yaml.safe_load(path.read_text('utf-8'))
-        for number, entry in enumerate(document['claims'], 1):
-            problem = _entry_problem(entry, known_ids)
-            if problem:
-                raise KitError(f"{path.name}, claim {entry.get('id', number)}: {problem}")
-            texts = {key: _one_line(entry.get(key, '')) for key in ('words', 'why')}
-            over = tuple(entry.get('over', document['over']))
-            asked = dict(source=path.stem, over=over, holds=_readings(entry))
-            claim = Claim(**(entry | texts | asked))
-            known_ids.add(claim.id)
-            claims.append(claim)
-    return claims
+    study: str,  # a folder of `params/`
+) -> list:  # of ClaimsFile; [] if the study has none
+    "Read a study's claims; raise `KitError` naming the file and the claim that is malformed."
+    known_ids = set()
+    return [_read_claims_file(path, known_ids) for path in claims_paths(study)]
+
+# %% ../../nbs/verdicts/30_claims.ipynb #0e2e6a6d
+def claims_study(
+    study: str,  # a folder of `params/`
+) -> str:  # '' if there are no claims
+    "Return the study whose claims are shown with a study's runs."
+    if claims_paths(study):
+        return study
+    other = read_study(study).systems_of
+    return other if other and claims_paths(other) else ''
+
+# %% ../../nbs/verdicts/30_claims.ipynb #a23c6fcb
+def judged_study(
+    study: str,  # a folder of `params/`
+) -> str:
+    "Return the study whose claims are judged; raise `KitError` if there are none."
+    if not (project_root() / 'params' / study).is_dir():
+        known = [path.name for path in (project_root() / 'params').iterdir()]
+        raise KitError(f'{study}: no such study in params/{did_you_mean(study, known)}')
+    claimed = claims_study(study)
+    if not claimed:
+        raise KitError(f'{study}: no claims; write params/{study}/claims/paper.yaml')
+    return claimed
 
 # %% ../../nbs/verdicts/30_claims.ipynb #2ff3952d
 def judge_all(
     evidence: Evidence,
-    folder=None,  # None: params/claims
 ) -> pd.DataFrame:  # a row per claim, a column per field of `Judgment`
-    "Judge all claims."
-    return pd.DataFrame([judge_claim(claim, evidence) for claim in read_claims(folder)])
+    "Judge all claims of the evidence's study."
+    claims = [claim for file in read_claims(evidence.paper.study) for claim in file.claims]
+    return pd.DataFrame([judge_claim(claim, evidence) for claim in claims])
 
 # %% ../../nbs/verdicts/30_claims.ipynb #3271a7e5
 def verdict_counts(judgments: pd.DataFrame) -> str:
@@ -275,21 +347,25 @@ def verdict_counts(judgments: pd.DataFrame) -> str:
 CLAIMS_WIDTHS = (0.11, 0.28, 0.1, 0.43)  # of claim, words, verdict and evidence
 
 
+def _displayed(path: Path) -> str:
+    return str(path.relative_to(project_root()))
+
+
 def claims_table(
     paper: Paper,
     judgments: pd.DataFrame,  # from `judge_all`
-    source: str,  # a key of `paper.claim_sources`
+    file: ClaimsFile,
 ) -> Table:
     "Return the verdicts on one source of claims as a table of the paper."
-    rows = judgments[judgments.source == source]
+    rows = judgments[judgments.source == file.source]
     grounds = ', '.join(place.caption for place in paper.sources.values() if place.caption)
     caption = (
-        f'Claims of {paper.claim_sources[source]}: {len(rows)}, of which {verdict_counts(rows)}. '
+        f'Claims of {file.title}: {len(rows)}, of which {verdict_counts(rows)}. '
         f'Each is asked on every ground that has its rows: {grounds}, '
         'runs of our own where all were trained. Evidence: the first facts; all of it stands on the '
         'page of the claims (nbs/analysis/claims.ipynb).'
     )
-    table = Table(f'claims-{source}', caption, ('Claim',), long=True, widths=CLAIMS_WIDTHS)
+    table = Table(f'claims-{file.source}', caption, ('Claim',), long=True, widths=CLAIMS_WIDTHS)
     for row in rows.itertuples():
         texts = {
             'Words': f'“{row.words}” ({row.where})',
@@ -297,11 +373,10 @@ def claims_table(
             'Evidence': row.brief,
         }
         for column, text in texts.items():
-            table.add(row.id, column, text, computed=f'params/claims/{source}.yaml')
+            table.add(row.id, column, text, computed=_displayed(file.path))
     return table
 
 # %% ../../nbs/verdicts/30_claims.ipynb #1c76861e
-def claims_inputs() -> dict:  # {path in the project: sha256}
-    "Return the files of claims, with their hashes."
-    paths = sorted((project_root() / 'params/claims').glob('*.yaml'))
-    return {f'params/claims/{path.name}': sha256(path) for path in paths}
+def claims_inputs(study: str) -> dict:  # {path in the project: sha256}
+    "Return the files of a study's claims, with their hashes."
+    return {_displayed(path): sha256(path) for path in claims_paths(study)}

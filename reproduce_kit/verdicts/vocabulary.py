@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FEWEST_POINTS', 'BUILT_IN_WORDS', 'WORD_GROUPS', 'EvidenceMissingError', 'SourcesDisagreeError', 'Words',
-           'ValueWords', 'RowWords', 'TopicWords', 'StatementWords', 'OptimizerWords', 'RunWords', 'ClaimVocabulary']
+           'ValueWords', 'RowWords', 'TopicWords', 'StatementWords', 'OptimizerWords', 'RunWords', 'claim_words',
+           'ClaimVocabulary']
 
 # %% ../../nbs/verdicts/27_vocabulary.ipynb #c6ca1594
 import math
@@ -40,6 +41,15 @@ class Words:
     def _note(self, text: str):
         if text not in self.seen:
             self.seen.append(text)
+
+    def _known(self, values: dict, key, title: str):
+        "Return the value of a key; raise `KitError` if only this key is absent."
+        if not values:
+            raise EvidenceMissingError(f'no {title}')
+        if key not in values:
+            known = [str(name) for name in values]
+            raise KitError(f'{title}: {key!r} is unknown{did_you_mean(str(key), known)}')
+        return values[key]
 
 # %% ../../nbs/verdicts/27_vocabulary.ipynb #de77fe32
 def _pair_name(model: str, optimizer: str) -> str:
@@ -141,20 +151,28 @@ class RowWords(ValueWords):
         "The epochs of the table."
         return self._labels(2, 'epochs')
 
-    def lion_ahead(self, model, measures):
-        "The share of cells of the same epoch where Lion is above AdamW."
+    def measures(self, test_set):
+        "The measures of a test set, as the paper names them."
+        measures = self.evidence.paper.measures_on(test_set)
+        if not measures:
+            known = self.evidence.paper.test_sets.values()
+            raise KitError(f'test set {test_set!r} is unknown{did_you_mean(test_set, known)}')
+        return measures
+
+    def ahead(self, optimizer, other, model, measures):
+        "The share of cells of the same epoch where one optimizer is above another."
         is_ahead = []
         for measure in measures:
-            lion = self._rows(measure, model, 'Lion')
-            adamw = self._rows(measure, model, 'AdamW')
-            for epoch in sorted({row[2] for row in lion}):
-                pair = (lion.get((model, 'Lion', epoch)), adamw.get((model, 'AdamW', epoch)))
+            ours = self._rows(measure, model, optimizer)
+            theirs = self._rows(measure, model, other)
+            for epoch in sorted({row[2] for row in ours}):
+                pair = (ours.get((model, optimizer, epoch)), theirs.get((model, other, epoch)))
                 if None not in pair:
                     is_ahead.append(pair[0] > pair[1])
         if not is_ahead:
-            raise EvidenceMissingError(f'no epoch of {model} with both Lion and AdamW')
+            raise EvidenceMissingError(f'no epoch of {model} with both {optimizer} and {other}')
         cells = f'{sum(is_ahead)} of {len(is_ahead)} cells of the same epoch'
-        self._note(f'{model}: Lion above AdamW in {cells}')
+        self._note(f'{model}: {optimizer} above {other} in {cells}')
         return sum(is_ahead) / len(is_ahead)
 
     def most(self, measures, holds):
@@ -172,16 +190,16 @@ def _p_values(gaps: bytes, topic_count: int) -> np.ndarray:
 class TopicWords(Words):
     "Words about differences that are tested topic by topic."
 
-    def _gaps(self, measure) -> dict:  # {(model, epoch): Lion minus AdamW by topic}
+    def _gaps(self, optimizer, other, measure) -> dict:  # {(model, epoch): difference by topic}
         topics = self.evidence.topics.get(self.ground, {})
         epochs = sorted({row[2] for row in topics})
         gaps = {}
         for model in self.evidence.paper.models.values():
             for epoch in epochs:
-                lion = topics.get((model, 'Lion', epoch, measure))
-                adamw = topics.get((model, 'AdamW', epoch, measure))
-                if lion is not None and adamw is not None:
-                    gaps[model, epoch] = differences(lion, adamw)
+                ours = topics.get((model, optimizer, epoch, measure))
+                theirs = topics.get((model, other, epoch, measure))
+                if ours is not None and theirs is not None:
+                    gaps[model, epoch] = differences(ours, theirs)
         return gaps
 
     def _signs(self, gaps: dict, titles: dict) -> dict:
@@ -196,21 +214,21 @@ class TopicWords(Words):
             signs[key] = 0 if p > 0.05 else sign
         return signs
 
-    def significant(self, model, measure):
-        "1: Lion better in some epoch and worse in none; -1: the same for AdamW; else 0."
-        gaps = self._gaps(measure)
+    def significant(self, optimizer, other, model, measure):
+        "1: one optimizer better in some epoch and worse in none; -1: the other; else 0."
+        gaps = self._gaps(optimizer, other, measure)
         keys = [key for key in gaps if key[0] == model]
         if not keys:
             raise EvidenceMissingError(f'no per-topic values of {model}')
-        what = f'Lion minus AdamW in {measure} of {model}'
+        what = f'{optimizer} minus {other} in {measure} of {model}'
         titles = {key: f'{what}, epoch {key[1]}, corrected over {len(gaps)}' for key in keys}
         tested = self._signs(gaps, titles)
         signs = {tested[key] for key in keys} - {0}
         return signs.pop() if len(signs) == 1 else 0
 
-    def interacts(self, measure):
-        "Whether Lion minus AdamW differs between two models in any epoch."
-        gaps = self._gaps(measure)
+    def interacts(self, optimizer, other, measure):
+        "Whether the difference between two optimizers differs between two models in any epoch."
+        gaps = self._gaps(optimizer, other, measure)
         contrasts, names = {}, {}
         epochs = sorted({epoch for _, epoch in gaps})
         for a, b in combinations(self.evidence.paper.models.values(), 2):
@@ -238,10 +256,10 @@ class StatementWords(Words):
 
     def _statements(self, key, of) -> list:
         statements = self.evidence.statements
-        if (key, of) not in statements:
+        if statements and (key, of) not in statements:
             hint = did_you_mean(key, {known for known, _ in statements})
             raise KitError(f'nothing is stated of {key!r}, {of!r}{hint}')
-        return statements[key, of]
+        return self._known(statements, (key, of), 'statements')
 
     def says(self, text, key, of):
         "What one text states about a thing."
@@ -254,14 +272,15 @@ class StatementWords(Words):
     def listed(self, system=None):
         "nDCG@10 of a system that the paper lists; without a system, the highest."
         systems = self.evidence.systems
-        ndcg = systems[system] if system else max(systems.values())
+        best = max(systems, key=systems.get, default=None)
+        ndcg = self._known(systems, system or best, 'other systems')
         highest = f'highest of {self.evidence.paper.systems.title}'
         self._note(f'{system or highest}: {ndcg:g}')
         return ndcg
 
     def cited(self, system, column='rerank'):
         "nDCG@10 in the source that a row is cited from."
-        ndcg = self.evidence.cited[system, column]
+        ndcg = self._known(self.evidence.cited, (system, column), 'cited values')
         self._note(f'{system} in its source: {ndcg:g} ({column})')
         return ndcg
 
@@ -272,19 +291,21 @@ class StatementWords(Words):
 
     def size(self, model):
         "The parameters of a released model."
-        parameters = self.evidence.sizes[model]
+        parameters = self._known(self.evidence.sizes, model, 'models')
         self._note(f'{model}: {parameters / 1e6:.0f} M parameters')
         return parameters
 
     def context(self, model):
         "The longest input that a released model can read, in tokens."
-        tokens = self.evidence.contexts[model]
+        tokens = self._known(self.evidence.contexts, model, 'models')
         self._note(f'{model}: inputs of up to {tokens} tokens')
         return tokens
 
     def longest(self):
         "The longest topic with a passage that was reranked, in tokens."
         tokens = self.evidence.longest
+        if not tokens:
+            raise EvidenceMissingError('no longest input')
         self._note(f'the longest topic with a passage has {tokens} tokens')
         return tokens
 
@@ -294,14 +315,16 @@ class OptimizerWords(Words):
 
     def state(self, optimizer):
         "The values that an optimizer keeps per parameter."
-        values = self.evidence.measured[optimizer].values
+        values = self._known(self.evidence.measured, optimizer, 'measured optimizers').values
         title = optimizer_title(optimizer)
         self._note(f'{title} keeps {values:.2f} values per parameter (measured)')
         return values
 
     def decoupled(self, optimizer):
         "Whether a parameter without gradient shrinks by rate times decay."
-        is_decoupled = self.evidence.measured[optimizer].is_decoupled
+        is_decoupled = self._known(
+            self.evidence.measured, optimizer, 'measured optimizers'
+        ).is_decoupled
         verb = 'shrinks' if is_decoupled else 'does not shrink'
         title = optimizer_title(optimizer)
         self._note(f'{title}: a parameter without gradient {verb} by rate times decay (measured)')
@@ -309,22 +332,29 @@ class OptimizerWords(Words):
 
     def equal_steps(self, optimizer):
         "Whether every parameter moves by one learning rate."
-        is_equal = self.evidence.measured[optimizer].has_equal_steps
+        is_equal = self._known(
+            self.evidence.measured, optimizer, 'measured optimizers'
+        ).has_equal_steps
         step = 'the' if is_equal else 'its own multiple of the'
         title = optimizer_title(optimizer)
         self._note(f'{title}: every parameter moves by {step} learning rate (measured)')
         return is_equal
 
-    def saved(self, model):
-        "The share by which the logged GPU figure is lower with Lion."
-        adamw, lion = (self.evidence.gpu[model, name] for name in ('AdamW', 'Lion'))
-        share = (adamw - lion) / adamw
-        figures = f'{adamw:.2f} % with AdamW, {lion:.2f} % with Lion, {100 * share:.2f} % less'
-        self._note(f'{self.evidence.gpu_of} of {model}: {figures}')
+    def saved(self, optimizer, other, model):
+        "The share by which the logged GPU figure is lower with one optimizer than with another."
+        ours, theirs = (
+            self._known(self.evidence.gpu, (model, name), 'logged GPU figures')
+            for name in (optimizer, other)
+        )
+        share = (theirs - ours) / theirs
+        figures = f'{theirs:.2f} % with {other}, {ours:.2f} % with {optimizer}'
+        self._note(f'{self.evidence.gpu_of} of {model}: {figures}, {100 * share:.2f} % less')
         return share
 
     def quantity(self):
         "What the logged GPU figures are of."
+        if not self.evidence.gpu_of:
+            raise EvidenceMissingError('no logged GPU figures')
         self._note(f'the figures are of {self.evidence.gpu_of}')
         return self.evidence.gpu_of
 
@@ -385,10 +415,14 @@ BUILT_IN_WORDS = dict(round=round, len=len, min=min, max=max, sum=sum, all=all, 
 WORD_GROUPS = (ValueWords, RowWords, TopicWords, StatementWords, OptimizerWords, RunWords)
 
 
+def claim_words() -> list:
+    "Return the names of all words."
+    return [name for group in WORD_GROUPS for name in vars(group) if name[0] != '_']
+
+
 class ClaimVocabulary(RowWords, TopicWords, StatementWords, OptimizerWords, RunWords):
     "All words of a claim's expression, over one ground."
 
     def functions(self) -> dict:  # {word: function}
         "Return the words and the built-in functions."
-        names = [name for group in WORD_GROUPS for name in vars(group) if name[0] != '_']
-        return BUILT_IN_WORDS | {name: getattr(self, name) for name in names}
+        return BUILT_IN_WORDS | {name: getattr(self, name) for name in claim_words()}

@@ -27,7 +27,7 @@ NAMES = {
     'Study': ['new', 'list', 'plan', 'prepare', 'sweep', 'run', 'logs'],
     'Results': ['rerank', 'retrieve', 'tables', 'figures', 'paper', 'report', 'push'],
     'Engines': ['fetch', 'stop', 'evaluate'],
-    'Checks': ['check', 'compare', 'why', 'doctor', 'data'],
+    'Checks': ['check', 'claims', 'compare', 'why', 'doctor', 'data'],
 }
 OPTIONS = {
     'new': ['study', '--json'],
@@ -54,6 +54,7 @@ OPTIONS = {
     'stop': ['run', '--json'],
     'evaluate': ['run', '--epoch', '--set', '--on', '--json'],
     'check': ['paths', '--against', '--json'],
+    'claims': ['study', 'words', '--json'],
     'compare': ['first', 'second', '--epoch', '--json'],
     'why': ['file', 'cell', '--json'],
     'doctor': ['--json'],

@@ -156,6 +156,60 @@ def test_printed_numbers_get_verdicts(finished, clone, env):
     assert 'published.csv, line 5: the number of line 3 again' in p.stderr
 
 
+CLAIMS = """title: the paper
+claims:
+- id: A-muon
+  where: abstract
+  words: Muon is best in nDCG@20
+  holds: "'My RoBERTa + Muon' in won('nDCG@20')"
+- id: A-recall
+  where: Section 4
+  words: AdamW finds more than four fifths of the relevant passages
+  holds: peak('R@100', 'My RoBERTa', 'AdamW') > 0.8
+  over: [our runs]
+- id: A-memory
+  where: Section 5
+  words: AdamW keeps two values per parameter
+  holds: state('adamw') > 1.9
+  over: []
+- id: A-better
+  where: Section 4
+  words: Muon is significantly better than AdamW
+  holds: significant('Muon', 'AdamW', 'My RoBERTa', 'nDCG@20') == 1
+"""
+TWO_NUMBERS = """backbone,optimizer,epoch,measure,test_set,printed,source
+my-roberta,AdamW,1,nDCG@20,test,0.9990,Table 1
+my-roberta,Muon,1,nDCG@20,test,0.5000,Table 1
+"""
+
+
+def test_its_claims_are_judged_on_print_and_on_its_runs(finished, clone, env):
+    folder = clone / 'params/mine'
+    (folder / 'published.csv').write_text(TWO_NUMBERS)
+    (folder / 'claims').mkdir()
+    (folder / 'claims/paper.yaml').write_text(CLAIMS)
+    p = reproduce_here('claims', 'mine', '--json', env=env)
+    assert p.returncode == 0, p.stderr
+    claims = {row['id']: row for row in json.loads(p.stdout)}
+    assert claims['A-muon']['answers'].keys() == {'Table 1', 'our runs (first)'}
+    assert claims['A-muon']['answers']['Table 1'] is False
+    assert claims['A-recall']['answers'].keys() == {'our runs (first)'}
+    assert claims['A-memory']['verdict'] == 'supported'
+    assert claims['A-better']['answers'].keys() == {'our runs (first)'}
+    p = reproduce('report', 'mine', env=env, cwd=clone)
+    assert p.returncode == 0, p.stderr
+    page = (clone / 'runs/mine/report.html').read_text()
+    assert 'Muon is best in nDCG@20' in page and 'Table 1' in page
+    p = reproduce('tables', '--study', 'mine', env=env, cwd=clone)
+    assert p.returncode == 0, p.stdout + p.stderr
+    assert 'A-recall' in (clone / 'paper/tables/claims-paper.tex').read_text()
+    (folder / 'claims/paper.yaml').write_text(CLAIMS.replace('won(', 'wins('))
+    p = reproduce_here('claims', 'mine', env=env)
+    assert p.returncode == 1 and 'claim A-muon' in p.stderr and "did you mean 'won'" in p.stderr
+    (folder / 'claims/paper.yaml').unlink()
+    (folder / 'published.csv').unlink()
+
+
 def test_a_measure_that_is_listed_later_is_told(finished, clone, env):
     study = clone / 'params/mine/study.yaml'
     kept = study.read_text()

@@ -250,7 +250,7 @@ def test_the_report_says_what_the_runs_say(report_page):
     assert '−0.050' in page.locator('#significance').inner_text()
     assert 'as-configured' in page.locator('#configs').inner_text()
     assert page.locator('#claims-draft .v-undecidable').count() > 5
-    assert '42 of 108' in page.locator('#findings').inner_text()
+    assert '42 of 108' in page.locator('#finding-list').inner_text()
     assert page.locator('img').count() == 4
 
 

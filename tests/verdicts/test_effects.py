@@ -37,6 +37,6 @@ def test_an_effect_of_almost_nothing_is_not_divided_by():
 
 
 def test_the_table_has_three_sources_and_their_pairs():
-    table = effects_table(PAPER)
+    table = effects_table(PAPER, ('draft', 'raw', 'second'))
     assert table.frame.shape == (18, 9)
     assert 'draft: Table I of the draft of April 2025' in table.caption

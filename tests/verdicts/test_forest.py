@@ -11,11 +11,12 @@ from reproduce_kit.verdicts.forest import forest_figure, own_gaps, printed_gaps
 
 PAPER = read_paper('lion-vs-adamw')
 EVIDENCE = collect_evidence('lion-vs-adamw')
+SOURCES = ('draft', 'raw', 'second')
 
 
 def test_gaps_are_the_effects_of_the_sources():
     effects = compare_effects(PAPER, 'draft', 'raw')
-    for gap in printed_gaps(PAPER, EVIDENCE, 'nDCG@10'):
+    for gap in printed_gaps(EVIDENCE, 'nDCG@10', SOURCES):
         if gap.source in ('draft', 'raw'):
             column = 'first' if gap.source == 'draft' else 'second'
             expected = effects.loc[gap.model, 'nDCG@10', gap.epoch][column]
@@ -23,7 +24,7 @@ def test_gaps_are_the_effects_of_the_sources():
 
 
 def test_only_a_source_with_values_by_topic_has_intervals():
-    gaps = printed_gaps(PAPER, EVIDENCE, 'MAP')
+    gaps = printed_gaps(EVIDENCE, 'MAP', SOURCES)
     with_interval = {(gap.source, gap.model) for gap in gaps if gap.low is not None}
     assert with_interval == {('raw', 'MiniLM'), ('raw', 'GTE')}
 
@@ -32,14 +33,14 @@ def test_runs_of_our_own_are_a_source_of_their_own():
     ours = copy.deepcopy(EVIDENCE)
     ours.tables['our runs (as-run)'] = ours.tables['raw outputs']
     ours.topics['our runs (as-run)'] = ours.topics['raw outputs']
-    gaps = own_gaps(ours, PAPER, 'MAP')
+    gaps = own_gaps(ours, 'MAP')
     assert {gap.source for gap in gaps} == {'our runs (as-run)'}
     assert len(gaps) == 9
 
 
 def test_the_figure_has_a_line_per_model_and_epoch():
-    gaps = {name: printed_gaps(PAPER, EVIDENCE, name) for name in ('nDCG@10', 'MAP')}
-    figure = forest_figure(gaps, {})
+    gaps = {name: printed_gaps(EVIDENCE, name, SOURCES) for name in ('nDCG@10', 'MAP')}
+    figure = forest_figure(PAPER, gaps)
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert len(labels) == 9
     assert 'GTE, epoch 3' in labels
