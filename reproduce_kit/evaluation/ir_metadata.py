@@ -42,9 +42,10 @@ class RunFile:
 
     @property
     def tag(self) -> str:
-        "The last column of the run file."
+        "The last column of the run file; '' if it ranks nothing."
         with gzip.open(self.path, 'rt', encoding='utf-8') as file:
-            return file.readline().split()[-1]
+            words = file.readline().split()
+        return words[-1] if words else ''
 
 # %% ../../nbs/evaluation/58_ir_metadata.ipynb #21011d0e
 def _known(value):
