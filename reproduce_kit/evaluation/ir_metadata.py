@@ -211,7 +211,7 @@ def ir_metadata(
 
 # %% ../../nbs/evaluation/58_ir_metadata.ipynb #024881c3
 def write_sidecar(ranked: RunFile) -> Path:
-    "Describe a run file in the file next to it, unless that is there; return the description's path."
+    "Describe a run file in a file next to it, unless that is there; return that file."
     path = ranked.sidecar
     if not path.exists():
         described = ir_metadata(ranked)
