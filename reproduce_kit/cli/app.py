@@ -15,6 +15,7 @@ from .checks import check, claims, why
 from .compare import compare
 from .data import data_group
 from .doctor import doctor
+from .export import export
 from .new_study import new_command
 from .results import figures, paper, push, report, rerank, retrieve, tables
 from .run import list_command, logs, plan, prepare, run
@@ -25,7 +26,7 @@ from ..core import KitError, as_kit_error, did_you_mean
 # %% ../../nbs/cli/90_app.ipynb #b85c73d7
 SECTIONS = {
     'Study': (new_command, list_command, plan, prepare, sweep, run, logs),
-    'Results': (rerank, retrieve, tables, figures, paper, report, push),
+    'Results': (rerank, retrieve, tables, figures, paper, report, export, push),
     'Engines': (fetch, stop, evaluate),
     'Checks': (check, claims, compare, why, doctor, data_group),
 }

@@ -261,18 +261,24 @@ def prepare(paths, as_json):
     print_result(rows, as_json, lambda: f'\nnext: reproduce run {" ".join(paths)}')
 
 # %% ../../nbs/cli/20_run.ipynb #38a9a78b
-def require_tracker(name: str):
-    "Raise unless a tracker is installed and logged in; then pass its name to the runs."
+def _is_logged_in() -> bool:
+    "Whether Weights & Biases knows who sends the curves."
     import netrc
-    from importlib.util import find_spec
 
-    if find_spec(name) is None:
-        raise KitError(f'--track {name}: the package is not installed; `pip install {name}`')
     try:
         hosts = netrc.netrc().hosts
     except (OSError, netrc.NetrcParseError):
         hosts = {}
-    if not (os.environ.get('WANDB_API_KEY') or 'api.wandb.ai' in hosts):
+    return bool(os.environ.get('WANDB_API_KEY') or 'api.wandb.ai' in hosts)
+
+
+def require_tracker(name: str):
+    "Raise unless a tracker is installed and, for wandb, logged in; then pass its name to the runs."
+    from importlib.util import find_spec
+
+    if find_spec(name) is None:
+        raise KitError(f'--track {name}: the package is not installed; `pip install {name}`')
+    if name == 'wandb' and not _is_logged_in():
         raise KitError(
             f'--track {name}: you are not logged in; `{name} login`, or leave --track out '
             '(TensorBoard files are always written)'
@@ -323,8 +329,9 @@ def run_here(paths, track, jobs, as_json):
 @as_json
 @click.option(
     '--track',
-    type=click.Choice(['wandb']),
-    help='Send the curves to this tracker. Log in to it first; on Modal, make a secret of that name.',
+    type=click.Choice(['wandb', 'trackio']),
+    help='Send the curves to this tracker, too. wandb: log in first; on Modal, make a secret of '
+    'that name. trackio: they stay on this machine.',
 )
 @click.option('--yes', is_flag=True, help='On Modal: start without asking for confirmation.')
 @click.option(

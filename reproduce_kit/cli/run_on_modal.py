@@ -78,6 +78,11 @@ def modal_request(paths, track, secrets=(), rates='', max_dollars=None, yes=Fals
     "Return the request of a command line; a tracker's secret has the tracker's name."
     from reproduce_kit.engines.cost import read_rates
 
+    if track == 'trackio':
+        raise KitError(
+            '--track trackio: it keeps curves on the machine that trains, which is given back; '
+            'on Modal use --track wandb (history.jsonl has the curves, too)'
+        )
     require_no_encoders(paths)
     secrets = sorted({*secrets, track} - {''})
     return ModalRequest(

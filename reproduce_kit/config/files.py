@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NON_RUN_FOLDERS', 'ENDPOINT_FILE', 'STUDY_FILE', 'SWEEP_NAME', 'make_config', 'config_from_notebook', 'is_sweep_file',
-           'describes_runs', 'read_parameters', 'read_runs', 'read_config', 'row_order', 'read_configs']
+           'describes_runs', 'read_parameters', 'read_runs', 'read_config', 'row_order', 'read_configs', 'config_file']
 
 # %% ../../nbs/config/40_files.ipynb #82e54f30
 import itertools
@@ -155,3 +155,17 @@ def read_configs(
     if problems:
         raise KitError('\n'.join(problems))
     return sorted(runs, key=row_order)
+
+# %% ../../nbs/config/40_files.ipynb #be1a48ef
+def _describes(file: Path, config: RunConfig) -> bool:
+    try:
+        return config.identity in [run.identity for run in read_runs(file)]
+    except KitError:
+        return False
+
+
+def config_file(config: RunConfig) -> Path | None:
+    "Return the file of `params/` that describes a run; None if none does any more."
+    files = sorted((project_root() / 'params' / config.study).rglob('*.yaml'))
+    found = (file for file in files if describes_runs(file) and _describes(file, config))
+    return next(found, None)

@@ -23,7 +23,7 @@ from .modal_session import connect, ensure_deployed, modal_errors
 _NAME = r'[a-z0-9][a-z0-9._-]*'
 _FILE = r'[A-Za-z0-9_][A-Za-z0-9._-]*'
 _STORE_PATH = re.compile(rf'{_NAME}/{_NAME}/{_NAME}-[0-9a-f]{{8}}(/{_FILE}){{1,3}}')
-_SUFFIXES = '.json .jsonl .ipynb .csv .run.gz .safetensors .txt .model'
+_SUFFIXES = '.json .jsonl .ipynb .csv .run.gz .safetensors .txt .model .yml'
 _STORE_SUFFIXES = tuple(_SUFFIXES.split())
 
 

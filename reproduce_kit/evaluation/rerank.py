@@ -31,6 +31,7 @@ from ..data.collection import Collection, read_collection
 from ..data.hub import DATASETS, fetch
 from ..data.pairs import load_collection
 from ..data.trec import ranking, write_run
+from .ir_metadata import write_sidecars
 from reproduce_kit.evaluation.metrics import (
     ceiling,
     evaluate,
@@ -177,14 +178,11 @@ def write_rankings(
     write_json(folder / 'metrics.json', dict(more, files=hashes))
 
 # %% ../../nbs/evaluation/60_rerank.ipynb #be0ebea0
-def evaluate_first_stage(
+def _measure_first_stage(
     run: Run,
     sets: dict,  # from `load_test_sets`
 ):
-    "Measure the first stage, a perfect reranker of it, and zero-shot; write `first-stage/`."
-    folder = run.folder / 'first-stage'
-    if process_rank() or (folder / 'metrics.json').exists():
-        return
+    "Write `first-stage/`."
     rows = {}
     for label, measure in (('BM25', evaluate), ('ceiling', ceiling)):
         for name, judged in sets.items():
@@ -195,7 +193,7 @@ def evaluate_first_stage(
             rankings[f'zero-shot-{name}'] = ranked
             rows[f'zero-shot/{name}'] = evaluate(ranked, judged.qrels, judged.shown)
     write_rankings(
-        folder,
+        run.folder / 'first-stage',
         sets,
         rankings,
         rows,
@@ -203,6 +201,19 @@ def evaluate_first_stage(
         means={label: means(values) for label, values in rows.items()},
         ranked_by={name: judged.first_stage for name, judged in sets.items()},
     )
+
+# %% ../../nbs/evaluation/60_rerank.ipynb #6432570c
+def evaluate_first_stage(
+    run: Run,
+    sets: dict,  # from `load_test_sets`
+):
+    "Measure the first stage, a perfect reranker of it, and zero-shot, unless that was done."
+    folder = run.folder / 'first-stage'
+    if process_rank():
+        return
+    if not (folder / 'metrics.json').exists():
+        _measure_first_stage(run, sets)
+    write_sidecars(run, folder, sets)
 
 # %% ../../nbs/evaluation/60_rerank.ipynb #a7c03e9a
 def _rerank_sets(
@@ -251,6 +262,7 @@ def evaluate_epoch(
         )
         seconds = round(time.time() - start, 1)
         run.record(EventKind.EVALUATED, epoch=epoch, seconds=seconds)
+    write_sidecars(run, folder, sets, epoch)
     return read_json(folder / 'metrics.json')
 
 # %% ../../nbs/evaluation/60_rerank.ipynb #dcdf6e6b
@@ -277,6 +289,8 @@ def evaluate_extra_sets(
             epoch=epoch,
             means={name: means(rows[f'{run.cfg.name}/{name}'])},
         )
+    for name, folder in folders.items():
+        write_sidecars(run, folder, [name], epoch)
     return {name: read_measured(folder).means[name] for name, folder in folders.items()}
 
 # %% ../../nbs/evaluation/60_rerank.ipynb #e35e457d

@@ -30,6 +30,7 @@ from .group_losses import group_trainer
 from .microbatch import microbatch_trainer
 from .optimizers import make_optimizer
 from .schedules import make_schedule
+from .trackers import reported_to, tracker_callbacks
 
 # %% ../../nbs/training/50_cross_encoder.ipynb #967f55d5
 class EpochSampler(DefaultBatchSampler):
@@ -112,7 +113,7 @@ def training_arguments(
         eval_strategy='no',
         save_strategy='no',
         save_total_limit=2,
-        report_to=os.environ.get('REPRODUCE_TRACK', 'none'),
+        report_to=reported_to(),
         run_name=run.folder.name,
         disable_tqdm=True,
         dataloader_num_workers=cfg.workers,
@@ -183,7 +184,8 @@ def make_trainer(
     schedule = make_schedule(optimizer, cfg)
     assert schedule.optimizer is optimizer
     data = pairs['train'], pairs['dev']
-    parts = dict(optimizers=(optimizer, schedule), callbacks=[TrainingCallback(run, on_epoch)])
+    callbacks = [TrainingCallback(run, on_epoch), *tracker_callbacks(run)]
+    parts = dict(optimizers=(optimizer, schedule), callbacks=callbacks)
     if cfg.group > 1:
         trainer = group_trainer(model, args, *data, cfg, **parts)
     else:

@@ -25,7 +25,7 @@ from reproduce_kit.store.run import RunState
 
 NAMES = {
     'Study': ['new', 'list', 'plan', 'prepare', 'sweep', 'run', 'logs'],
-    'Results': ['rerank', 'retrieve', 'tables', 'figures', 'paper', 'report', 'push'],
+    'Results': ['rerank', 'retrieve', 'tables', 'figures', 'paper', 'report', 'export', 'push'],
     'Engines': ['fetch', 'stop', 'evaluate'],
     'Checks': ['check', 'claims', 'compare', 'why', 'doctor', 'data'],
 }
@@ -49,6 +49,7 @@ OPTIONS = {
     'figures': ['--study', '--recipe', '--json'],
     'paper': ['--study', '--recipe', '--json'],
     'report': ['study', '--recipe', '--out', '--json'],
+    'export': ['what', '--trec', '--crate', '--to', '--epoch', '--set', '--json'],
     'push': ['run', '--epoch', '--to', '--yes', '--json'],
     'fetch': ['study', '--checkpoints', '--json'],
     'stop': ['run', '--json'],

@@ -20,6 +20,7 @@ ORDER = [
     {'verdicts'},
     {'studies'},
     {'publish'},
+    {'doors'},
     {'testing'},
     {'cli'},
 ]
