@@ -9,6 +9,7 @@ __all__ = ['HELD_OUT_SET', 'conflicts']
 from collections.abc import Iterator
 
 from .backbones import BACKBONES, KitBackbone
+from .collections import collection_problems
 from .losses import loss_conflicts
 from .optimizers import is_class_path, optimizer_problem
 from ..core import did_you_mean
@@ -25,7 +26,7 @@ def _collection_conflicts(settings):
         ('passage_words', 'docs', is_docs),
         ('test_topics', 'docs', is_docs),
         ('train_triplets', 'msmarco', is_msmarco),
-        ('hard_share', 'docs and folders', not is_msmarco),
+        ('hard_share', 'all others', not is_msmarco),
     ):
         if (getattr(settings, key) is not None) != applies:
             wanted = 'needed' if applies else 'write null'
@@ -142,6 +143,7 @@ def conflicts(
 ) -> Iterator[str]:
     "Yield `key: problem` for all that does not go together."
     yield from _collection_conflicts(settings)
+    yield from collection_problems(settings)
     yield from _backbone_conflicts(settings)
     yield from loss_conflicts(settings)
     yield from _optimizer_conflicts(settings)

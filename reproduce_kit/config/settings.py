@@ -38,7 +38,8 @@ class DataSettings(BaseModel):
     # data
     collection: str = Field(
         min_length=1,
-        description="`docs` (built from installed packages), `msmarco` (from the hub) or a folder",
+        description="`docs` (built from installed packages), `msmarco` (from the hub), "
+        "`irds:ID` (of ir-datasets) or a folder",
     )
     passage_words: PassageWords | None = Field(
         description="words kept of a passage; both stages read the same; null except for docs"

@@ -15,9 +15,11 @@ from ..config.losses import LOSSES, LossShape
 from ..config.settings import RunConfig
 from ..core import KitError, cache_lock, project_path, sha256
 from .bm25 import bm25_candidates
-from .collection import Collection, read_collection
+from .collection import Collection
 from .docstrings import build_docstring_collection
+from .irds import any_collection, read_splits
 from .msmarco import msmarco_pairs
+from .topic_splits import with_dev_split
 from .trec import ranking, read_run
 
 # %% ../../nbs/data/70_pairs.ipynb #aea0519c
@@ -155,21 +157,28 @@ def group_rows(
 # %% ../../nbs/data/70_pairs.ipynb #444f7e83
 @lru_cache(maxsize=1)
 def load_named_collection(
-    collection: str,  # 'docs', or a folder
+    collection: str,  # 'docs', `irds:ID`, or a folder
     words: int | None,  # words kept of a passage, for docs
     test: int | None,  # test topics, for docs
     dev: int,  # dev topics, for docs
+    splits: tuple = (),  # to read of a data set of ir-datasets
+    needs_dev: bool = True,  # hold topics out where there is no split `dev`
 ) -> Collection:
     "Read or build a collection."
     if collection == 'docs':
         return build_docstring_collection(words, test, dev)
-    return read_collection(collection)
+    read = any_collection(collection, splits)
+    return with_dev_split(read) if needs_dev else read
 
 # %% ../../nbs/data/70_pairs.ipynb #fcb50f64
 def load_collection(config: RunConfig) -> Collection:
     "Read the collection that a run's settings name."
     return load_named_collection(
-        config.collection, config.passage_words, config.test_topics, config.dev_pairs // 2
+        config.collection,
+        config.passage_words,
+        config.test_topics,
+        config.dev_pairs // 2,
+        read_splits(config.collection, config.test_sets),
     )
 
 # %% ../../nbs/data/70_pairs.ipynb #a1842516

@@ -48,6 +48,7 @@ def split_set(
         collection.corpus,
         collection.fingerprint,
         read_study(config.study).columns,
+        collection.ranked_by if split in collection.candidates else 'BM25',
     )
 
 # %% ../../nbs/evaluation/50_test_sets.ipynb #955b1c95
