@@ -71,12 +71,26 @@ def irds_splits(
     return splits
 
 # %% ../../nbs/config/16_collections.ipynb #9c262ffd
+def _docpairs_problem(source: str) -> str:
+    "Return why training pairs cannot be read from a data set; '' if they can."
+    try:
+        if irds_entry(source).has_docpairs():
+            return ''
+    except KitError as error:
+        return str(error)
+    return f'{IRDS}{source} has no docpairs'
+
+
 def collection_problems(
     settings,  # config.settings.Settings
 ) -> Iterator[str]:
     "Yield `key: problem` for a data set of ir-datasets that has not what a run needs."
-    dataset_id = irds_id(settings.collection)
-    if not dataset_id or not has_irds():
+    dataset_id, source = irds_id(settings.collection), irds_id(settings.train_from or '')
+    if not has_irds():
+        return
+    if source and (problem := _docpairs_problem(source)):
+        yield f'train_from: {problem}'
+    if not dataset_id:
         return
     try:
         splits = irds_splits(dataset_id)
@@ -87,7 +101,7 @@ def collection_problems(
         if name not in splits and name != 'dev':
             hint = did_you_mean(name, splits)
             yield f'test_sets: {settings.collection} has no split {name!r}{hint}'
-    if 'train' not in splits:
+    if 'train' not in splits and not settings.train_from:
         yield (
             f'collection: {settings.collection} has no split train to learn from '
             f'(it has {", ".join(sorted(splits)) or "none"})'

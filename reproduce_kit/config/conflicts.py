@@ -51,6 +51,27 @@ def _collection_conflicts(settings):
             f"write {right!r} or 'none'"
         )
 
+# %% ../../nbs/config/18_conflicts.ipynb #aab32f8b
+_SOURCES = ('train_from', 'negatives_from', 'negatives_teacher', 'first_stage')
+
+
+def _source_conflicts(settings) -> Iterator[str]:
+    "Yield `key: problem` for files of passages and rankings that would not be used."
+    given = [key for key in _SOURCES if getattr(settings, key)]
+    if settings.collection == 'msmarco':
+        yield from (f"{key}: write null for msmarco, which brings its own" for key in given)
+    if bool(settings.negatives_teacher) != (settings.negatives_margin is not None):
+        yield "negatives_margin: goes with negatives_teacher; write both or neither"
+    for key in ('negatives_from', 'negatives_teacher'):
+        if getattr(settings, key) and settings.train_from:
+            yield f"{key}: write null, since the negatives are those of train_from"
+        if getattr(settings, key) and settings.targets:
+            yield f"{key}: write null, since negatives are drawn from what targets has scored"
+        if getattr(settings, key) and not settings.hard_share:
+            yield f"{key}: write null, or hard_share above 0: no hard negative is drawn"
+    if settings.train_from and settings.targets:
+        yield "targets: write null, since train_from brings labels"
+
 # %% ../../nbs/config/18_conflicts.ipynb #e4b0c654
 def _backbone_conflicts(settings):
     "Yield `key: problem` for what the backbone does not have."
@@ -144,6 +165,7 @@ def conflicts(
     "Yield `key: problem` for all that does not go together."
     yield from _collection_conflicts(settings)
     yield from collection_problems(settings)
+    yield from _source_conflicts(settings)
     yield from _backbone_conflicts(settings)
     yield from loss_conflicts(settings)
     yield from _optimizer_conflicts(settings)
