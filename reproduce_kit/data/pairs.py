@@ -15,7 +15,7 @@ from functools import lru_cache
 from ..config.collections import irds_id
 from ..config.losses import LOSSES, LossShape
 from ..config.settings import RunConfig
-from ..core import KitError, cache_lock, canonical_json, project_path, sha256
+from ..core import KitError, cache_lock, canonical_json, project_path
 from .collection import Collection
 from .docstrings import build_docstring_collection
 from .first_stage import hard_candidates

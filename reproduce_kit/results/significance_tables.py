@@ -18,11 +18,7 @@ from ..config.settings import PLACEMENT_KEYS
 from ..config.study import read_study
 from ..core import canonical_json
 from ..data.docstrings import module_of
-from reproduce_kit.evaluation.equivalence import (
-    cluster_interval,
-    equivalence,
-    equivalence_power,
-)
+from ..evaluation.equivalence import cluster_interval, equivalence, equivalence_power
 from ..evaluation.metrics import measure_name, read_measured
 from ..evaluation.power import detectable_difference, sample_size
 from reproduce_kit.evaluation.significance import (
@@ -187,9 +183,8 @@ def letters_table(
     "Return the last epochs' main measures, with letters of the rows that each one beats."
     ranker = first_stage_name(runs, runs[0].cfg.test_sets[0])
     evidence = {(ranker, ''): first_stage(runs, 'BM25')}
-    evidence |= {
-        row_label(group[0], runs): seed_group_epochs(group)[-1][1] for group in seed_groups(runs)
-    }
+    for group in seed_groups(runs):
+        evidence[row_label(group[0], runs)] = seed_group_epochs(group)[-1][1]
     ranked_by = read_measured(runs[0].folder / 'first-stage').ranked_by
     table = Table('letters', '', ('', 'Backbone', 'Optimizer'), 'l')
     largest = None
