@@ -75,7 +75,7 @@ collection_option = click.option(
     '--collection',
     required=True,
     type=click.Path(),
-    help="Folder with passages, topics and qrels; BEIR's layout works too.",
+    help="Folder with passages, topics and qrels, BEIR's too; or irds:ID of ir-datasets.",
 )
 
 # %% ../../nbs/cli/15_options.ipynb #9ff74ff9

@@ -9,6 +9,7 @@ __all__ = ['HELD_OUT_SET', 'conflicts']
 from collections.abc import Iterator
 
 from .backbones import BACKBONES, KitBackbone
+from .collections import collection_problems
 from .losses import loss_conflicts
 from .optimizers import is_class_path, optimizer_problem
 from ..core import did_you_mean
@@ -25,7 +26,7 @@ def _collection_conflicts(settings):
         ('passage_words', 'docs', is_docs),
         ('test_topics', 'docs', is_docs),
         ('train_triplets', 'msmarco', is_msmarco),
-        ('hard_share', 'docs and folders', not is_msmarco),
+        ('hard_share', 'all others', not is_msmarco),
     ):
         if (getattr(settings, key) is not None) != applies:
             wanted = 'needed' if applies else 'write null'
@@ -49,6 +50,27 @@ def _collection_conflicts(settings):
             f"select_on: {wrong!r} does not go with {settings.collection!r}; "
             f"write {right!r} or 'none'"
         )
+
+# %% ../../nbs/config/18_conflicts.ipynb #aab32f8b
+_SOURCES = ('train_from', 'negatives_from', 'negatives_teacher', 'first_stage')
+
+
+def _source_conflicts(settings) -> Iterator[str]:
+    "Yield `key: problem` for files of passages and rankings that would not be used."
+    given = [key for key in _SOURCES if getattr(settings, key)]
+    if settings.collection == 'msmarco':
+        yield from (f"{key}: write null for msmarco, which brings its own" for key in given)
+    if bool(settings.negatives_teacher) != (settings.negatives_margin is not None):
+        yield "negatives_margin: goes with negatives_teacher; write both or neither"
+    for key in ('negatives_from', 'negatives_teacher'):
+        if getattr(settings, key) and settings.train_from:
+            yield f"{key}: write null, since the negatives are those of train_from"
+        if getattr(settings, key) and settings.targets:
+            yield f"{key}: write null, since negatives are drawn from what targets has scored"
+        if getattr(settings, key) and not settings.hard_share:
+            yield f"{key}: write null, or hard_share above 0: no hard negative is drawn"
+    if settings.train_from and settings.targets:
+        yield "targets: write null, since train_from brings labels"
 
 # %% ../../nbs/config/18_conflicts.ipynb #e4b0c654
 def _backbone_conflicts(settings):
@@ -142,6 +164,8 @@ def conflicts(
 ) -> Iterator[str]:
     "Yield `key: problem` for all that does not go together."
     yield from _collection_conflicts(settings)
+    yield from collection_problems(settings)
+    yield from _source_conflicts(settings)
     yield from _backbone_conflicts(settings)
     yield from loss_conflicts(settings)
     yield from _optimizer_conflicts(settings)

@@ -121,7 +121,8 @@ class BiEncoderSettings(LearningSettings):
 
     encoder: Word = Field(description="name of a file in the study's encoders/, without .yaml")
     collection: str = Field(
-        min_length=1, description="`docs`, `msmarco`, or a folder with train and test splits"
+        min_length=1,
+        description="`docs`, `msmarco`, `irds:ID`, or a folder with train and test splits",
     )
     passage_words: PassageWords | None = Field(
         description="words kept of a passage; null except for docs"

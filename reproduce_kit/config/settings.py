@@ -38,7 +38,8 @@ class DataSettings(BaseModel):
     # data
     collection: str = Field(
         min_length=1,
-        description="`docs` (built from installed packages), `msmarco` (from the hub) or a folder",
+        description="`docs` (built from installed packages), `msmarco` (from the hub), "
+        "`irds:ID` (of ir-datasets) or a folder",
     )
     passage_words: PassageWords | None = Field(
         description="words kept of a passage; both stages read the same; null except for docs"
@@ -61,7 +62,28 @@ class DataSettings(BaseModel):
         description="share of negatives taken from BM25's candidates, the rest at random; "
         "null for msmarco, whose triplets bring theirs"
     )
+    train_from: str | None = Field(
+        None,
+        description="JSON lines of labelled passages, or `irds:ID` with docpairs, to learn from; "
+        "null: the judgments of the split `train`",
+    )
+    negatives_from: str | None = Field(
+        None,
+        description="TREC run file over training and dev topics, as a bi-encoder's, from which "
+        "hard negatives are drawn; null: the first stage",
+    )
+    negatives_teacher: str | None = Field(
+        None, description="TREC run file of a teacher's scores, by which hard negatives are dropped"
+    )
+    negatives_margin: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="a hard negative's score must be this far below its answer's"
+    )
     # first stage
+    first_stage: str | None = Field(
+        None,
+        description="`bm25`, or a TREC run file over the topics of all test sets ({split} in its "
+        "name stands for each); null: the collection's own candidates, else BM25",
+    )
     bm25_k1: Annotated[float, Field(ge=0)] = Field(description="BM25 term-frequency saturation")
     bm25_b: Annotated[float, Field(ge=0, le=1)] = Field(description="BM25 length normalisation")
     depth: Annotated[int, Field(ge=1, le=1000)] = Field(description="candidates reranked per topic")

@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -20,6 +21,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ..core import KitError, NotCached, artifact_dir, sha256
+from .passages import StoredPassages, content_of
 from .trec import read_run, write_run
 
 # %% ../../nbs/data/50_bm25.ipynb #175c779d
@@ -250,20 +252,25 @@ def _pyserini_version() -> str:
         return 'absent'
 
 
+def _in_order(corpus: Mapping):
+    "Return the passages in an order that is always the same."
+    return corpus.items() if isinstance(corpus, StoredPassages) else sorted(corpus.items())
+
+
 def bm25_candidates(
-    corpus: dict,  # {docid: passage}
+    corpus: Mapping,  # {docid: passage}
     topics: dict,  # {topic: text}
     depth: int = 1000,  # candidates per topic
     k1: float = 0.9,
     b: float = 0.4,
 ) -> dict:  # {topic: {docid: score}}
     "Return BM25 candidates, from `cache/bm25/` when the same were retrieved before."
-    key = sha256([corpus, topics, depth, k1, b, _pyserini_version()])[:16]
+    key = sha256([content_of(corpus), topics, depth, k1, b, _pyserini_version()])[:16]
     path = artifact_dir('cache') / 'bm25' / f'{key}.run.gz'
     if not path.exists():
         with tempfile.TemporaryDirectory() as folder:
             with open(Path(folder) / 'corpus.jsonl', 'w') as file:
-                for docid, text in sorted(corpus.items()):
+                for docid, text in _in_order(corpus):
                     file.write(json.dumps({'id': docid, 'contents': text}) + '\n')
             run = lucene_search(folder, topics, depth, k1, b).run
         write_run(path, run, tag=f'bm25-k1={k1}-b={b}')

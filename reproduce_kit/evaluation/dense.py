@@ -15,7 +15,7 @@ from sentence_transformers.util import dot_score, semantic_search
 
 import reproduce_kit.models.tite  # noqa: F401  makes TITE known to transformers' Auto classes
 from ..core import KitError
-from ..data.collection import read_collection
+from ..data.irds import any_collection
 from ..data.trec import write_run
 from .metrics import evaluate, means
 from .pair_scoring import progress_bar
@@ -99,14 +99,14 @@ def drop_self_matches(
 # %% ../../nbs/evaluation/70_dense.ipynb #9d76abaf
 def retrieve_collection(
     folder,  # with a bi-encoder
-    collection,  # folder with a collection
+    collection,  # folder with a collection, or `irds:ID`
     split: str = '',  # of its topics; '': the first
     depth: int = 1000,  # passages per topic
     out=None,  # write the ranking to this TREC run file
     progress: bool = True,
 ) -> pd.DataFrame:  # one row, `dense`; a column per measure
     "Measure a bi-encoder on a collection."
-    texts = read_collection(collection)
+    texts = any_collection(collection, [split] if split else ())
     split = texts.only(split or next(iter(texts.topics)))
     topics, qrels = texts.topics[split], texts.qrels[split]
     model = load_bi_encoder(folder)

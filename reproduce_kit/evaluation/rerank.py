@@ -27,8 +27,9 @@ from reproduce_kit.core import (
     write_json,
 )
 from ..data.bm25 import bm25_candidates
-from ..data.collection import Collection, read_collection
+from ..data.collection import Collection
 from ..data.hub import DATASETS, fetch
+from ..data.irds import any_collection
 from ..data.pairs import load_collection
 from ..data.trec import ranking, write_run
 from .ir_metadata import write_sidecars
@@ -333,7 +334,7 @@ def _only_split(collection: Collection, split: str, folder) -> str:
 # %% ../../nbs/evaluation/60_rerank.ipynb #be35f668
 def rerank_collection(
     checkpoint,  # folder with a cross-encoder
-    collection,  # folder with a collection
+    collection,  # folder with a collection, or `irds:ID`
     split: str = '',  # needed when the collection has several
     depth: int = 1000,  # candidates per topic
     max_length: int = None,  # tokens of topic and passage together; None keeps the model's own
@@ -343,7 +344,7 @@ def rerank_collection(
 ) -> pd.DataFrame:  # rows: first stage, reranked, ceiling; a column per measure
     "Measure a checkpoint on a collection; `attrs['difference']` has the bootstrap interval."
     shown = {name: checked_measure(name) for name in measures} or None
-    texts = read_collection(collection)
+    texts = any_collection(collection, [split] if split else ())
     split = _only_split(texts, split, collection)
     topics, qrels = texts.topics[split], texts.qrels[split]
     model = load_checkpoint(checkpoint, max_length)

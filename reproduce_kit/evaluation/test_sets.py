@@ -11,14 +11,13 @@ import pytrec_eval
 from ..config.settings import RunConfig
 from ..config.study import read_study
 from ..core import KitError, cache_lock
-from ..data.bm25 import bm25_candidates
 from ..data.collection import Collection, EvalSet
+from ..data.first_stage import first_stage
 from ..data.hub import DATASETS
 from ..data.msmarco import passages
 from ..data.msmarco_qa import qa_v11
 from ..data.msmarco_sets import LUCENE_INDEX, MSMARCO_SETS, eval_set
 from ..data.pairs import load_collection
-from ..data.trec import ranking
 from .metrics import MEASURES, evaluate
 from ..store.run import process_rank
 
@@ -30,24 +29,16 @@ def split_set(
 ) -> EvalSet:  # at most `depth` candidates per topic
     "Return a split of a collection with its candidates."
     topics = collection.topics[collection.only(split)]
-    candidates = collection.candidates.get(split)
-    if not candidates:
-        candidates = bm25_candidates(
-            collection.corpus, topics, config.depth, config.bm25_k1, config.bm25_b
-        )
-    run = {
-        topic: {d: docs[d] for d in ranking(docs)[: config.depth]}
-        for topic, docs in candidates.items()
-        if topic in topics
-    }
+    candidates, ranked_by = first_stage(config, collection, split)
     return EvalSet(
         split,
         topics,
         collection.qrels[split],
-        run,
+        candidates,
         collection.corpus,
         collection.fingerprint,
         read_study(config.study).columns,
+        ranked_by,
     )
 
 # %% ../../nbs/evaluation/50_test_sets.ipynb #955b1c95

@@ -18,11 +18,7 @@ from ..config.settings import PLACEMENT_KEYS
 from ..config.study import read_study
 from ..core import canonical_json
 from ..data.docstrings import module_of
-from reproduce_kit.evaluation.equivalence import (
-    cluster_interval,
-    equivalence,
-    equivalence_power,
-)
+from ..evaluation.equivalence import cluster_interval, equivalence, equivalence_power
 from ..evaluation.metrics import measure_name, read_measured
 from ..evaluation.power import detectable_difference, sample_size
 from reproduce_kit.evaluation.significance import (
@@ -41,6 +37,7 @@ from .measure_columns import table_columns
 from reproduce_kit.results.run_tables import (
     add_mean,
     first_stage,
+    first_stage_name,
     row_label,
     run_epochs,
     seed_group_epochs,
@@ -184,10 +181,10 @@ def letters_table(
     correction: str = 'holm',  # a key of CORRECTIONS
 ) -> Table:
     "Return the last epochs' main measures, with letters of the rows that each one beats."
-    evidence = {('BM25', ''): first_stage(runs, 'BM25')}
-    evidence |= {
-        row_label(group[0], runs): seed_group_epochs(group)[-1][1] for group in seed_groups(runs)
-    }
+    ranker = first_stage_name(runs, runs[0].cfg.test_sets[0])
+    evidence = {(ranker, ''): first_stage(runs, 'BM25')}
+    for group in seed_groups(runs):
+        evidence[row_label(group[0], runs)] = seed_group_epochs(group)[-1][1]
     ranked_by = read_measured(runs[0].folder / 'first-stage').ranked_by
     table = Table('letters', '', ('', 'Backbone', 'Optimizer'), 'l')
     largest = None
@@ -195,7 +192,7 @@ def letters_table(
         ranked = {
             label: by_set[test_set]
             for label, by_set in evidence.items()
-            if label[0] != 'BM25' or ranked_by[test_set] == 'BM25'
+            if label[0] != ranker or ranked_by[test_set] == ranker
         }
         topics = {label: frame[measure] for label, (frame, _) in ranked.items()}
         results = compare_runs(topics, test=test, correction=correction)
@@ -209,7 +206,9 @@ def letters_table(
             else:
                 table.add(row, column, MISSING)  # the candidates came without a ranking
     note = letters_note(largest)
-    table.caption = f'After the last epoch, with BM25. {note} Each column is a family of its own.'
+    table.caption = (
+        f'After the last epoch, with {ranker}. {note} Each column is a family of its own.'
+    )
     return table
 
 # %% ../../nbs/results/40_significance_tables.ipynb #8ddad241

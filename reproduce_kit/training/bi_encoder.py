@@ -38,7 +38,7 @@ from ..data.msmarco import passages
 from ..data.msmarco_sets import eval_set
 from ..data.trec import read_run, write_run
 from ..evaluation.dense import drop_self_matches, exact_search, load_bi_encoder
-from ..evaluation.metrics import evaluate, means, write_perquery
+from ..evaluation.metrics import MEASURES, evaluate, means, write_perquery
 from ..models.backbone import quiet
 from ..models.tite import TiteModel
 from ..models.tite_files import save_bi_encoder
@@ -304,9 +304,10 @@ def measure_bi_encoder(
     _check_trained(settings)
     model = load_bi_encoder(folder / 'model')
     parts, per_topic, files = {}, {}, []
+    all_measures = {name: name for name in MEASURES}  # data sets of one mean may differ in grades
     for searched in retrieval_sets(settings):
         path = _ranking_file(model, settings, searched, progress)
-        values = evaluate(read_run(path), searched.qrels)
+        values = evaluate(read_run(path), searched.qrels, all_measures)
         per_topic[f'{settings.name}/{searched.part}'] = values
         parts.setdefault(searched.name, []).append(means(values))
         files.append(path.name)

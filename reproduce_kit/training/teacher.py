@@ -23,6 +23,7 @@ from reproduce_kit.core import (
 )
 from ..data.bm25 import bm25_candidates
 from ..data.collection import Collection
+from ..data.irds import read_splits
 from ..data.msmarco import passages, questions
 from ..data.msmarco_sets import MSMARCO_SETS
 from ..data.pairs import load_named_collection
@@ -38,7 +39,9 @@ DEV_TOPICS = 100  # held out of the documentation collection, and unused here
 def bi_encoder_collection(settings: BiEncoderSettings) -> Collection:
     "Return the collection that the settings name; MS MARCO is not one, as it is read from disk."
     return load_named_collection(
-        settings.collection, settings.passage_words, settings.test_topics, DEV_TOPICS
+        *(settings.collection, settings.passage_words, settings.test_topics, DEV_TOPICS),
+        splits=read_splits(settings.collection, settings.test_sets),
+        needs_dev='dev' in settings.test_sets,
     )
 
 # %% ../../nbs/training/75_teacher.ipynb #a921a190
