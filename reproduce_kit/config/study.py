@@ -96,7 +96,7 @@ class Findings(BaseModel):
         module, _, name = self.function.partition(':')
         return getattr(import_module(module), name)()
 
-
+# %% ../../nbs/config/44_study.ipynb #74d76f68
 class Study(BaseModel):
     "What all runs of a study have in common."
 

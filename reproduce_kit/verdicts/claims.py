@@ -22,12 +22,8 @@ from ..core import KitError, did_you_mean, project_root, sha256
 from ..data.published import Paper
 from ..results.table import Table
 from .evidence import OUR_RUNS, Evidence
-from reproduce_kit.verdicts.vocabulary import (
-    ClaimVocabulary,
-    EvidenceMissingError,
-    SourcesDisagreeError,
-    claim_words,
-)
+from .table_words import EvidenceMissingError, SourcesDisagreeError
+from .vocabulary import ClaimVocabulary, claim_words
 
 # %% ../../nbs/verdicts/30_claims.ipynb #146f1b8f
 @dataclass(frozen=True)
@@ -262,7 +258,7 @@ def claims_paths(
     "Return the files of a study's claims."
     return sorted((project_root() / 'params' / study / 'claims').glob('*.yaml'))
 
-
+# %% ../../nbs/verdicts/30_claims.ipynb #051a99e5
 @dataclass(frozen=True)
 class ClaimsFile:
     "The claims of one text."
@@ -362,8 +358,8 @@ def claims_table(
     caption = (
         f'Claims of {file.title}: {len(rows)}, of which {verdict_counts(rows)}. '
         f'Each is asked on every ground that has its rows: {grounds}, '
-        'runs of our own where all were trained. Evidence: the first facts; all of it stands on the '
-        'page of the claims (nbs/analysis/claims.ipynb).'
+        'runs of our own where all were trained. Evidence: the first facts; the page of the claims '
+        'has all (nbs/analysis/claims.ipynb).'
     )
     table = Table(f'claims-{file.source}', caption, ('Claim',), long=True, widths=CLAIMS_WIDTHS)
     for row in rows.itertuples():

@@ -13,7 +13,8 @@ from kit import papers_folder
 from reproduce_kit.core import KitError
 from reproduce_kit.verdicts.claims import Claim, ask, judge_claim, read_claims
 from reproduce_kit.verdicts.evidence import MeasuredOptimizer, collect_evidence
-from reproduce_kit.verdicts.vocabulary import ClaimVocabulary, ValueWords
+from reproduce_kit.verdicts.table_words import ValueWords
+from reproduce_kit.verdicts.vocabulary import ClaimVocabulary
 
 EVIDENCE = collect_evidence('lion-vs-adamw')
 TREC = EVIDENCE.paper.measures_on('dl19')
