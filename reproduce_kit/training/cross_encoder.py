@@ -7,7 +7,6 @@ __all__ = ['EpochSampler', 'use_bf16', 'training_arguments', 'use_epoch_order', 
 
 # %% ../../nbs/training/50_cross_encoder.ipynb #3bbb888b
 import math
-import os
 import shutil
 import sys
 from collections.abc import Callable
