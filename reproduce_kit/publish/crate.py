@@ -263,7 +263,7 @@ class WrittenCrate:
     tables: int
     files: int
 
-# %% ../../nbs/publish/70_crate.ipynb #44dd6cb8
+# %% ../../nbs/publish/70_crate.ipynb #34979549
 def export_study(
     study: str,
     to=None,  # folder to write; None: STUDY-crate in the current folder

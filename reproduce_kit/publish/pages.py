@@ -119,7 +119,7 @@ def _file_stats(folder: Path) -> list:
     for parent, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if _is_read(name)]
         for name in files:
-            if name.startswith('.') or name.endswith('.html'):
+            if name.startswith('.') or name.endswith(('.html', '.ir-metadata.yml')):
                 continue
             path = f'{parent}/{name}'
             try:

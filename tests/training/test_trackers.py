@@ -52,7 +52,7 @@ def tracked(tmp_path_factory):
     """A run that stopped after its first epoch and was resumed: its folder, and trackio's curves."""
     pytest.importorskip(
         'trackio',
-        reason='trackio is not in requirements.lock, since it asks for pillow<13: pip install trackio',
+        reason='trackio asks for pillow<13, so it is not in the lock: pip install trackio',
     )
     folder = tmp_path_factory.mktemp('tracked')
     path = write_yaml(folder, 'curves', **tiny_backbone(), epochs=2)
