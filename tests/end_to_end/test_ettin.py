@@ -1,4 +1,6 @@
-"""The Ettin recipe's committed files, in miniature: ModernBERT learns a teacher's scores of MS MARCO's pairs."""
+"""The Ettin recipe's committed files, in miniature.
+
+ModernBERT learns a teacher's scores of MS MARCO's pairs."""
 
 import json
 import os
@@ -56,7 +58,7 @@ def config_of(file, **changes):
 
 @pytest.fixture(scope='module')
 def teacher(tmp_path_factory):
-    """A hub with MS MARCO and tiny ModernBERT, and a teacher's raw scores of all pairs but a tenth."""
+    """A hub with MS MARCO and tiny ModernBERT, and a teacher's scores of nine pairs in ten."""
     base = tmp_path_factory.mktemp('ettin')
     kept = {key: os.environ.get(key) for key in ('REPRODUCE_CACHE', 'REPRODUCE_RUNS')}
     os.environ |= dict(REPRODUCE_CACHE=str(base / 'cache'), REPRODUCE_RUNS=str(base / 'runs'))

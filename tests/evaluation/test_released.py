@@ -1,4 +1,4 @@
-"""A released reranker is measured like an epoch of any run, and nothing that is stored is scored again."""
+"""A released reranker is measured like any epoch, and nothing that is stored is scored again."""
 
 import numpy as np
 import pytest

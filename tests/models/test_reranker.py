@@ -1,4 +1,4 @@
-"""A released reranker scores as its authors' library does, or says in one sentence why it cannot."""
+"""A released reranker scores as its authors' library does, or says why it cannot."""
 
 import numpy as np
 import pytest
