@@ -18,7 +18,7 @@ from ..core import KitError
 # %% ../../nbs/cli/60_data.ipynb #b3529011
 @click.group('data')
 def data_group():
-    """List or fetch the kit's public data, or look up commits on the hub.
+    """List or fetch public data, or look up commits.
 
     The data of the kit's own tests lie in $KIT_DATA or, without it, in data/ of the clone."""
 
