@@ -24,18 +24,15 @@ def cells_of(
     against: str,  # whose numbers: a source of the study's paper
 ) -> list:  # CellVerdict, from `verdicts.cells.check_cells`
     "Return the printed cells that belong to configs, with their verdicts."
-    from reproduce_kit.data.published import published_name
-    from reproduce_kit.verdicts.cells import check_cells
+    from reproduce_kit.verdicts.cells import check_cells, key_of, row_key
 
-    rows = set()
+    rows = {}
     for config in configs:
-        pair = (published_name(config.backbone), config.optimizer_title)
-        rows.add((config.recipe, *pair))
-    recipes = {recipe for recipe, _, _ in rows}
+        rows.setdefault(config.recipe, set()).add(row_key(config))
 
     def is_asked(verdict):
-        is_first_stage = verdict.model == 'BM25' and verdict.recipe in recipes
-        return is_first_stage or (verdict.recipe, *verdict.cell.pair) in rows
+        keys = rows.get(verdict.recipe)
+        return bool(keys) and (verdict.model == 'BM25' or key_of(verdict.cell, keys) is not None)
 
     studies = dict.fromkeys(config.study for config in configs)
     verdicts = [verdict for study in studies for verdict in check_cells(study, '', against)]

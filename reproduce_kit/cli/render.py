@@ -140,7 +140,7 @@ def _log_head(log):
         parts.append(f'on {log.device}')
     if log.dollars is not None:
         parts.append(f'{log.dollars:.2f} dollars so far (estimated)')
-    stopped = '' if log.cell is None else f'; stopped in cell {log.cell} of train.ipynb'
+    stopped = '' if log.cell is None else f'; stopped in cell {log.cell} of the notebook'
     return ', '.join(parts) + stopped
 
 # %% ../../nbs/cli/05_render.ipynb #63878442
@@ -308,7 +308,9 @@ PLAN_COLUMNS = {
     'recipe': 'recipe',
     'name': 'name',
     'updates': lambda row: f'{row.updates:,}',
-    'global batch = per device x devices x pieces': lambda row: BATCH.format_map(row.batch),
+    'global batch = per device x devices x pieces': lambda row: (
+        BATCH.format_map(row.batch) if row.updates else ''
+    ),
     'schedule': 'schedule',
     'GiB': lambda row: format_number(row.memory_gib.total, 1),
     'for': lambda row: _machine(row, 'any'),

@@ -368,7 +368,9 @@ def scores_text(
 # %% ../../nbs/cli/25_run_on_modal.ipynb #7c4b3841
 @click.command(epilog='Example: reproduce evaluate as-run/gte-lion --epoch 3 --set dl20')
 @click.argument('run')
-@click.option('--epoch', required=True, type=click.IntRange(1), help='Which epoch of the run.')
+@click.option(
+    '--epoch', required=True, type=click.IntRange(0), help='Which epoch; 0: a released model.'
+)
 @click.option(
     '--set',
     'sets',

@@ -8,7 +8,7 @@ __all__ = ['HELD_OUT_SET', 'conflicts']
 # %% ../../nbs/config/18_conflicts.ipynb #90255ee5
 from collections.abc import Iterator
 
-from .backbones import BACKBONES, KitBackbone
+from .backbones import BACKBONES, KitBackbone, Reranker
 from .collections import collection_problems
 from .losses import loss_conflicts
 from .optimizers import is_class_path, optimizer_problem
@@ -80,6 +80,12 @@ def _backbone_conflicts(settings):
         yield f"backbone: {settings.backbone!r} is unknown{hint}"
         return
     backbone = BACKBONES[settings.backbone]
+    if isinstance(backbone, Reranker):
+        yield (
+            f"backbone: {settings.backbone!r} is a reranker that others trained; "
+            "a run of recipe `released` measures it"
+        )
+        return
     asked = f"layers: {settings.layers} asked of {settings.backbone}"
     if settings.layers > backbone.max_layers:
         yield f"{asked}, which has {backbone.max_layers}"

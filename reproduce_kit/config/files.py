@@ -10,20 +10,27 @@ __all__ = ['NON_RUN_FOLDERS', 'ENDPOINT_FILE', 'STUDY_FILE', 'SWEEP_NAME', 'make
 import itertools
 from pathlib import Path
 
-from .backbones import BACKBONES, BACKBONES_FILE
+from reproduce_kit.config.backbones import (
+    BACKBONES,
+    BACKBONES_FILE,
+    RERANKERS_FILE,
+    study_rerankers,
+)
 from .messages import SWEEP_KEYS, line_of, read_yaml, validated
 from .optimizers import optimizer_rank
+from .released import RELEASED, ReleasedConfig
 from .settings import RunConfig
 from ..core import KitError, did_you_mean, project_root
 
 # %% ../../nbs/config/40_files.ipynb #37e29275
 def make_config(
-    values: dict,  # one value per field of `RunConfig`
+    values: dict,  # one value per field of `RunConfig`, or of `ReleasedConfig`
     where: str = 'parameters',  # the file, for messages
     text: str = '',  # the file's text, to name lines
-) -> RunConfig:
+) -> RunConfig | ReleasedConfig:
     "Return a validated config, or raise a `KitError` that lists all that is wrong with it."
-    return validated(RunConfig, values, where, text)
+    kind = ReleasedConfig if values.get('recipe') == RELEASED else RunConfig
+    return validated(kind, values, where, text)
 
 # %% ../../nbs/config/40_files.ipynb #2e52fa14
 def _is_parameter(name: str, value) -> bool:
@@ -58,7 +65,8 @@ def is_sweep_file(file: Path) -> bool:
 # %% ../../nbs/config/40_files.ipynb #3c573a50
 def describes_runs(file: Path) -> bool:
     "Return whether a YAML file of `params/` describes runs."
-    is_other = file.name in (ENDPOINT_FILE, STUDY_FILE, BACKBONES_FILE) or is_sweep_file(file)
+    others = (ENDPOINT_FILE, STUDY_FILE, BACKBONES_FILE, RERANKERS_FILE)
+    is_other = file.name in others or is_sweep_file(file)
     return file.parent.name not in NON_RUN_FOLDERS and not is_other
 
 
@@ -93,11 +101,19 @@ def _as_in_name(value) -> str:
     return f'{value:g}'.replace('e-0', 'e-') if isinstance(value, float) else str(value)
 
 
+def _with_all_rerankers(values: dict) -> dict:
+    "Return the values of a file, with the names that `reranker: all` stands for."
+    if values.get('recipe') != RELEASED or values.get('reranker') != 'all':
+        return values
+    return values | dict(reranker=list(study_rerankers(values.get('study', ''))))
+
+
 def read_runs(
     path,  # a YAML file under params/
 ) -> list:  # of RunConfig: one, or one for each combination of a sweep
     "Read the runs that a parameter file describes."
     values, text = read_parameters(path)
+    values = _with_all_rerankers(values)
     swept = [key for key in SWEEP_KEYS if isinstance(values.get(key), list)]
     runs = []
     for combination in itertools.product(*(values[key] for key in swept)):

@@ -71,8 +71,6 @@ def loss_conflicts(
         yield f'loss: {settings.loss!r} is unknown{did_you_mean(settings.loss, LOSSES)}'
         return
     shape = LOSSES[settings.loss]
-    if settings.targets and settings.collection == 'msmarco':
-        yield 'targets: write null for msmarco, whose triplets have no document numbers'
     if settings.targets and shape is LossShape.NEGATIVES:
         yield f'targets: write null, since {settings.loss} reads no labels'
     of_shape = _pair_conflicts if shape is LossShape.PAIRS else _group_conflicts

@@ -73,7 +73,7 @@ class Problem:
 
 # %% ../../nbs/config/30_messages.ipynb #b12991a1
 # Keys that may hold a list, and what each adds to the name of a run.
-SWEEP_KEYS = {'learning_rate': 'lr', 'seed': 's'}
+SWEEP_KEYS = {'learning_rate': 'lr', 'seed': 's', 'reranker': ''}
 
 
 def _type_hint(error: Problem, key: str) -> str:

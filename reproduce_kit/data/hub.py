@@ -143,6 +143,7 @@ def fetch(
     patterns: list,  # files wanted, as globs; each must match
     kind: str = 'model',  # or 'dataset'
     ref: str = 'main',  # branch in whose history a shortened commit is looked up
+    optional: tuple = (),  # further globs, which need not match
 ) -> Path:  # the snapshot's folder
     "Return files of a repository at a pinned commit, from the cache or the hub."
     from huggingface_hub import snapshot_download
@@ -153,7 +154,7 @@ def fetch(
             repo,
             repo_type=kind,
             revision=revision,
-            allow_patterns=patterns,
+            allow_patterns=[*patterns, *optional],
             cache_dir=_cache_folder(repo, kind).parent,
         )
     folder = Path(snapshot)
@@ -165,7 +166,7 @@ def fetch(
                 f"{did_you_mean(pattern, names or ['nothing'])}"
             )
     for name in names:
-        is_wanted = any(fnmatch(name, pattern) for pattern in patterns)
+        is_wanted = any(fnmatch(name, pattern) for pattern in (*patterns, *optional))
         if is_wanted and not _hash_matches(folder / name):
             path = folder / name
             raise KitError(

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from ..config.settings import RunConfig
-from ..core import KitError, OutOfData, artifact_dir, sha256
+from ..core import KitError, OutOfData, artifact_dir, project_path, sha256
 from .hub import DATASETS, fetch_dataset
+from .trec import read_run
 
 # %% ../../nbs/data/60_msmarco.ipynb #c7ccd133
 MSMARCO = DATASETS['msmarco']
@@ -198,6 +199,18 @@ def _held_out_topics(query_ids, candidates: np.ndarray, pairs: int, rng) -> np.n
     needed = int(np.searchsorted(np.cumsum(sizes[order]), pairs)) + 1
     return np.isin(codes, order[:needed]) & candidates
 
+# %% ../../nbs/data/60_msmarco.ipynb #8a689ff6
+def _with_targets(pairs, scores: dict):
+    "Return the pairs that a teacher scored, with its scores as labels."
+    import pyarrow
+
+    keys = zip(pairs.column('query_id').to_pylist(), pairs.column('passage_id').to_pylist())
+    labels = [scores.get(str(topic), {}).get(str(docid)) for topic, docid in keys]
+    kept = [number for number, label in enumerate(labels) if label is not None]
+    column = pyarrow.array([labels[number] for number in kept], pyarrow.float64())
+    place = pairs.column_names.index('label')
+    return pairs.take(pyarrow.array(kept, pyarrow.int64())).set_column(place, 'label', column)
+
 # %% ../../nbs/data/60_msmarco.ipynb #bb7d83eb
 def labelled_pairs(
     triplets,  # pyarrow.Table from `first_triplets`
@@ -205,11 +218,14 @@ def labelled_pairs(
     dev: int,  # pairs wanted
     holdout: str,  # 'pairs' or 'topics'
     seed: int,
+    scores: dict = None,  # {topic: {docid: score}} of a teacher: the labels of what it scored
 ) -> tuple:  # (train, dev): pyarrow.Tables of query_id, passage_id, label
     "Return training and held-out pairs; the held-out ones are drawn from `seed`."
     import pyarrow
 
     pairs = _pairs_of(triplets)
+    if scores is not None:
+        pairs = _with_targets(pairs, scores)
     rng = np.random.default_rng([seed, len(pairs)])
     if holdout == 'pairs':
         order = rng.permutation(len(pairs))
@@ -270,9 +286,9 @@ def msmarco_pairs(
     from datasets import Dataset
 
     triplets = first_triplets(config.train_triplets)
-    tables = labelled_pairs(
-        triplets, config.train_pairs, config.dev_pairs, config.holdout, config.seed
-    )
+    scores = read_run(project_path(config.targets)) if config.targets else None
+    counts = (config.train_pairs, config.dev_pairs)
+    tables = labelled_pairs(triplets, *counts, config.holdout, config.seed, scores)
     lookup = WithTexts(questions(), passages())
     for table in tables:
         _check_texts(table, lookup)

@@ -115,6 +115,8 @@ def check_history(run: Run) -> list:
 # %% ../../nbs/engines/50_compliance.ipynb #e42bbd94
 def check_run(run: Run) -> list:
     "Return the differences between a run and its config, in words; empty when there are none."
+    if not run.cfg.updates:
+        return check_settings(run)
     return check_settings(run) + check_optimizer(run) + check_history(run)
 
 # %% ../../nbs/engines/50_compliance.ipynb #9c1bb6b4

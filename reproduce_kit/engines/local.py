@@ -20,13 +20,15 @@ from reproduce_kit.config.encoders import (
 )
 from ..config.files import read_config, read_configs
 from ..config.optimizers import is_class_path
-from ..config.settings import DataSettings, RunConfig
+from ..config.released import ReleasedConfig
+from ..config.settings import DataSettings, RankingSettings, RunConfig
 from ..core import KitError, atomic_write, project_root, read_json
-from .attempt import TRAIN_NOTEBOOK, is_settled
+from .attempt import is_settled, notebook_of
 from .estimate import GPUS, estimate_hours, finished_runs_on
 from .papermill import check_notebook, execute_notebook, process_count
 from .side_by_side import ProgressBar, make_attempts
 from ..models.backbone import weights_folder
+from ..models.reranker import reranker_folder
 from ..store.run import Run, devices, run_folder
 
 # %% ../../nbs/engines/70_local.ipynb #8739f2a5
@@ -62,20 +64,36 @@ def format_duration(seconds: float | None) -> str:
 # %% ../../nbs/engines/70_local.ipynb #50d855bc
 def _data_key(cfg: RunConfig) -> list:
     "Return the values that decide which data a run sees."
-    names = [k for k in DataSettings.model_fields if k not in ('study', 'recipe', 'name')]
+    kind = DataSettings if isinstance(cfg, DataSettings) else RankingSettings
+    names = [k for k in kind.model_fields if k not in ('study', 'recipe', 'name')]
     values = [getattr(cfg, name) for name in names]
     return [tuple(value) if isinstance(value, list) else value for value in values]
 
 # %% ../../nbs/engines/70_local.ipynb #01c6f965
+def _test_sets(cfg) -> str:
+    "Load a run's test sets and return what they hold."
+    from reproduce_kit.evaluation.test_sets import load_test_sets
+
+    return ', '.join(repr(test_set) for test_set in load_test_sets(cfg).values())
+
+
+def _released_preparations(cfg: ReleasedConfig):
+    "Yield what a run needs that measures a released reranker, as `_preparations` does."
+    title = f'reranker {cfg.reranker}'
+    yield ('reranker', cfg.repo, cfg.revision), title, lambda: str(reranker_folder(cfg))
+    sets_title = f'test sets of {cfg.collection}'
+    yield ('sets', *_data_key(cfg)), sets_title, lambda: _test_sets(cfg)
+
+
 def _preparations(cfg: RunConfig):
     "Yield (key, title, function that prepares it and returns a summary) of all that a run needs."
+    if isinstance(cfg, ReleasedConfig):
+        yield from _released_preparations(cfg)
+        return
     from reproduce_kit.data.pairs import load_pairs  # torch and pandas: late
     from reproduce_kit.evaluation.rerank import load_selector
     from reproduce_kit.evaluation.test_sets import load_test_sets
     from reproduce_kit.evaluation.zero_shot import is_sentence_encoder, zero_shot
-
-    def test_sets():
-        return ', '.join(repr(test_set) for test_set in load_test_sets(cfg).values())
 
     def pairs():
         return f"{len(load_pairs(cfg)['train']):,}"
@@ -94,7 +112,7 @@ def _preparations(cfg: RunConfig):
         f'backbone {cfg.backbone}',
         lambda: str(weights_folder(cfg.backbone)),
     )
-    yield ('sets', *data), f'test sets of {cfg.collection}', test_sets
+    yield ('sets', *data), f'test sets of {cfg.collection}', lambda: _test_sets(cfg)
     yield ('pairs', *data, cfg.seed), pairs_title, pairs
     yield ('select', *data, cfg.select_on), f'selection by {cfg.select_on}', selection
     if is_sentence_encoder(weights_folder(cfg.backbone)):
@@ -119,21 +137,32 @@ def prepare_configs(
     return rows
 
 # %% ../../nbs/engines/70_local.ipynb #6ad20a7c
+def _check_weights(configs: list):
+    "Raise `KitError` for a backbone or a reranker that is not what its entry describes."
+    for cfg in configs:
+        if isinstance(cfg, ReleasedConfig):
+            reranker_folder(cfg)
+    backbones = (cfg.backbone for cfg in configs if not isinstance(cfg, ReleasedConfig))
+    for backbone in dict.fromkeys(backbones):
+        weights_folder(backbone)
+
+
 def _check_before_training(configs: list):
     "Raise `KitError` if the notebook, a folder or a backbone's weights would stop one of the runs."
-    check_notebook(project_root() / TRAIN_NOTEBOOK, configs[0].model_dump())
+    for cfg in {cfg.notebook: cfg for cfg in configs}.values():
+        check_notebook(notebook_of(cfg), cfg.model_dump())
     for cfg in configs:
         probe = run_folder(cfg) / '.writable'
         with atomic_write(probe) as file:
             file.write('')
         probe.unlink()
-    if any(is_class_path(name) for cfg in configs for name in (cfg.optimizer, cfg.rest or '')):
+    classes = [cfg for cfg in configs if cfg.updates]
+    if any(is_class_path(name) for cfg in classes for name in (cfg.optimizer, cfg.rest or '')):
         from reproduce_kit.training.optimizer_contract import check_contract  # torch: late
 
-        for cfg in configs:
+        for cfg in classes:
             check_contract(cfg)
-    for backbone in dict.fromkeys(cfg.backbone for cfg in configs):
-        weights_folder(backbone)
+    _check_weights(configs)
 
 # %% ../../nbs/engines/70_local.ipynb #d0656adb
 def _skipped_line(skipped: list, total: int) -> str:
@@ -146,7 +175,8 @@ def _todo_line(configs: list) -> str:
     seconds = estimate_seconds(configs)
     total = format_duration(None if None in seconds else sum(seconds))
     runs = [f'{cfg.name} {format_duration(s)}' for cfg, s in zip(configs, seconds)]
-    return f'{len(configs)} to train, about {total} on this machine: {", ".join(runs)}'
+    verb = 'train' if any(cfg.updates for cfg in configs) else 'measure'
+    return f'{len(configs)} to {verb}, about {total} on this machine: {", ".join(runs)}'
 
 
 def _score_line(cfg: RunConfig) -> str:
@@ -155,7 +185,8 @@ def _score_line(cfg: RunConfig) -> str:
     test_set = cfg.test_sets[0]
     means = done['epochs'][str(cfg.epochs)]['means'][test_set]
     measure, score = next(iter(means.items()))
-    return f'{measure} {score:.4f} on {test_set} after epoch {cfg.epochs}'
+    when = f' after epoch {cfg.epochs}' if cfg.epochs else ''
+    return f'{measure} {score:.4f} on {test_set}{when}'
 
 # %% ../../nbs/engines/70_local.ipynb #0fbced4d
 @dataclass

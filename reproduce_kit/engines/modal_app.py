@@ -115,6 +115,8 @@ FETCHED_FILES = (
     'failed.json',
     'train.ipynb',
     'train.part.ipynb',
+    'released.ipynb',
+    'released.part.ipynb',
     'attempts/*',  # notebooks, and *.json of old runs
     'first-stage/*',
     'epoch-*/*.json',

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import modal
 
-from ..config.backbones import BACKBONES_FILE
+from ..config.backbones import BACKBONES_FILE, RERANKERS_FILE
 from ..config.files import STUDY_FILE
 from ..config.settings import RunConfig
 from ..core import DiskFull, KitError, project_root, sha256, write_json
@@ -59,7 +59,7 @@ def _locked_packages() -> list:
 
 def _describes_no_study(path: Path) -> bool:
     "Whether a file of `params/` is anything but a study's backbones or measures."
-    return path.name not in (BACKBONES_FILE, STUDY_FILE)
+    return path.name not in (BACKBONES_FILE, RERANKERS_FILE, STUDY_FILE)
 
 
 def make_image(

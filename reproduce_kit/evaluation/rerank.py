@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 
 from ..config.files import make_config
+from ..config.released import ReleasedConfig
 from ..config.settings import RunConfig
 from ..config.study import checked_measure
 from reproduce_kit.core import (
@@ -45,6 +46,7 @@ from .pair_scoring import progress_bar, score_pairs
 from .test_sets import load_test_sets, split_set
 from .zero_shot import zero_shot
 from ..models.backbone import load_checkpoint
+from ..models.reranker import load_reranker
 from ..store.events import EventKind
 from ..store.run import Run, process_rank
 
@@ -217,13 +219,20 @@ def evaluate_first_stage(
     write_sidecars(run, folder, sets)
 
 # %% ../../nbs/evaluation/60_rerank.ipynb #a7c03e9a
+def _measured_model(run: Run, epoch: int):
+    "Return the model of an epoch: from the run's folder, or as others released it."
+    if isinstance(run.cfg, ReleasedConfig):
+        return load_reranker(run.cfg)
+    return load_checkpoint(run.epoch(epoch) / 'model', run.cfg.max_length)
+
+
 def _rerank_sets(
     run: Run, sets: dict, epoch: int, select=None
 ) -> tuple:  # ({set: ranking}, {row: per-topic values}, what the selector returned)
     "Rerank the sets with an epoch's model and measure the rankings."
     rankings, rows = {}, {}
     with torch.random.fork_rng():
-        model = load_checkpoint(run.epoch(epoch) / 'model', run.cfg.max_length)
+        model = _measured_model(run, epoch)
         for name, judged in sets.items():
             rankings[name] = rerank(
                 model,
@@ -273,7 +282,8 @@ def evaluate_extra_sets(
     names: list,  # test sets of the run's collection
 ) -> dict:  # {set: {measure: value}}
     "Rerank and measure a stored checkpoint on more test sets, or read what was measured before."
-    if problem := checksum_error(run.epoch(epoch) / 'model'):
+    is_released = isinstance(run.cfg, ReleasedConfig)
+    if not is_released and (problem := checksum_error(run.epoch(epoch) / 'model')):
         raise KitError(f'{run.folder.name}: epoch {epoch} has no model to measure ({problem})')
     config = make_config(run.cfg.model_dump() | dict(test_sets=names))
     folders = {name: run.epoch(epoch) / f'also-{name}' for name in names}

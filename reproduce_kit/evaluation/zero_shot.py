@@ -8,6 +8,7 @@ __all__ = ['is_sentence_encoder', 'zero_shot']
 # %% ../../nbs/evaluation/55_zero_shot.ipynb #357b543e
 from pathlib import Path
 
+from ..config.backbones import BACKBONES, Reranker
 from ..core import artifact_dir, cache_lock
 from ..data.collection import EvalSet
 from ..data.trec import read_run, write_run
@@ -48,6 +49,8 @@ def zero_shot(
     judged: EvalSet,
 ) -> dict | None:  # {topic: {docid: cosine}}; None: the backbone is no sentence encoder
     "Rank a set's candidates by the backbone's own embeddings."
+    if isinstance(BACKBONES[backbone], Reranker):
+        return None
     folder = weights_folder(backbone)
     if not is_sentence_encoder(folder):
         return None

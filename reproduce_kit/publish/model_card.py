@@ -165,6 +165,8 @@ def push(
     really: bool = False,  # upload; otherwise list what would be uploaded
 ) -> dict:  # {'to', 'epoch', 'files': {name: bytes}, 'uploaded', 'card'}
     "Assemble one epoch's model with its card, and upload it if asked to."
+    if not run.cfg.updates:
+        raise KitError(f'{run.folder.name}: its model is {run.cfg.repo} already; nothing to push')
     epoch = chosen_epoch(run, epoch)
     model = run.epoch(epoch) / 'model'
     reason = checksum_error(model)

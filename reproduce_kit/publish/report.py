@@ -23,6 +23,7 @@ from ..config.study import Findings, read_study
 from ..core import artifact_dir, atomic_write, sha256
 from ..data.published import listing_paper
 from ..engines.compliance import check_configs
+from ..evaluation.metrics import paired_interval
 from ..results.endpoint import endpoint_answers, endpoint_sentence
 from reproduce_kit.results.figures import (
     figure1,
@@ -35,7 +36,7 @@ from ..results.manifest import Commit, read_manifest
 from ..results.measure_columns import table_columns
 from ..results.memory_table import memory_table
 from ..results.number_macros import number_macros
-from ..results.run_tables import require_runs, table1
+from ..results.run_tables import first_stage, require_runs, run_epochs, table1
 from ..results.settings_table import settings_table
 from reproduce_kit.results.significance_tables import (
     gap_table,
@@ -45,7 +46,7 @@ from reproduce_kit.results.significance_tables import (
     variance_table,
 )
 from ..results.system_table import table2
-from ..results.table import Table, table_html
+from ..results.table import Table, format_interval, table_html
 from ..results.variance_figure import variance_figure
 from ..store.run import git_state
 from ..verdicts.cells import CellVerdict, check_cells
@@ -96,8 +97,28 @@ _ROW = (
 )
 
 
+_RELEASED_ROW = (
+    '{title}, as released: {measure} {mean:.4f}. Its difference from BM25 is {gain}, 95 % interval '
+    'over topics.'
+)
+
+
+def _released_sentences(runs: list) -> list:
+    "Say how far each released reranker is above BM25."
+    _, main, lead = table_columns(runs)[0]
+    bm25, sentences = first_stage(runs, 'BM25')[main][0][lead], []
+    for run in runs:
+        scores = dict(run_epochs(run))[0][main][0][lead]
+        gain = format_interval(*paired_interval(scores, bm25))
+        about = dict(title=run.cfg.title, measure=lead, mean=scores.mean(), gain=gain)
+        sentences.append(_RELEASED_ROW.format(**about))
+    return sentences
+
+
 def _row_sentences(runs: list) -> list:
     "Say how far the row of each optimizer is above BM25."
+    if not runs[0].cfg.updates:
+        return _released_sentences(runs)
     macros = {cell.row: cell.text for cell in number_macros(runs).cells}
     sentences = []
     for title in optimizer_titles(run.cfg.optimizer for run in runs).values():
@@ -108,6 +129,8 @@ def _row_sentences(runs: list) -> list:
 
 def _gap_sentence(runs: list) -> str:
     "Say what the study's endpoint came to."
+    if not runs[0].cfg.updates:
+        return 'Nothing was trained: others released these models.'
     answers = endpoint_answers(runs)
     if answers:
         return ' '.join(map(endpoint_sentence, answers))
@@ -150,6 +173,8 @@ SECTIONS = (
 # %% ../../nbs/publish/30_report.ipynb #fc5e3ed2
 def _figures_html(runs: list) -> str:
     last = runs[-1].cfg
+    if not last.updates:
+        return figure_html(figure1(), 'Retrieve and rerank.')
     deepest = [
         run for run in runs if (run.cfg.backbone, run.cfg.layers) == (last.backbone, last.layers)
     ]
@@ -166,6 +191,8 @@ def _figures_html(runs: list) -> str:
 
 # %% ../../nbs/publish/30_report.ipynb #f6cdc196
 def _evidence_html(runs: list, gaps: Table) -> str:
+    if not runs[0].cfg.updates:
+        return table_html(letters_table(runs))
     _, test_set, measure = table_columns(runs)[0]
     endpoint = endpoint_of(runs[0].cfg)
     margin = endpoint.margin if endpoint else None
@@ -290,12 +317,9 @@ def _sections(study: str) -> list:
 
 # %% ../../nbs/publish/30_report.ipynb #4a6392ac
 def _tables_html(runs: list) -> str:
-    tables = (
-        table1(runs),
-        table2(runs, listing_paper(runs[0].cfg.study)),
-        settings_table(runs),
-        memory_table(runs),
-    )
+    paper = listing_paper(runs[0].cfg.study)
+    tables = [table1(runs), table2(runs, paper), settings_table(runs)]
+    tables += [memory_table(runs)] if runs[0].cfg.updates else []
     return ''.join(map(table_html, tables))
 
 
@@ -323,11 +347,12 @@ def _lead(runs: list) -> str:
     _, test_set, measure = table_columns(runs)[0]
     titles = ', '.join(dict.fromkeys(run.cfg.title for run in runs))
     seeds = ', '.join(dict.fromkeys(str(run.cfg.seed) for run in runs))
+    how = f'seed {seeds}' if runs[0].cfg.updates else 'as released'
     git = Commit(**git_state())
     commit = str(git.commit or 'unknown')[:12]
     changes = ' with uncommitted changes' if git.dirty else ''
     return (
-        f'{len(runs)} finished runs of {titles}, seed {seeds}; the leading measure is {measure} on '
+        f'{len(runs)} finished runs of {titles}, {how}; the leading measure is {measure} on '
         f'{test_set}. Made by reproduce-kit at commit {commit}{changes}.'
     )
 

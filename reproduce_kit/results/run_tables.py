@@ -244,7 +244,7 @@ def row_label(run: Run, runs: list) -> tuple:
 # %% ../../nbs/results/30_run_tables.ipynb #c5563649
 _TABLE1_CAPTION = (
     "Reranking {ranker}'s top {depth}: {collection} collection, {test_set} topics ({topics}). "
-    'Relevance level, or other test set, above each measure; best of the trained rows in bold; '
+    'Relevance level, or other test set, above each measure; best of the rerankers in bold; '
     "Δ: {measure} minus {ranker}'s, 95 % paired bootstrap interval over topics."
 )
 _SEEDS_CAPTION = ' Several seeds: mean ± standard deviation between them.'
@@ -287,7 +287,7 @@ def _epochs_table(runs: list, table: Table, columns: list, has_gain: bool) -> Ta
     trained = set()
     for group in seed_groups(runs):
         for epoch, evidence in seed_group_epochs(group):
-            label = (*row_label(group[0], runs), str(epoch))
+            label = (*row_label(group[0], runs), str(epoch or ''))
             gain = paired_interval(evidence[main][0][lead], bm25[main][0][lead])
             add_row(label, evidence, gain)
             trained.add(label)

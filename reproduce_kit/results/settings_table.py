@@ -6,7 +6,7 @@
 __all__ = ['settings_table']
 
 # %% ../../nbs/results/32_settings_table.ipynb #0e24ca0b
-from ..config.settings import PLACEMENT_KEYS, RunConfig
+from ..config.settings import PLACEMENT_KEYS
 from .table import MISSING, Table
 
 # %% ../../nbs/results/32_settings_table.ipynb #0db9f4c8
@@ -33,7 +33,7 @@ def _texts(runs: list, key: str) -> list:
 def settings_table(runs: list) -> Table:
     "Return the settings in which a study's runs differ, a column for each backbone and optimizer."
     study = runs[0].cfg.study
-    keys = [key for key in RunConfig.model_fields if key not in _LABELS]
+    keys = [key for key in type(runs[0].cfg).model_fields if key not in _LABELS]
     differing = [key for key in keys if len(_texts(runs, key)) > 1]
     caption = _CAPTION.format(count=len(keys) - len(differing)) if differing else _ALL
     table = Table('settings', caption, ('Key',))

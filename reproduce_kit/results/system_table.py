@@ -77,7 +77,8 @@ def own_systems(
     ]
     for group in seed_groups(runs):
         epoch, evidence = chosen_epoch(group)
-        name = f'{" + ".join(row_label(group[0], runs))}, epoch {epoch}'
+        name = ' + '.join(filter(None, row_label(group[0], runs)))
+        name += f', epoch {epoch}' if epoch else ''
         systems.append(OwnSystem(name, *evidence[test_set], group, group[0].cfg.layers))
     return systems
 

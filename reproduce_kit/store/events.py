@@ -25,6 +25,7 @@ class EventKind(StrEnum):
     CUT_OFF = 'cut off'  # noticed later: the attempt ended without a word
     OPENED = 'opened'  # the training process has the folder: threads, batch
     CHECKPOINT = 'checkpoint'  # step (updates done), seconds (of training, of all attempts)
+    SCORED = 'scored'  # pairs (whose scores are stored, of all attempts), seconds
     EVALUATED = 'evaluated'  # epoch, seconds
     COST = 'cost'  # what the attempts so far have cost
 

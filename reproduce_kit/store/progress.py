@@ -120,11 +120,22 @@ def _save_checkpoint(progress: RunProgress, step: int, seconds: float) -> RunPro
     return _change_attempt(progress, attempt.number, checkpoint=step)
 
 
+def _save_scores(progress: RunProgress, pairs: int, seconds: float) -> RunProgress:
+    "Return the progress after a part of a test set was scored and stored."
+    progress = replace(progress, evaluate_seconds=round(progress.evaluate_seconds + seconds, 1))
+    attempt = progress.last
+    if attempt is None or attempt.ended:
+        return progress
+    return _change_attempt(progress, attempt.number, checkpoint=pairs)
+
+
 def _after(progress: RunProgress, event: Event) -> RunProgress:
     "Return the progress after one more event."
     match event:
         case Event(what=EventKind.CHECKPOINT, facts={'step': step, 'seconds': seconds}):
             return _save_checkpoint(progress, step, seconds)
+        case Event(what=EventKind.SCORED, facts={'pairs': pairs, 'seconds': seconds}):
+            return _save_scores(progress, pairs, seconds)
         case Event(what=EventKind.EVALUATED, facts={'seconds': seconds}):
             evaluated = round(progress.evaluate_seconds + seconds, 1)
             return replace(progress, evaluate_seconds=evaluated)

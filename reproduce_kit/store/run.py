@@ -154,10 +154,14 @@ class Run:
         return (self.folder / 'done.json').exists()
 
     @property
+    def notebook(self) -> Path:
+        "The notebook as it was executed: `train.ipynb`, or that of another kind of run."
+        return self.folder / f'{self.cfg.notebook}.ipynb'
+
+    @property
     def settled(self) -> bool:
         "Whether the run has finished and nothing is left to tidy up."
-        has_notebook = (self.folder / 'train.ipynb').exists()
-        return self.done and has_notebook and not any(self.folder.glob('checkpoint-*'))
+        return self.done and self.notebook.exists() and not any(self.folder.glob('checkpoint-*'))
 
     @property
     def progress(self) -> RunProgress:

@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['printed_cells', 'PrintedCell', 'cells_to_check', 'OurRow', 'obstacle_of', 'CellVerdict', 'verdict_of', 'bm25_cell',
-           'bm25_verdict', 'our_rows', 'mark_outside', 'check_cells', 'exit_code']
+           'bm25_verdict', 'row_key', 'key_of', 'our_rows', 'mark_outside', 'check_cells', 'exit_code']
 
 # %% ../../nbs/verdicts/20_cells.ipynb #ab608a68
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from ..config.backbones import BACKBONES
 from ..config.files import read_configs
 from ..core import KitError, did_you_mean, project_root
 from reproduce_kit.data.published import (
     Paper,
     is_published,
+    kit_measure,
     listed_systems,
     published_name,
     read_paper,
@@ -144,19 +146,21 @@ class OurRow:
         "Return the mean of each epoch and seed, if there are three seeds or more."
         epochs = [epoch for epoch in self._mean if test_set in self._mean[epoch]]
         return [
-            [seed[epoch][test_set][0][measure].mean() for seed in self._by_seed]
+            [seed[epoch][test_set][0][kit_measure(measure)].mean() for seed in self._by_seed]
             for epoch in epochs
             if self._by_seed
         ]
 
     def value(self, cell: PrintedCell) -> tuple:  # (mean, tolerance)
         "Return our number for a cell; per-topic files are read and hashed once."
-        table = self._mean[cell.epoch][cell.test_set][0]
-        mean = float(table[cell.measure].mean())
+        epoch = cell.epoch if self.groups[0][0].cfg.epochs else 0  # 0: released, not trained
+        measure = kit_measure(cell.measure)
+        table = self._mean[epoch][cell.test_set][0]
+        mean = float(table[measure].mean())
         if not self._by_seed:
-            return mean, by_topics(table[cell.measure])
-        seeds = [epochs[cell.epoch][cell.test_set][0] for epochs in self._by_seed]
-        means = [table[cell.measure].mean() for table in seeds]
+            return mean, by_topics(table[measure])
+        seeds = [epochs[epoch][cell.test_set][0] for epochs in self._by_seed]
+        means = [table[measure].mean() for table in seeds]
         return mean, by_seeds(means, self.spreads.get(cell.measure))
 
 # %% ../../nbs/verdicts/20_cells.ipynb #61404b03
@@ -177,7 +181,7 @@ def obstacle_of(
     if cell.test_set not in settings.test_sets:
         missing = f'test set {cell.test_set!r} was not measured'
         return f'{missing}; another {cell.name} is another protocol'
-    if cell.epoch > settings.epochs:
+    if settings.epochs and cell.epoch > settings.epochs:
         return f'{settings.epochs} epochs were trained'
     return ''
 
@@ -284,27 +288,43 @@ def bm25_verdict(cell: PrintedCell, recipe: str, runs: list) -> CellVerdict:
     return CellVerdict(recipe, cell, ours, by_rounding(), state, why, names)
 
 # %% ../../nbs/verdicts/20_cells.ipynb #54b00863
-def _pair(settings) -> tuple:
-    return published_name(settings.backbone), settings.optimizer_title
+def row_key(
+    settings,  # of a run
+) -> tuple:  # (backbone as printed, optimizer, epoch; None: any epoch of its training)
+    "Return which printed row a run is to be compared with."
+    row = getattr(BACKBONES[settings.backbone], 'row', None)
+    if row:
+        return published_name(row.backbone), row.optimizer, row.epoch
+    epoch = None if settings.epochs else 0
+    return published_name(settings.backbone), settings.optimizer_title, epoch
 
+# %% ../../nbs/verdicts/20_cells.ipynb #78714e87
+def key_of(
+    cell: PrintedCell,
+    keys,  # from `row_key`
+) -> tuple | None:  # None: no run belongs to the cell
+    "Return the key of the runs that a printed cell is compared with."
+    wanted = (*cell.pair, cell.epoch), (*cell.pair, None)
+    return next((key for key in wanted if key in keys), None)
 
+# %% ../../nbs/verdicts/20_cells.ipynb #5b36edd1
 def our_rows(
     paper: Paper,
     recipe: str,
     configs: list,  # of this recipe
     differences: dict,  # {(recipe, name of a config): what its run does otherwise}
-) -> dict:  # {(backbone, optimizer): OurRow}
-    "Return our runs of each pair of backbone and optimizer; a pair without runs has no groups."
+) -> dict:  # {key: OurRow}
+    "Return our runs of each printed row, by `row_key`; a row without runs has no groups."
     groups = {}
     for group in seed_groups(finished_runs(paper.study, recipe)):
-        groups.setdefault(_pair(group[0].cfg), []).append(group)
-    for pair in map(_pair, configs):
-        groups.setdefault(pair, [])
+        groups.setdefault(row_key(group[0].cfg), []).append(group)
+    for key in map(row_key, configs):
+        groups.setdefault(key, [])
     rows = {}
-    for pair, seeds in groups.items():
+    for key, seeds in groups.items():
         names = [run.cfg.name for group in seeds for run in group]
         found = [text for name in names for text in differences.get((recipe, name), ())]
-        rows[pair] = OurRow(recipe, seeds, found, recipe in paper.recipes)
+        rows[key] = OurRow(recipe, seeds, found, recipe in paper.recipes)
     return rows
 
 
@@ -315,7 +335,7 @@ def _with_spreads(paper: Paper, rows: dict) -> dict:
         by_row = [row.seed_means(measure, test_set) for row in rows.values() if row.groups]
         if any(by_row):
             spreads[measure] = pooled_spread([means for means in by_row if means])
-    return {pair: replace(row, spreads=spreads) for pair, row in rows.items()}
+    return {key: replace(row, spreads=spreads) for key, row in rows.items()}
 
 # %% ../../nbs/verdicts/20_cells.ipynb #de2fc155
 def mark_outside(verdicts: list) -> list:
@@ -350,8 +370,9 @@ def check_cells(
             continue
         asked = [settings for settings in configs if settings.recipe == name]
         rows = _with_spreads(paper, our_rows(paper, name, asked, differences))
-        pairs = set(map(_pair, asked))
-        verdicts += [verdict_of(cell, rows[cell.pair]) for cell in cells if cell.pair in pairs]
+        keys = set(map(row_key, asked))
+        found = [(cell, key_of(cell, keys)) for cell in cells]
+        verdicts += [verdict_of(cell, rows[key]) for cell, key in found if key]
         runs = [run for row in rows.values() for run in row.runs]
         if paper.systems and reference == paper.main.source and runs:
             verdicts.append(bm25_verdict(bm25_cell(paper), name, runs))

@@ -159,7 +159,7 @@ def test_the_source_is_shipped_without_runs_git_and_caches(deployed):
     assert '/root/nbs/experiments/train.ipynb' in ours
     assert not any(part in name for name in ours for part in ('pycache', '.git'))
     described = {name.rpartition('/')[2] for name in ours if '/params/' in name}
-    assert described == {'backbones.yaml', 'study.yaml'}
+    assert described == {'backbones.yaml', 'rerankers.yaml', 'study.yaml'}
 
 
 def test_modal_run_takes_paths(deployed):
