@@ -108,7 +108,7 @@ def _shape_of(row: dict, path):
             return shape
     raise ValueError(f'none of {", ".join(SHAPES)} is there')
 
-
+# %% ../../nbs/data/68_labelled.ipynb #e0718cd0
 def _read_file(path, lookup: _Lookup) -> _Labelled:
     "Read all lines of a file."
     labelled, shape = _Labelled(), None
@@ -150,7 +150,7 @@ def _read_docpairs(
         labelled.topics = topic_texts(dataset_id, labelled.labels)
     return labelled
 
-
+# %% ../../nbs/data/68_labelled.ipynb #adb9d478
 def _check_passages(labelled: _Labelled, corpus: Mapping, source: str):
     "Raise `KitError` if the passages of pairs are not those of the collection."
     for labels in labelled.labels.values():

@@ -119,7 +119,7 @@ def _measured_files(
 class _Done:
     finished: str  # time, as 2026-11-21T09:30:00Z
 
-
+# %% ../../nbs/publish/70_crate.ipynb #6f974a6d
 def add_run(study_crate: StudyCrate, run: Run):
     "Add a finished run as an action, with its files."
     manifest = read_manifest(run)

@@ -346,7 +346,7 @@ CLAIMS_WIDTHS = (0.11, 0.28, 0.1, 0.43)  # of claim, words, verdict and evidence
 def _displayed(path: Path) -> str:
     return str(path.relative_to(project_root()))
 
-
+# %% ../../nbs/verdicts/30_claims.ipynb #620cb638
 def claims_table(
     paper: Paper,
     judgments: pd.DataFrame,  # from `judge_all`

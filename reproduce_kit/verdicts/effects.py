@@ -72,7 +72,7 @@ def _add_pair(table: Table, label: tuple, pair: str, row):
     table.add(label, ('ER', pair), text, **_COMPUTED)
     table.add(label, ('ΔRI', pair), format_signed(row.delta), row.delta, **_COMPUTED)
 
-
+# %% ../../nbs/verdicts/40_effects.ipynb #a58bcdaa
 def effects_table(
     paper: Paper,
     sources: tuple,  # keys of `paper.sources`; the first one's rows are shown
