@@ -13,11 +13,11 @@ from pydantic import Field, model_validator
 
 from .backbones import BACKBONES, Reranker
 from reproduce_kit.config.settings import (
-    PLACEMENT_KEYS,
     Count,
     MachineSettings,
     PassageWords,
     RankingSettings,
+    hashed_settings,
 )
 from ..core import did_you_mean, sha256
 
@@ -116,4 +116,4 @@ class ReleasedConfig(NothingTrained, MachineSettings, RankingSettings):
     @property
     def identity(self) -> str:
         "Eight hexadecimal digits that change with every setting, placement aside."
-        return sha256(self.model_dump(exclude=set(PLACEMENT_KEYS)))[:8]
+        return sha256(hashed_settings(self))[:8]

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Rate', 'Share', 'Count', 'Word', 'PairCount', 'PassageWords', 'Seed', 'PLACEMENT_KEYS', 'LATER_KEYS',
-           'RankingSettings', 'DataSettings', 'TrainingSettings', 'MachineSettings', 'Settings', 'RunConfig',
-           'example_settings']
+           'RankingSettings', 'DataSettings', 'TrainingSettings', 'MachineSettings', 'Settings', 'hashed_settings',
+           'RunConfig', 'example_settings']
 
 # %% ../../nbs/config/20_settings.ipynb #96026fa8
 from typing import Annotated, ClassVar, Literal
@@ -213,6 +213,15 @@ LATER_KEYS = {  # {key with a default: the default}
     if not field.is_required()
 }
 
+# %% ../../nbs/config/20_settings.ipynb #095a8c15
+def hashed_settings(
+    config: BaseModel,  # of a run of any kind
+) -> dict:
+    "Return the settings that make a run what it is."
+    settings = config.model_dump(exclude=set(PLACEMENT_KEYS))
+    absent = object()
+    return {key: value for key, value in settings.items() if LATER_KEYS.get(key, absent) != value}
+
 # %% ../../nbs/config/20_settings.ipynb #ba96386e
 class RunConfig(Settings):
     "The settings of one training run: frozen, validated, hashable."
@@ -238,9 +247,7 @@ class RunConfig(Settings):
     @property
     def identity(self) -> str:
         "Eight hexadecimal digits that change with every setting, placement aside."
-        settings = self.model_dump(exclude=set(PLACEMENT_KEYS))
-        added = {key for key, default in LATER_KEYS.items() if settings[key] == default}
-        hashed = {key: settings[key] for key in settings if key not in added}
+        hashed = hashed_settings(self)
         classes = [name for name in (self.optimizer, self.rest) if name and is_class_path(name)]
         if classes:  # the same class of another version may step otherwise
             hashed |= dict(packages=[optimizer_package(name) for name in classes])
