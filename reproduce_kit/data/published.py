@@ -159,11 +159,18 @@ def _compared_titles(study: str) -> tuple:  # as `Paper.compared`
     return comparison.titles if comparison else ()
 
 # %% ../../nbs/data/80_published.ipynb #61981383
+def _title(backbone: str, configs: list) -> str:
+    "Return a backbone as the study's tables print it: with the layers that its runs keep."
+    own = [config.title for config in configs if config.backbone == backbone]
+    spec = BACKBONES[backbone]
+    return own[0] if own else spec.title.format(layers=spec.max_layers)
+
+
 def _paper_of_cells(study: str) -> Paper:
     "Return what one file of printed numbers says of its paper."
     cells = read_cells(study)
-    titles = {name: BACKBONES[name].title for name in cells.backbone.unique()}
     configs = read_configs([project_root() / 'params' / study])
+    titles = {name: _title(name, configs) for name in cells.backbone.unique()}
     test_sets = dict.fromkeys(read_study(study).measures, cells.test_set[0])
     test_sets |= dict(zip(cells.measure, cells.test_set))
     return Paper(
