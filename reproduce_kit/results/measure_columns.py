@@ -7,7 +7,7 @@ __all__ = ['MEASURE_TITLES', 'MEASURE_COLUMNS', 'MAIN_MEASURES', 'all_columns', 
 
 # %% ../../nbs/results/28_measure_columns.ipynb #37e33ed3
 from ..config.study import read_study
-from ..data.msmarco_sets import SET_MEASURES
+from ..data.msmarco_sets import set_measures
 from reproduce_kit.evaluation.metrics import (
     JUDGED,
     KNOWN_ITEM,
@@ -37,7 +37,7 @@ def _listed_columns(runs: list, measures: list) -> list:
     "Return the columns of the measures that a study lists, for all of its test sets."
     columns = []
     for test_set in runs[0].cfg.test_sets:
-        for measure in SET_MEASURES.get(test_set, measures):
+        for measure in set_measures(runs[0].cfg, test_set) or measures:
             columns.append(((test_set, measure), test_set, measure))
     return columns
 
@@ -45,16 +45,17 @@ def _listed_columns(runs: list, measures: list) -> list:
 def all_columns(runs: list) -> list:
     "Return [(label, test set, measure)]: all of the first test set, the leading one of others."
     first, *others = runs[0].cfg.test_sets
-    listed = read_study(runs[0].cfg.study).measures
-    if listed and first not in SET_MEASURES:
+    cfg = runs[0].cfg
+    listed = read_study(cfg.study).measures
+    has_own_measures = bool(set_measures(cfg, first))
+    if listed and not has_own_measures:
         return _listed_columns(runs, listed)
-    has_own_measures = first in SET_MEASURES
     columns = []
     if not has_own_measures:
         reachable = _reachable(runs, first)
         columns += [(label, first, m) for label, m in MEASURE_COLUMNS if m in reachable]
     for test_set in [first, *others] if has_own_measures else others:
-        for measure in SET_MEASURES.get(test_set, ['nDCG@10']):
+        for measure in set_measures(cfg, test_set) or ['nDCG@10']:
             columns.append(((test_set, measure), test_set, measure))
     return columns
 
@@ -70,5 +71,5 @@ def table_columns(runs: list) -> list:
     return [
         column
         for column in columns
-        if column[1] != first or first in SET_MEASURES or column[2] in shown
+        if column[1] != first or set_measures(runs[0].cfg, first) or column[2] in shown
     ]

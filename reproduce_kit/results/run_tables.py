@@ -20,7 +20,7 @@ from reproduce_kit.core import (
     read_record,
     sha256,
 )
-from ..data.msmarco_sets import SET_MEASURES
+from ..data.msmarco_sets import set_measures
 from reproduce_kit.evaluation.metrics import (
     JUDGED,
     Measured,
@@ -90,7 +90,7 @@ def ranking_source(
 # %% ../../nbs/results/30_run_tables.ipynb #f7179fce
 def _check_measured(run: Run, test_set: str, frame: pd.DataFrame):
     "Raise `KitError` if a run lacks a measure that its study lists today."
-    if test_set in SET_MEASURES:
+    if set_measures(run.cfg, test_set):
         return
     missing = [name for name in read_study(run.cfg.study).measures if name not in frame]
     if missing:

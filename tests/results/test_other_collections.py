@@ -19,15 +19,26 @@ BINARY = {f't{i}': {'d0': 1, 'd1': 0} for i in range(8)}
 def runs(tmp_path, monkeypatch):
     """Two finished runs whose judgments are binary."""
     monkeypatch.setenv('REPRODUCE_RUNS', str(tmp_path))
-    made = []
-    for name, gain in (('one', 0.0), ('two', 0.1)):
-        cfg = make_config(SMOKE | dict(name=name, epochs=1) | tiny_backbone())
-        frame = pd.DataFrame(
-            {m: [0.3 + gain + i / 50 for i in range(8)] for m in usual_measures(BINARY)},
-            index=pd.Index(BINARY, name='qid'),
-        )
-        made.append(fake_run(cfg, {1: {'test': frame}}))
-    return made
+    return [made_run('one', 0.0), made_run('two', 0.1)]
+
+
+def made_run(name, gain, test_set='test', **changes):
+    """A finished run with the usual measures of binary judgments."""
+    changes |= dict(name=name, epochs=1, test_sets=[test_set])
+    frame = pd.DataFrame(
+        {m: [0.3 + gain + i / 50 for i in range(8)] for m in usual_measures(BINARY)},
+        index=pd.Index(BINARY, name='qid'),
+    )
+    return fake_run(make_config(SMOKE | tiny_backbone() | changes), {1: {test_set: frame}})
+
+
+def test_a_test_set_of_a_folder_may_have_the_name_of_another_collections(tmp_path, monkeypatch):
+    """MS MARCO's set `dev` has a measure of its own."""
+    monkeypatch.setenv('REPRODUCE_RUNS', str(tmp_path))
+    folder = dict(collection=str(tmp_path / 'texts'), passage_words=None, test_topics=None)
+    run = made_run('one', 0.0, 'dev', **folder)
+    columns = {measure for _, _, measure in table_columns([run])}
+    assert columns == {'nDCG@10', 'AP(rel=1)', 'RR(rel=1)@10', 'judged@10'}
 
 
 def test_binary_judgments_have_the_level_they_reach(runs):
