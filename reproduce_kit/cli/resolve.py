@@ -88,6 +88,14 @@ def _trials_of(path) -> list:  # of RunConfig
     return [trial.config for trial in state_of_sweep(sweep_name(Path(path).resolve())).trials]
 
 
+def _check_studies(configs: list):
+    "Raise `KitError` for a mistake in the file that all runs of a study have in common."
+    from reproduce_kit.config.study import read_study
+
+    for study in dict.fromkeys(config.study for config in configs):
+        read_study(study)
+
+
 def configs_of(
     paths,  # YAML files and folders; empty: all of params/
     none: bool = False,  # accept paths without a config of a run
@@ -96,10 +104,11 @@ def configs_of(
     from reproduce_kit.config.files import read_configs
 
     others, sweeps = split_sweeps(paths)
-    trials = [config for path in sweeps for config in _trials_of(path)]
-    if trials and not others:
-        return trials
-    return read_configs(others or [project_root() / 'params'], none=none) + trials
+    configs = [config for path in sweeps for config in _trials_of(path)]
+    if others or not configs:
+        configs = read_configs(others or [project_root() / 'params'], none=none) + configs
+    _check_studies(configs)
+    return configs
 
 # %% ../../nbs/cli/10_resolve.ipynb #0fe31d18
 def find_config(

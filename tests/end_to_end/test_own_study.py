@@ -131,6 +131,19 @@ def test_its_checkpoint_is_measured_by_any_measure(finished, clone, env):
     assert p.returncode == 1 and 'is no measure of ir-measures' in p.stderr
 
 
+@pytest.mark.parametrize('command', ['run', 'plan', 'list'])
+def test_an_unknown_measure_is_told_before_anything_starts(command, clone, env, tmp_path):
+    study = clone / 'params/mine/study.yaml'
+    kept = study.read_text()
+    study.write_text('measures: [nDGC@20]\n')
+    p = reproduce_here(command, clone / 'params/mine', env=env | dict(REPRODUCE_RUNS=tmp_path))
+    study.write_text(kept)
+    assert p.returncode == 1
+    assert 'params/mine/study.yaml' in p.stderr
+    assert 'is no measure of ir-measures' in p.stderr
+    assert not list(tmp_path.iterdir())
+
+
 PRINTED = """backbone,optimizer,epoch,measure,test_set,printed,source
 my-roberta,AdamW,1,nDCG@20,test,0.9990,Table 1
 my-roberta,Muon,1,nDCG@20,test,{muon:.4f},Table 1
