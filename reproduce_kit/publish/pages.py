@@ -214,8 +214,13 @@ def _write_notes(pages: dict, keys: dict, before: set):
         write_json(page.note, asdict(PageNote(keys[name], own)))
 
 # %% ../../nbs/publish/10_pages.ipynb #08da30b9
-def _execute(job: tuple):
-    execute_notebook(*job)
+def _execute(job: tuple) -> bool:
+    "Execute a page; return whether it was not interrupted, which a pool would not pass on."
+    try:
+        execute_notebook(*job)
+    except KeyboardInterrupt:
+        return False
+    return True
 
 
 def _pool(jobs: int):
@@ -260,7 +265,8 @@ def make_outputs(
             results = pool.imap(_execute, jobs)
             for name in names:
                 if name in stale:
-                    next(results)
+                    if not next(results):
+                        raise KeyboardInterrupt
                     executed[name] = pages[name]
                 path = first_output(name, study)
                 outputs.append(path)

@@ -250,14 +250,17 @@ def test_runs_side_by_side_stop_with_the_command(study, tmp_path, how):
     )
     wait_for(lambda: has_two_unfinished_runs(runs))
     at_work = [p for p in processes_with('REPRODUCE_RUNS', runs) if p.pid != command.pid]
-    assert len(at_work) >= 4  # two children and their kernels
+    assert len(at_work) >= 2  # children and their kernels
+    done_before = set(runs.glob('smoke/smoke/*/done.json'))  # on a slow machine, one may be
     os.kill(command.pid, how)
     output = command.communicate(timeout=60)[0]
     assert command.returncode == (130 if how == signal.SIGINT else -how), output
     assert 'Traceback' not in output, output
     _, alive = psutil.wait_procs(at_work, timeout=60)
     assert not alive
-    assert not list(runs.glob('smoke/smoke/*/done.json'))
+    done = set(runs.glob('smoke/smoke/*/done.json'))
+    assert done == done_before
+    assert len(done) < 2
 
 
 def test_a_run_whose_process_was_killed_has_failed_and_the_other_goes_on(study, tmp_path):
@@ -419,7 +422,18 @@ def test_a_page_s_key_holds_commit_versions_and_folders(page_key, tmp_path, monk
     assert len(set(keys)) == 4
 
 
-def test_ctrl_c_ends_the_pages_at_once_with_their_kernels(study):
+def interrupt_all(command):
+    os.killpg(command.pid, signal.SIGINT)
+
+
+def interrupt_workers(command):
+    """The command itself once missed a signal, and waited forever for pages that had stopped."""
+    for worker in psutil.Process(command.pid).children():
+        worker.send_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize('interrupt', [interrupt_all, interrupt_workers])
+def test_ctrl_c_ends_the_pages_at_once_with_their_kernels(study, interrupt):
     os.utime(study.run('smoke-adamw') / 'history.jsonl')
     command = start(
         BIN / 'reproduce', 'tables', '--study', 'smoke', env=study.env, stderr=subprocess.PIPE
@@ -435,8 +449,8 @@ def test_ctrl_c_ends_the_pages_at_once_with_their_kernels(study):
 
     started = wait_for(kernels)
     time.sleep(1)
-    os.killpg(command.pid, signal.SIGINT)
-    _, errors = command.communicate(timeout=30)
+    interrupt(command)
+    _, errors = command.communicate(timeout=60)
     assert command.returncode == 130, errors
     assert 'stopped; finished work is kept' in errors, errors
     assert 'Traceback' not in errors, errors
