@@ -238,6 +238,14 @@ def has_two_unfinished_runs(runs: Path) -> bool:
     return len(histories) == 2 and all(file.stat().st_size for file in histories)
 
 
+def long_runs(params: Path) -> Path:
+    """Two runs, neither of which is finished before the other has begun."""
+    params.mkdir()
+    for name in ('smoke-lion', 'smoke-adamw'):
+        write_yaml(params, name, epochs=40)
+    return params
+
+
 @pytest.mark.parametrize(
     'how', [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.soak)]
 )
@@ -245,22 +253,20 @@ def test_runs_side_by_side_stop_with_the_command(study, tmp_path, how):
     """At Ctrl-C they say so; when the command is killed, they do not go on without it."""
     runs = tmp_path / 'runs'
     env = study.env | dict(REPRODUCE_RUNS=runs)
+    params = long_runs(tmp_path / 'params')
     command = start(
-        *(BIN / 'reproduce', 'run', study.params, '--jobs', 2), env=env, stderr=subprocess.STDOUT
+        *(BIN / 'reproduce', 'run', params, '--jobs', 2), env=env, stderr=subprocess.STDOUT
     )
     wait_for(lambda: has_two_unfinished_runs(runs))
     at_work = [p for p in processes_with('REPRODUCE_RUNS', runs) if p.pid != command.pid]
-    assert len(at_work) >= 2  # children and their kernels
-    done_before = set(runs.glob('smoke/smoke/*/done.json'))  # on a slow machine, one may be
+    assert len(at_work) >= 4  # two children and their kernels
     os.kill(command.pid, how)
     output = command.communicate(timeout=60)[0]
     assert command.returncode == (130 if how == signal.SIGINT else -how), output
     assert 'Traceback' not in output, output
     _, alive = psutil.wait_procs(at_work, timeout=60)
     assert not alive
-    done = set(runs.glob('smoke/smoke/*/done.json'))
-    assert done == done_before
-    assert len(done) < 2
+    assert not list(runs.glob('smoke/smoke/*/done.json'))
 
 
 def test_a_run_whose_process_was_killed_has_failed_and_the_other_goes_on(study, tmp_path):
@@ -450,7 +456,7 @@ def test_ctrl_c_ends_the_pages_at_once_with_their_kernels(study, interrupt):
     started = wait_for(kernels)
     time.sleep(1)
     interrupt(command)
-    _, errors = command.communicate(timeout=60)
+    _, errors = command.communicate(timeout=30)
     assert command.returncode == 130, errors
     assert 'stopped; finished work is kept' in errors, errors
     assert 'Traceback' not in errors, errors
