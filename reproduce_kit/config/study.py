@@ -106,8 +106,8 @@ class Study(BaseModel):
         [], description='what is reported, the leading one first; [] for the usual ones'
     )
 
-    systems_of: str | None = Field(
-        None, description='study whose paper lists other systems, for Table II; null: none'
+    paper_of: str | None = Field(
+        None, description='study whose paper this one is about; null: its own, or none'
     )
     pages: list[str] = Field(
         [], description='notebooks of nbs/analysis that this study has beside the usual ones'

@@ -231,5 +231,5 @@ def listing_paper(
     study: str,  # a folder of `params/`
 ) -> Paper | None:  # None: the study names none
     "Read the paper whose systems a study's Table II shows."
-    name = read_study(study).systems_of
+    name = read_study(study).paper_of
     return read_paper(name) if name else None

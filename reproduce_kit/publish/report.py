@@ -196,13 +196,15 @@ def _evidence_html(runs: list, gaps: Table) -> str:
     _, test_set, measure = table_columns(runs)[0]
     endpoint = endpoint_of(runs[0].cfg)
     margin = endpoint.margin if endpoint else None
-    figure = variance_figure(seed_gaps(runs, (test_set,), measure), measure, margin)
+    tables = ''.join(map(table_html, (gaps, letters_table(runs), variance_table(runs))))
+    by_seed = seed_gaps(runs, (test_set,), measure)
+    if not by_seed:
+        return tables
     caption = (
         'The difference by seed, with the interval over topics and seeds, and the power to see '
         'a difference of the margin that the study stated.'
     )
-    tables = (gaps, letters_table(runs), variance_table(runs))
-    return ''.join(map(table_html, tables)) + figure_html(figure, caption)
+    return tables + figure_html(variance_figure(by_seed, measure, margin), caption)
 
 # %% ../../nbs/publish/30_report.ipynb #9d2b887a
 def _configs_html(runs: list) -> str:
@@ -302,9 +304,9 @@ def _environment_html(runs: list) -> str:
 def _findings(study: str) -> Findings | None:
     "Return the findings of a study, or of the study whose paper it is about."
     own = read_study(study)
-    if own.findings or not own.systems_of:
+    if own.findings or not own.paper_of:
         return own.findings
-    return read_study(own.systems_of).findings
+    return read_study(own.paper_of).findings
 
 
 def _sections(study: str) -> list:

@@ -306,7 +306,7 @@ def claims_study(
     "Return the study whose claims are shown with a study's runs."
     if claims_paths(study):
         return study
-    other = read_study(study).systems_of
+    other = read_study(study).paper_of
     return other if other and claims_paths(other) else ''
 
 # %% ../../nbs/verdicts/30_claims.ipynb #a23c6fcb

@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT
-from kit import SMOKE, reproduce, reproduce_here
+from kit import SMOKE, clone_env, link_clone, reproduce, reproduce_here
 from small_encoders import save_backbone
 
 from reproduce_kit.data.collection import Collection, write_collection
@@ -58,11 +57,9 @@ def invented_collection() -> Collection:
 @pytest.fixture(scope='module')
 def clone(tmp_path_factory):
     """A folder that is a clone to the kit: its notebooks, and one study."""
-    root = tmp_path_factory.mktemp('clone')
-    for name in ('nbs', 'reproduce_kit', 'settings.ini', 'pyproject.toml'):
-        (root / name).symlink_to(ROOT / name)
+    root = link_clone(tmp_path_factory.mktemp('clone'))
     folder = root / 'params/mine'
-    folder.mkdir(parents=True)
+    folder.mkdir()
     write_collection(invented_collection(), root / 'texts')
     backbones = {'my-roberta': save_backbone(root, 'roberta') | dict(title='My RoBERTa')}
     (folder / 'backbones.yaml').write_text(yaml.safe_dump(backbones))
@@ -75,8 +72,7 @@ def clone(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def env(clone):
-    folders = {f'REPRODUCE_{kind}': clone / kind.lower() for kind in ('RUNS', 'PAPER', 'FIGURES')}
-    return folders | dict(REPRODUCE_ROOT=clone)
+    return clone_env(clone)
 
 
 @pytest.fixture(scope='module')

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import yaml
 from conftest import ROOT
-from kit import reproduce, reproduce_here
+from kit import clone_env, link_clone, reproduce, reproduce_here
 from test_own_study import invented_collection
 
 from reproduce_kit.data.collection import write_collection
@@ -22,11 +22,9 @@ tiny-modernbert-reranker,,0,nDCG@10,test,0.9990,model card
 
 @pytest.fixture(scope='module')
 def clone(tmp_path_factory):
-    root = tmp_path_factory.mktemp('clone')
-    for name in ('nbs', 'reproduce_kit', 'settings.ini', 'pyproject.toml'):
-        (root / name).symlink_to(ROOT / name)
+    root = link_clone(tmp_path_factory.mktemp('clone'))
     for folder in ('zoo', 'smoke'):
-        (root / 'params' / folder).mkdir(parents=True)
+        (root / 'params' / folder).mkdir()
     shutil.copy(ROOT / 'params/smoke/backbones.yaml', root / 'params/smoke')
     shutil.copy(ROOT / 'params/smoke/rerankers.yaml', root / 'params/smoke')
     texts = invented_collection()
@@ -50,8 +48,7 @@ def clone(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def env(clone):
-    folders = {f'REPRODUCE_{kind}': clone / kind.lower() for kind in ('RUNS', 'PAPER', 'FIGURES')}
-    return folders | dict(REPRODUCE_ROOT=clone)
+    return clone_env(clone)
 
 
 @pytest.fixture(scope='module')

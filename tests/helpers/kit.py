@@ -60,6 +60,20 @@ def reproduce_here(*args, env=None):
     return subprocess.CompletedProcess(args, result.exit_code, result.stdout, result.stderr)
 
 
+def link_clone(root: Path) -> Path:
+    """Make a folder a clone to the kit: its notebooks and code, and no studies."""
+    (root / 'params').mkdir(parents=True)
+    for name in ('nbs', 'reproduce_kit', 'settings.ini', 'pyproject.toml'):
+        (root / name).symlink_to(ROOT / name)
+    return root
+
+
+def clone_env(root: Path) -> dict:
+    """The environment variables that let a command work in such a clone."""
+    kinds = ('RUNS', 'PAPER', 'FIGURES')
+    return dict(REPRODUCE_ROOT=root) | {f'REPRODUCE_{kind}': root / kind.lower() for kind in kinds}
+
+
 def run_dir(runs: Path, name: str) -> Path:
     """The folder of a run of the smoke study."""
     (folder,) = runs.glob(f'smoke/smoke/{name}-*')

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import yaml
 from conftest import ROOT
-from kit import reproduce
+from kit import link_clone, reproduce
 from local_hub import commit_of, local_hub
 
 from reproduce_kit.config.backbones import read_backbones, read_rerankers
@@ -42,13 +42,11 @@ def repository(tmp_path, name, reranker='tiny-bert-reranker', fault=''):
 @pytest.fixture
 def clone(tmp_path, monkeypatch):
     monkeypatch.setenv('HF_HUB_CACHE', str(tmp_path / 'made'))
-    root = tmp_path / 'clone'
-    (root / 'params/zoo').mkdir(parents=True)
+    root = link_clone(tmp_path / 'clone')
+    (root / 'params/zoo').mkdir()
     (root / 'params/smoke').mkdir()
     shutil.copy(ROOT / 'params/smoke/backbones.yaml', root / 'params/smoke')
     shutil.copy(ROOT / 'params/smoke/rerankers.yaml', root / 'params/smoke')
-    for name in ('nbs', 'reproduce_kit', 'settings.ini', 'pyproject.toml'):
-        (root / name).symlink_to(ROOT / name)
     (root / 'params/zoo/rerankers.yaml').write_text(TEXT)
     return root
 
