@@ -13,6 +13,14 @@ from xdist.scheduler import LoadScopeScheduling
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get('KIT_DATA') or ROOT / 'data').resolve()
 IS_WORKER = 'PYTEST_XDIST_WORKER' in os.environ
+# They take minutes. Started first, so that no worker is left alone with one of them.
+LONGEST = (
+    'test_local.py',
+    'test_own_study.py',
+    'test_modal.py',
+    'test_released_study.py',
+    '[experiments/train]',
+)
 BASE = os.environ['TMPDIR'] if IS_WORKER else tempfile.mkdtemp(prefix='kit-')
 
 
@@ -46,6 +54,13 @@ class FilesAndPages(LoadScopeScheduling):
     def _split_scope(self, nodeid):
         file = nodeid.split('::')[0]
         return nodeid if file.endswith('test_notebooks.py') else file
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        return next((i for i, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST))
+
+    items.sort(key=place)
 
 
 def pytest_xdist_make_scheduler(config, log):
