@@ -36,6 +36,7 @@ class Host:
     name: str = 'local'
     board: object = None  # of leases; None: a folder in the run store
     holder: dict = field(default_factory=this_process)
+    cost_source: str = 'own machine'  # what a cost without a price is
     rates: dict = None  # from `read_rates`; None: the machine is free
     publish: Callable = lambda: None  # makes what was written visible elsewhere
     refresh: Callable = lambda: None  # makes what others published visible here
