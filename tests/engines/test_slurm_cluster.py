@@ -2,12 +2,12 @@
 
 import json
 import os
-import signal
 import subprocess
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from conftest import ROOT
 from kit import REPRODUCE, reproduce, write_yaml
@@ -19,17 +19,15 @@ pytestmark = [
     pytest.mark.soak,
     pytest.mark.skipif(bool(missing_programs()), reason=missing_programs()),
 ]
-# About half a minute of training: long enough to be interrupted.
-LONG = dict(epochs=40, cpus=1, ram_gib=1, save_steps=1)
-SHORT = LONG | dict(epochs=2)
-TOLD_SECONDS = 50  # before the end of its time, a task gets the signal
-ONE_MINUTE = 0.016  # hours; sbatch counts minutes
+RUN = dict(epochs=10, cpus=1, ram_gib=1, save_steps=1, timeout_hours=0.2)  # 40 updates
+MACHINES = 6  # cores that SLURM believes in; more runs at once than this machine has cores
+TOLD_SECONDS = 100  # before the end of its time, a task gets the signal
 
 
-def wait(is_over, seconds=150):
+def wait(is_over, seconds=180, what=lambda: 'waited in vain'):
     end = time.time() + seconds
     while not is_over():
-        assert time.time() < end, 'waited in vain'
+        assert time.time() < end, what()
         time.sleep(0.2)
 
 
@@ -39,12 +37,15 @@ class Study:
     def __init__(self, base: Path, slurm, **env):
         self.base, self.slurm, self.params = base, slurm, base / 'params'
         self.params.mkdir()
+        self.temporary = base / 'tmp'
+        self.temporary.mkdir()
         settings = base / 'slurm.yaml'
         settings.write_text(f'partition: main\nsignal_seconds: {TOLD_SECONDS}\ncpus: 1\n')
         self.env = slurm.env | dict(
             REPRODUCE_RUNS=str(base / 'runs'),
             REPRODUCE_SLURM=str(settings),
             REPRODUCE_BEAT='1',
+            TMPDIR=str(self.temporary),
             **env,
         )
 
@@ -82,9 +83,29 @@ class Study:
     def has_ended(self, name: str) -> bool:
         return any((self.folder(name) / f'{end}.json').exists() for end in ('done', 'failed'))
 
-    def start_at_once(self, name: str):
-        """A job that was queued again waits for two minutes, unless it is told not to."""
-        self.slurm.ask('scontrol', 'update', f'jobid={self.job(name)}', 'StartTime=now')
+    def task(self, name: str) -> psutil.Process:
+        """The process of a run's task."""
+        note = json.loads((self.folder(name) / 'job.json').read_text())
+        words = [str(self.base / 'runs/.slurm' / note['submission']), str(note['task'])]
+        tasks = [
+            p for p in psutil.process_iter(['cmdline']) if (p.info['cmdline'] or [])[-2:] == words
+        ]
+        return min(tasks, key=psutil.Process.create_time)
+
+    def wait_for_the_end(self, names: list, seconds=240):
+        """Wait for runs. What was queued again waits for two minutes, unless it is told not to.
+
+        SLURM needs some seconds of them: a job that starts at once has no valid credential."""
+        since = {}
+
+        def have_ended():
+            for line in self.slurm.ask('squeue', '--noheader', '--format=%i %r').splitlines():
+                job, reason = line.split(maxsplit=1)
+                if reason == 'BeginTime' and time.time() - since.setdefault(job, time.time()) > 5:
+                    self.slurm.ask('scontrol', 'update', f'jobid={job}', 'StartTime=now')
+            return all(self.has_ended(name) for name in names)
+
+        wait(have_ended, seconds, lambda: self.outputs() + self.slurm.logs())
 
     def outputs(self) -> str:
         files = (self.base / 'runs/.slurm').glob('*/task-*.txt')
@@ -93,46 +114,69 @@ class Study:
 
 @pytest.fixture(scope='module')
 def slurm(tmp_path_factory):
-    with cluster(tmp_path_factory.mktemp('slurm'), cpus=6) as running:
+    with cluster(tmp_path_factory.mktemp('slurm'), MACHINES) as running:
         yield running
 
 
-def wait_for_the_end(study: Study, names: list, seconds=150):
-    """Wait for runs; those that were queued again start at once."""
-    end = time.time() + seconds
-    while not all(study.has_ended(name) for name in names):
-        assert time.time() < end, study.outputs() + study.slurm.logs()
+class Held:
+    """A run whose training stands still in mid-course, so that there is time to meet its fate."""
+
+    def __init__(self, study: Study, name: str):
+        self.study, self.name, self.task = study, name, study.task(name)
+        self.training = self.task.children(recursive=True)
+        for process in self.training:
+            process.suspend()
+
+    def go_on(self):
+        for process in self.training:
+            process.resume()
+
+    def reach_the_limit(self):
+        """Let its time be over soon, and SLURM tell it so; a limit is a number of minutes."""
+        self._limit(int((time.time() - self.task.create_time() + 60) / 60) + 1)
+        asks = self.study.temporary.glob
+        wait(lambda: any(asks('stop-*/stop')), what=self.study.slurm.logs)
+        self._limit(60)  # of the next attempt
+        self.go_on()
+
+    def _limit(self, minutes: int):
+        job = f'jobid={self.study.job(self.name)}'
+        self.study.slurm.ask('scontrol', 'update', job, f'TimeLimit={minutes}')
+
+
+def hold(study: Study, names: list) -> dict:  # {name: Held}
+    """Hold each of some runs once it has made six updates."""
+    held = {}
+
+    def are_held():
         for name in names:
-            if not study.has_ended(name):
-                study.start_at_once(name)
-        time.sleep(1)
+            if name not in held and study.updates(name) >= 6:
+                held[name] = Held(study, name)
+        return len(held) == len(names)
+
+    wait(are_held, what=study.outputs)
+    return held
 
 
 @pytest.fixture(scope='module')
 def study(slurm, tmp_path_factory):
     """Five runs of one submission, whose client is killed; each meets another fate."""
     study = Study(tmp_path_factory.mktemp('study'), slurm)
-    write_yaml(study.params, 'whole', **LONG)
-    write_yaml(study.params, 'requeued', **LONG)
-    write_yaml(study.params, 'limit', **LONG | dict(timeout_hours=ONE_MINUTE))
-    write_yaml(study.params, 'cancelled', **LONG)
-    flash = dict(attention='flash_attention_2', precision='bf16')
-    write_yaml(study.params, 'fails', **SHORT | flash)
+    for name in ('whole', 'requeued', 'limit', 'cancelled'):
+        write_yaml(study.params, name, **RUN)
+    write_yaml(study.params, 'fails', **RUN, attention='flash_attention_2', precision='bf16')
     client = study.start()
-    lines = []
-    while len(lines) < 2:  # two arrays: one has another time limit
-        line = client.stdout.readline()
-        assert line, ''.join(lines)
-        lines += [line] if 'submitted as array' in line else []
+    lines = iter(client.stdout.readline, '')
+    submitted = next((line for line in lines if 'submitted as array' in line), 'no array')
     client.kill()
     client.communicate()
-    wait(lambda: study.updates('requeued') >= 6)
+    held = hold(study, ['requeued', 'limit', 'cancelled'])
     slurm.ask('scontrol', 'requeue', study.job('requeued'))
-    wait(lambda: study.updates('cancelled') >= 6)
+    held['limit'].reach_the_limit()
     stop = reproduce('stop', study.params / 'cancelled.yaml', '--on', 'slurm', env=study.env)
-    wait_for_the_end(study, ['whole', 'requeued', 'limit', 'fails'])
-    wait(lambda: not slurm.ask('squeue', '--noheader'), 30)
-    return SimpleNamespace(stop=stop, rows=study.rows(), study=study)
+    study.wait_for_the_end(['whole', 'requeued', 'limit', 'fails'])
+    wait(lambda: not slurm.ask('squeue', '--noheader'), 60)
+    return SimpleNamespace(stop=stop, rows=study.rows(), study=study, submitted=submitted)
 
 
 def ends(study, name: str) -> list:
@@ -141,12 +185,12 @@ def ends(study, name: str) -> list:
 
 def artefacts(folder: Path) -> list:
     """What must not differ between an interrupted run and an undisturbed one."""
-    names = (
-        'history.jsonl',
-        'epoch-20/model/model.safetensors',
-        'epoch-40/model/model.safetensors',
-    )
+    names = ['history.jsonl', *(f'epoch-{n}/model/model.safetensors' for n in (5, 10))]
     return [(folder / name).read_bytes() for name in names]
+
+
+def test_all_runs_are_one_array(study):
+    assert study.submitted.startswith('5 runs submitted as array 1;')
 
 
 def test_every_run_ends_once_and_in_the_right_state(study):
@@ -164,10 +208,8 @@ def test_a_run_that_was_taken_from_its_node_equals_an_undisturbed_one(study):
 
 
 def test_a_run_over_its_time_limit_saves_goes_on_and_equals_an_undisturbed_one(study):
-    progress = read_progress(study.study.folder('limit'))
-    assert {attempt.ended for attempt in progress.attempts[:-1]} == {'stopped'}
-    assert len(progress.attempts) >= 2 and progress.attempts[-1].ended == 'done'
-    assert progress.attempts[1].first_step > 0
+    assert ends(study, 'limit') == ['stopped', 'done']
+    assert read_progress(study.study.folder('limit')).last.first_step >= 6
     whole, limit = (artefacts(study.study.folder(name)) for name in ('whole', 'limit'))
     assert whole == limit
 
@@ -204,18 +246,20 @@ def test_a_second_run_starts_only_what_has_not_ended_well(study):
 def test_two_processes_stop_after_the_same_update_and_equal_undisturbed_ones(slurm, tmp_path):
     """torchrun inside a task: asked to end in mid-training, queued again, the same losses."""
     two = Study(tmp_path, slurm, REPRODUCE_PROCESSES='2')
-    settings = LONG | dict(epochs=12, dropout=0.0, device_batch=8, cpus=2)
+    settings = RUN | dict(device_batch=8)
     write_yaml(two.params, 'whole', **settings)
     write_yaml(two.params, 'asked', **settings)
     started = two.run('--detach')
     assert started.returncode == 0, started.stdout + started.stderr
-    wait(lambda: two.updates('asked') >= 6)
-    slurm.ask('scancel', '--batch', f'--signal={signal.SIGUSR1.value}', two.job('asked'))
-    wait_for_the_end(two, ['whole', 'asked'])
+    asked = hold(two, ['asked'])['asked']
+    slurm.ask('scancel', '--batch', '--signal=USR1', two.job('asked'))
+    wait(lambda: any(two.temporary.glob('stop-*/stop')))
+    asked.go_on()
+    two.wait_for_the_end(['whole', 'asked'])
     progress = read_progress(two.folder('asked'))
     assert [attempt.ended for attempt in progress.attempts] == ['stopped', 'done']
     assert progress.openings[0]['batch']['world'] == 2
-    for name in ('history.jsonl', 'epoch-12/model/model.safetensors'):
+    for name in ('history.jsonl', 'epoch-10/model/model.safetensors'):
         assert (two.folder('whole') / name).read_bytes() == (
             two.folder('asked') / name
         ).read_bytes()
