@@ -52,7 +52,8 @@ class AttemptRecord:
     def __init__(self, run: Run, host: Host):
         self.run = run
         self.number = max((a.number for a in run.progress.attempts), default=0) + 1
-        gpus = devices()
+        # elsewhere a machine has the GPUs that were asked for; its node may have more
+        gpus = devices() if run.cfg.gpu or host.name == 'local' else []
         rate = None
         if host.rates:
             rate = dollars_per_hour(run.cfg, host.rates, match_gpu(run.cfg, gpus))

@@ -59,31 +59,26 @@ def slurm_states(configs: list) -> list:  # of RunRow, in the same order
     return rows
 
 # %% ../../nbs/engines/78_slurm_engine.ipynb #7acb9f73
-def _noted_configs(folder: Path) -> list:  # of (config's name, config)
+def _noted_configs(folder: Path) -> list:  # of RunConfig
     "Return the runs of a recipe that were handed to SLURM, as they were then."
     noted = []
     for path in folder.glob(f'*-????????/{JOB_FILE}'):
         job = read_record(SlurmJob, read_json(path), path)
         if (job.folder / 'tasks.json').exists():
-            cfg = make_config(read_tasks(job.folder).configs[job.task], str(path))
-            noted.append((cfg.name, cfg))
+            noted.append(make_config(read_tasks(job.folder).configs[job.task], str(path)))
     return noted
 
 
 def _reject_changed_configs(engine, configs: list):
     "Raise `KitError` for a config that was changed while a run of its name is under way."
-    names = {(run_folder(cfg).parent, cfg.name): cfg for cfg in configs}
-    others = [
-        cfg
-        for folder in {folder for folder, _ in names}
-        for name, cfg in _noted_configs(folder)
-        if (folder, name) in names and names[folder, name].identity != cfg.identity
-    ]
-    for row in engine.states(others):
-        if row.state.is_under_way:
-            changed = names[run_folder(row.cfg).parent, row.name]
-            run = run_folder(row.cfg).name
-            raise changed_config_error(engine, changed, run, row.cfg.model_dump(mode='json'))
+    rows = {(run_folder(cfg).parent, cfg.name): cfg for cfg in configs}
+    noted = [cfg for folder in {folder for folder, _ in rows} for cfg in _noted_configs(folder)]
+    asked = {cfg.identity for cfg in configs}
+    for row in engine.states([cfg for cfg in noted if cfg.identity not in asked]):
+        changed = rows.get((Path(row.path).parent, row.name))
+        if changed and row.state.is_under_way:
+            before = row.cfg.model_dump(mode='json')
+            raise changed_config_error(engine, changed, Path(row.path).name, before)
 
 # %% ../../nbs/engines/78_slurm_engine.ipynb #15a4ac66
 def _submit_array(folder: Path, script: str, configs: list, partition: str | None) -> str:

@@ -157,8 +157,7 @@ def explained(
 ) -> JobAnswer:
     "Return what became of a task, with the best reason that is known."
     if answer is None:
-        state = JobState(job.end_state) if job.end else JobState.STOPPED
-        return JobAnswer(state, job.end)
+        return JobAnswer(JobState(job.end_state if job.end else JobState.ENDED), job.end)
     if answer.state in (JobState.WAITING, JobState.RUNNING):
         return answer
     is_vague = not answer.message or answer.message.startswith(VAGUE)

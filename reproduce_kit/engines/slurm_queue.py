@@ -107,7 +107,8 @@ _WORKING = 'RUNNING COMPLETING SIGNALING STAGE_OUT RESIZING STOPPED'
 _STATES = {
     **dict.fromkeys(_WAITING.split(), JobState.WAITING),
     **dict.fromkeys(_WORKING.split(), JobState.RUNNING),
-    **dict.fromkeys(('CANCELLED', 'PREEMPTED', 'REVOKED', 'COMPLETED'), JobState.STOPPED),
+    **dict.fromkeys(('CANCELLED', 'PREEMPTED', 'REVOKED'), JobState.STOPPED),
+    'COMPLETED': JobState.ENDED,
 }
 VAGUE = 'SLURM says'  # how a message begins that names a state and no reason
 _MESSAGES = {

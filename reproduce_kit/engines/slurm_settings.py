@@ -84,7 +84,9 @@ class SlurmSettings(SlurmJobSettings):
         [], examples=[['export NCCL_P2P_DISABLE=1']], description='commands before the run'
     )
     python: str | None = Field(
-        None, examples=['/shared/venv/bin/python'], description='null: the one that submits'
+        None,
+        examples=['/shared/venv/bin/python'],
+        description='interpreter; null: the one that submits',
     )
 
     _texts = field_validator('gres', 'options', 'modules', 'before')(_checked_texts)

@@ -118,6 +118,7 @@ def measure_task(
     "Measure a stored checkpoint; its results are written beside those of its epoch."
     from reproduce_kit.evaluation.rerank import evaluate_extra_sets
 
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # there is no checkpoint to write
     try:
         evaluate_extra_sets(Run(cfg, run_folder(cfg)), tasks.epoch, tasks.sets)
     except KitError as error:

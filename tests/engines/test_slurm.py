@@ -29,6 +29,8 @@ from reproduce_kit.engines.slurm_settings import (
     slurm_template,
     write_slurm_template,
 )
+from reproduce_kit.evaluation import rerank
+from reproduce_kit.results.memory_table import paid_for
 from reproduce_kit.store.events import EventKind
 from reproduce_kit.store.run import Run, RunState, run_folder
 
@@ -386,6 +388,16 @@ def test_a_job_that_nobody_remembers_has_stopped(slurm):
     assert states(cfg) == [(RunState.STOPPED, '')]
 
 
+def test_a_run_that_another_process_trains_is_running_although_its_own_job_has_ended(slurm):
+    """Two people started it; the job that was noted last found it taken, and ended."""
+    (cfg,) = configs(1)
+    submit(cfg)
+    run = Run(cfg, run_folder(cfg))
+    run.record(EventKind.STARTED, attempt=1, where='slurm', devices=[], of=8)
+    slurm.queue(_0='COMPLETED')
+    assert states(cfg) == [(RunState.RUNNING, '')]
+
+
 def test_a_run_that_is_done_or_failed_needs_no_answer_of_slurm(slurm):
     done, failed = configs(2)
     submit(done, failed)
@@ -481,6 +493,31 @@ def test_engines_lists_what_each_needs_and_writes_the_settings(slurm):
     assert result.returncode == 0 and slurm_file().exists()
 
 
+@pytest.fixture
+def measured(monkeypatch):
+    scores = {'dl20': {'nDCG@10': 0.7}}
+    monkeypatch.setattr(rerank, 'evaluate_extra_sets', lambda run, epoch, sets: scores)
+    return scores
+
+
+def test_a_stored_checkpoint_is_measured_by_a_job(slurm, measured, monkeypatch):
+    monkeypatch.setattr(local, 'prepare_configs', lambda configs: None)
+    (cfg,) = configs(1)
+    slurm.queue(_0='COMPLETED')
+    assert ENGINE.measure(cfg, 2, ['dl20']) == measured
+    (folder,) = submissions_folder().iterdir()
+    tasks = json.loads((folder / 'tasks.json').read_text())
+    assert (tasks['epoch'], tasks['sets']) == (2, ['dl20'])
+    assert not (run_folder(cfg) / 'job.json').exists()
+
+
+def test_a_measurement_that_fails_says_what_its_job_said(slurm, measured, monkeypatch):
+    monkeypatch.setattr(local, 'prepare_configs', lambda configs: None)
+    slurm.queue(_0='OUT_OF_MEMORY')
+    with pytest.raises(KitError, match='measuring: the memory limit was exceeded'):
+        ENGINE.measure(configs(1)[0], 2, ['dl20'])
+
+
 # --- on the node
 
 
@@ -558,6 +595,20 @@ def test_three_attempts_that_run_out_of_time_at_the_same_checkpoint_end_the_run(
     last = slurm_task.attempt(cfg, slurm_task.slurm_host(JOB))
     assert last.state == 'failed' and 'three attempts were cut off' in last.message
     assert last.cost['source'] == 'slurm: own cluster' and last.cost['dollars'] is None
+
+
+def test_a_table_says_on_which_engine_its_costs_arose(slurm):
+    (cfg,) = configs(1)
+    run = Run(cfg, run_folder(cfg))
+    write_json(run.folder / 'manifest.json', dict(config=cfg.model_dump()))
+    run.record(EventKind.STARTED, attempt=1, where='local', devices=[], of=8)
+    bill = dict(seconds=1.0, gpu_seconds=1.0, dollars=None, attempts=1)
+    run.record(EventKind.COST, **bill, source='own machine')
+    assert paid_for([run]) == ''
+    run.record(EventKind.STARTED, attempt=2, where='slurm', devices=['A100'], of=8)
+    run.record(EventKind.COST, **bill, source='slurm: own cluster')
+    assert 'Cost of a run (local, slurm), mean' in paid_for([run])
+    assert paid_for([run]).endswith('slurm: own cluster.')
 
 
 def test_gpu_seconds_are_counted_where_nothing_is_paid(slurm):
