@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 TEX := texlive-latex-base texlive-latex-recommended texlive-publishers texlive-fonts-recommended latexmk
 
-.PHONY: reproduce sweep demo test soak format lab readme bench clean latex browser triton
+.PHONY: reproduce sweep demo test soak format lab readme bench clean latex browser slurm triton
 
 # Two runs at a time: faster on two cores than each run on both.
 reproduce: $(VENV)/.ready latex
@@ -26,7 +26,7 @@ test: $(VENV)/.ready browser triton
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3
 
 # The long proofs: random kills, several processes, all configs through Modal's container program.
-soak: $(VENV)/.ready browser triton
+soak: $(VENV)/.ready browser slurm triton
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m soak
 
 format: $(VENV)/.ready
@@ -78,3 +78,7 @@ triton: $(VENV)/.ready
 
 browser:
 	$(call apt,command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null,Chromium,chromium)
+
+# A SLURM cluster of one node, which a test of `make soak` starts on this machine's loopback and ends.
+slurm:
+	$(call apt,PATH=$$PATH:/usr/sbin; command -v slurmctld >/dev/null && command -v slurmd >/dev/null && command -v sbatch >/dev/null && command -v munged >/dev/null,SLURM,slurmctld slurmd slurm-client munge)

@@ -15,11 +15,11 @@ from .checks import check, claims, why
 from .compare import compare
 from .data import data_group
 from .doctor import doctor
+from .engines import engines_command, evaluate, fetch, logs, stop
 from .export import export
 from .new_study import new_command
 from .results import figures, paper, push, report, rerank, retrieve, tables
-from .run import list_command, logs, plan, prepare, run
-from .run_on_modal import evaluate, fetch, stop
+from .run import list_command, plan, prepare, run
 from .sweep import sweep
 from ..core import KitError, as_kit_error, did_you_mean
 
@@ -27,7 +27,7 @@ from ..core import KitError, as_kit_error, did_you_mean
 SECTIONS = {
     'Study': (new_command, list_command, plan, prepare, sweep, run, logs),
     'Results': (rerank, retrieve, tables, figures, paper, report, export, push),
-    'Engines': (fetch, stop, evaluate),
+    'Engines': (engines_command, fetch, stop, evaluate),
     'Checks': (check, claims, compare, why, doctor, data_group),
 }
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EMBEDDED_STUDY_GIB', 'CHECKS', 'read_lock', 'check_packages', 'check_java', 'check_latex', 'check_weights',
-           'check_modal', 'check_folder', 'Finding', 'checkup', 'doctor_report', 'doctor']
+           'check_modal', 'check_folder', 'Finding', 'checkup', 'doctor_report', 'checks_of', 'doctor']
 
 # %% ../../nbs/cli/50_doctor.ipynb #fe95a73a
 import shutil
@@ -15,9 +15,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 import click
 
-from .options import as_json
+from .options import as_json, on_option
 from .render import print_result, text_columns
 from ..core import KitError, artifact_dir, atomic_write, project_root
+from ..engines.registry import find_engine
 
 # %% ../../nbs/cli/50_doctor.ipynb #9358c61e
 def read_lock() -> dict:  # {package: version}
@@ -152,14 +153,26 @@ def doctor_report(findings: list) -> str:
     return text_columns(rows, ('what', '', 'finding'))
 
 # %% ../../nbs/cli/50_doctor.ipynb #de9212f5
-@click.command()
+def checks_of(
+    engine: str,  # its name
+) -> dict:  # {what: check}
+    "Return the checks of this machine, or those of another engine, which is asked to answer."
+    if engine == 'local':
+        return CHECKS
+    chosen = find_engine(engine)
+    return chosen.needs() | {'answer': chosen.ping}
+
+# %% ../../nbs/cli/50_doctor.ipynb #8959aaee
+@click.command(epilog='Example: reproduce doctor --on slurm')
+@on_option
 @as_json
-def doctor(as_json):
+def doctor(on, as_json):
     """Check that everything a study needs is in place.
 
-    A line per check says what was found, or what to do. The exit code is 1 if something is
+    A line per check says what was found, or what to do. With --on, the checks are those of that
+    engine, and it is asked whether it would take runs. The exit code is 1 if something is
     missing."""
-    findings = checkup()
+    findings = checkup(checks_of(on))
     answer = [asdict(finding) for finding in findings]
     print_result(answer, as_json, lambda: doctor_report(findings))
     if not all(finding.ok for finding in findings):

@@ -23,9 +23,10 @@ from reproduce_kit.core import (
     write_json,
 )
 from .attempt import is_settled, train_config
-from .lease import HEARTBEAT_SECONDS, acquire, keep_alive
+from .engine import JobState
+from .lease import HEARTBEAT_SECONDS, Watch, acquire, keep_alive
 from .local import prepare_configs
-from .modal_calls import CallState, call_answer
+from .modal_calls import call_answer
 from reproduce_kit.engines.modal_machines import (
     APP,
     CACHE,
@@ -49,10 +50,11 @@ from ..store.run import Run, RunState, find_runs, git_state, run_folder
 def prepare(jobs: list) -> dict:  # {'ready': rows, 'trouble': '' or what was wrong}
     "Fetch and check what configs need; one machine at a time."
     host = modal_host()
-    lease, _ = acquire(host.board, 'prepare', host.holder)
+    watch = Watch()
+    lease, _ = acquire(host.board, 'prepare', host.holder, watch)
     while not lease:
         time.sleep(HEARTBEAT_SECONDS / 2)
-        lease, _ = acquire(host.board, 'prepare', host.holder)
+        lease, _ = acquire(host.board, 'prepare', host.holder, watch)
     is_remote = host.name == 'modal'
     with keep_alive(lease):
         try:
@@ -166,7 +168,7 @@ def _needs_start(run: Run, my_call: str) -> bool:
         return False
     file = run.folder / 'call.json'
     call = read_json(file)['call'] if file.exists() else my_call
-    return call == my_call or call_answer(call).state != CallState.PENDING
+    return call == my_call or call_answer(call).state != JobState.PENDING
 
 
 def _claim_runs(runs: list, my_call: str):

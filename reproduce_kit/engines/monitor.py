@@ -36,6 +36,7 @@ class Host:
     name: str = 'local'
     board: object = None  # of leases; None: a folder in the run store
     holder: dict = field(default_factory=this_process)
+    cost_source: str = 'own machine'  # what a cost without a price is
     rates: dict = None  # from `read_rates`; None: the machine is free
     publish: Callable = lambda: None  # makes what was written visible elsewhere
     refresh: Callable = lambda: None  # makes what others published visible here
@@ -51,7 +52,8 @@ class AttemptRecord:
     def __init__(self, run: Run, host: Host):
         self.run = run
         self.number = max((a.number for a in run.progress.attempts), default=0) + 1
-        gpus = devices()
+        # elsewhere a machine has the GPUs that were asked for; its node may have more
+        gpus = devices() if run.cfg.gpu or host.name == 'local' else []
         rate = None
         if host.rates:
             rate = dollars_per_hour(run.cfg, host.rates, match_gpu(run.cfg, gpus))

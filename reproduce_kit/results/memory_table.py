@@ -57,12 +57,15 @@ def cost_of(run: Run) -> Cost:
 
 # %% ../../nbs/results/34_memory_table.ipynb #1d3e2234
 def paid_for(runs: list) -> str:
-    "Return what the caption says about costs; empty if nothing was paid."
-    costs = [cost_of(run) for run in runs]
-    sources = sorted({cost.source for cost in costs if cost.dollars is not None})
+    "Return what the caption says about costs, and where they arose; empty for one's own machine."
+    sources = sorted({cost_of(run).source for run in runs} - {'', 'own machine'})
     if not sources:
         return ''
-    return f" Cost of a run, mean over seeds; ≈: seconds times a rate. {'; '.join(sources)}."
+    attempts = [attempt for run in runs for attempt in run.progress.attempts]
+    engines = ', '.join(sorted({attempt.where for attempt in attempts if attempt.where}))
+    where = f' ({engines})' if engines else ''
+    mean = f'Cost of a run{where}, mean over seeds; ≈: seconds times a rate.'
+    return f" {mean} {'; '.join(sources)}."
 
 # %% ../../nbs/results/34_memory_table.ipynb #5a70760e
 def _percent(share: float | None) -> float | None:

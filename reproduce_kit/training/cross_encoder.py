@@ -16,7 +16,7 @@ from sentence_transformers.base.sampler import DefaultBatchSampler
 from sentence_transformers.cross_encoder import CrossEncoderTrainingArguments
 
 from ..config.settings import RunConfig
-from ..core import KitError, checksum_error
+from ..core import Interrupted, KitError, checksum_error
 from ..models.backbone import quiet
 from ..store.checkpoints import ResumePoint, delete_checkpoints, resume_point, rewind
 from ..store.run import Run, process_rank, world_size
@@ -29,6 +29,7 @@ from .group_losses import group_trainer
 from .microbatch import microbatch_trainer
 from .optimizers import make_optimizer
 from .schedules import make_schedule
+from .stopping import is_asked_to_stop
 from .trackers import reported_to, tracker_callbacks
 
 # %% ../../nbs/training/50_cross_encoder.ipynb #967f55d5
@@ -212,7 +213,8 @@ def train(
     with quiet():
         trainer.train(resume_from_checkpoint=point.trainer_argument)
     if trainer.state.global_step != run.cfg.updates:
-        raise KitError(
+        kind = Interrupted if is_asked_to_stop() else KitError
+        raise kind(
             f"{run.folder.name} stopped after {trainer.state.global_step} "
             f"of {run.cfg.updates} updates"
         )

@@ -15,24 +15,26 @@ import pytest
 from click.testing import CliRunner
 from conftest import ROOT
 
+import reproduce_kit.engines.following as following
 import reproduce_kit.engines.modal_client as modal_client
 import reproduce_kit.engines.modal_files as modal_files
 import reproduce_kit.engines.modal_session as modal_session
 from reproduce_kit.cli.app import SECTIONS, main
 from reproduce_kit.cli.doctor import CHECKS
-from reproduce_kit.engines.modal_client import RemoteRow
+from reproduce_kit.engines.engine import FetchedStudy
+from reproduce_kit.engines.run_rows import RunRow
 from reproduce_kit.store.run import RunState
 
 NAMES = {
     'Study': ['new', 'list', 'plan', 'prepare', 'sweep', 'run', 'logs'],
     'Results': ['rerank', 'retrieve', 'tables', 'figures', 'paper', 'report', 'export', 'push'],
-    'Engines': ['fetch', 'stop', 'evaluate'],
+    'Engines': ['engines', 'fetch', 'stop', 'evaluate'],
     'Checks': ['check', 'claims', 'compare', 'why', 'doctor', 'data'],
 }
 OPTIONS = {
     'new': ['study', '--json'],
     'list': ['paths', '--on', '--json'],
-    'plan': ['paths', '--on', '--rates', '--json'],
+    'plan': ['paths', '--on', '--rates', '--script', '--json'],
     'prepare': ['paths', '--json'],
     'sweep': ['study', '--jobs', '--json'],
     'run': [
@@ -51,14 +53,15 @@ OPTIONS = {
     'report': ['study', '--recipe', '--out', '--json'],
     'export': ['what', '--trec', '--crate', '--to', '--epoch', '--set', '--json'],
     'push': ['run', '--epoch', '--to', '--yes', '--json'],
-    'fetch': ['study', '--checkpoints', '--json'],
-    'stop': ['run', '--json'],
+    'engines': ['--write', '--json'],
+    'fetch': ['study', '--checkpoints', '--on', '--json'],
+    'stop': ['run', '--on', '--json'],
     'evaluate': ['run', '--epoch', '--set', '--on', '--json'],
     'check': ['paths', '--against', '--json'],
     'claims': ['study', 'words', '--json'],
     'compare': ['first', 'second', '--epoch', '--json'],
     'why': ['file', 'cell', '--json'],
-    'doctor': ['--json'],
+    'doctor': ['--on', '--json'],
     'data': [],
 }
 EMBEDDED = 'params/embedded'
@@ -248,13 +251,14 @@ def test_doctor_has_a_finding_per_check():
 
 
 class FakeModal:
-    """Stands in for `engines.modal_client`: states that you choose, calls that are recorded."""
+    """Stands in for Modal: states that you choose, calls that are recorded."""
 
     def __init__(self, monkeypatch, before=None, after=None, interrupt=False):
         self.before, self.after, self.interrupt = before or {}, after or {}, interrupt
         self.looks, self.calls = itertools.count(), []
         for module, names in {
-            modal_client: ('remote_states', 'start_study', 'follow_runs'),
+            modal_client: ('remote_states', 'start_study'),
+            following: ('follow_runs',),
             modal_session: ('connect',),
             modal_files: ('fetch_study',),
         }.items():
@@ -267,26 +271,26 @@ class FakeModal:
     def row(self, config, states):
         state = states.get(config.name, 'not run')
         dollars = 0.5 if config.name in states else None
-        return RemoteRow(cfg=config, path='', call=None, state=RunState(state), dollars=dollars)
+        return RunRow(cfg=config, path='', job=None, state=RunState(state), dollars=dollars)
 
     def remote_states(self, configs):
         states = self.before if next(self.looks) == 0 else self.after
         return [self.row(config, states) for config in configs]
 
-    def start_study(self, configs, rates, secrets, track, say):
-        self.calls.append(('start', [config.name for config in configs], secrets, track))
+    def start_study(self, engine, configs, order, say):
+        names = [config.name for config in configs]
+        self.calls.append(('start', names, list(order.secrets), order.track))
         return 'fc-1'
 
-    def follow_runs(self, configs, call, say):
+    def follow_runs(self, engine, configs, submission, say):
         self.calls.append(('follow', [config.name for config in configs]))
         if self.interrupt:
             raise KeyboardInterrupt
         return [self.row(config, self.after) for config in configs]
 
-    def fetch_study(self, study):
+    def fetch_study(self, study, checkpoints, say):
         self.calls.append(('fetch', study))
-        bill = dict(dollars=1.25, bill='estimated')
-        return dict(runs=['a'], fetched=['a/done.json'], kept=[], bytes=1) | bill
+        return FetchedStudy(['a/done.json'], [], 1, ['a'], 1.25, 'estimated')
 
 
 PAIR = (f'{AS_RUN}/gte-adamw.yaml', f'{AS_RUN}/gte-lion.yaml')

@@ -35,8 +35,11 @@ from modal_study import (
 )
 
 from reproduce_kit.core import KitError, NotLoggedIn
-from reproduce_kit.engines import modal_client
-from reproduce_kit.engines.modal_calls import CallAnswer, CallState
+from reproduce_kit.engines import modal_calls, modal_client
+from reproduce_kit.engines.engine import JobAnswer, JobState
+from reproduce_kit.engines.following import follow_runs
+from reproduce_kit.engines.modal_engine import ENGINE
+from reproduce_kit.engines.run_rows import RunRow
 from reproduce_kit.store.progress import read_progress
 from reproduce_kit.store.run import RunState
 
@@ -468,19 +471,16 @@ def test_the_end_of_a_call_is_read_before_its_runs(monkeypatch):
 
     def call_answer(call):
         asked.append(call)
-        return CallAnswer(CallState.FAILED, 'the hub is away')
+        return JobAnswer(JobState.FAILED, 'the hub is away')
 
     def remote_states(configs):
         state = RunState.FAILED if asked else RunState.PREPARING
         message = 'preparing failed' if asked else ''
-        return [
-            modal_client.RemoteRow(cfg=cfg, path='a', call='fc-1', state=state, message=message)
-        ]
+        return [RunRow(cfg=cfg, path='a', job='fc-1', state=state, message=message)]
 
-    monkeypatch.setattr(modal_client, 'connect', lambda: None)
-    monkeypatch.setattr(modal_client, 'call_answer', call_answer)
+    monkeypatch.setattr(modal_calls, 'call_answer', call_answer)
     monkeypatch.setattr(modal_client, 'remote_states', remote_states)
-    (row,) = modal_client.follow_runs([cfg], 'fc-1', lines.append, 0.01)
+    (row,) = follow_runs(ENGINE, [cfg], 'fc-1', lines.append, 0.01)
     assert row.message == 'preparing failed'
     assert lines == ['away: failed; preparing failed']
 
@@ -494,10 +494,9 @@ def test_a_look_is_repeated_unless_the_token_is_rejected(monkeypatch, error, loo
         tried.append(1)
         raise errors[error]
 
-    monkeypatch.setattr(modal_client, 'connect', lambda: None)
     monkeypatch.setattr(modal_client, 'remote_states', remote_states)
     with pytest.raises(type(errors[error])):
-        modal_client.follow_runs([], '', lambda line: None, 0.001)
+        follow_runs(ENGINE, [], '', lambda line: None, 0.001)
     assert len(tried) == looks
 
 

@@ -10,9 +10,9 @@ from reproduce_kit.core import KitError, write_json
 from reproduce_kit.engines import attempt as attempt_module
 from reproduce_kit.engines.attempt import attempt, is_settled
 from reproduce_kit.engines.cost import cost
-from reproduce_kit.engines.modal_client import run_status
+from reproduce_kit.engines.local_engine import ENGINE
 from reproduce_kit.engines.modal_costs import record_costs
-from reproduce_kit.engines.modal_logs import run_log
+from reproduce_kit.engines.run_rows import run_status
 from reproduce_kit.store.events import EVENTS_FILE
 from reproduce_kit.store.old_runs import remote_old_events
 from reproduce_kit.store.progress import fold
@@ -81,7 +81,7 @@ def test_reading_it_writes_nothing(run):
     before = contents(run)
     cost(run)
     is_settled(run)
-    run_log(run.cfg, on='local')
+    ENGINE.log(run.cfg, lines=8)
     assert contents(run) == before
 
 
@@ -92,7 +92,7 @@ def test_it_is_settled_once_its_bill_is(run, billed_attempts, settled):
 
 
 def test_its_log_here_is_what_its_progress_file_says(run):
-    log = run_log(run.cfg, on='local')
+    log = ENGINE.log(run.cfg, lines=8)
     assert (log.state, log.step, log.of) == (RunState.STOPPED, 5, 8)
     assert (log.dollars, log.device) == (0.4, 'NVIDIA L4')
 

@@ -12,14 +12,16 @@ from datasets import Dataset
 from kit import SMOKE
 
 from reproduce_kit.config.files import make_config
-from reproduce_kit.core import KitError, sha256
+from reproduce_kit.core import Interrupted, KitError, sha256
 from reproduce_kit.models.backbone import load_backbone
 from reproduce_kit.store.events import EVENTS_FILE
 from reproduce_kit.store.history import read_history
 from reproduce_kit.store.run import open_run
 from reproduce_kit.testing.fake_hub import fake_model, fake_words
+from reproduce_kit.training import callback as callback_module
 from reproduce_kit.training.cross_encoder import train
 from reproduce_kit.training.schedules import planned_rate
+from reproduce_kit.training.stopping import STOP_FILE
 
 TINY = SMOKE | dict(
     backbone='tiny-bert',
@@ -81,6 +83,54 @@ def test_a_run_stopped_at_an_epochs_end_and_in_its_middle_equals_a_whole_one(cha
     name = 'chained' if changes else 'single'
     whole, cut = (open_tiny(name=f'{name}-{part}', **changes) for part in ('whole', 'cut'))
     assert_resumes(whole, cut)
+
+
+@pytest.fixture
+def ask_after(tmp_path, monkeypatch):
+    """Ask a training to end once a line of its history is written; the file that asks."""
+    file, append = tmp_path / 'stop', callback_module.append_history
+    monkeypatch.setenv(STOP_FILE, str(file))
+
+    def ask(update):
+        def append_history(folder, line):
+            append(folder, line)
+            if line['step'] == update:
+                file.touch()
+
+        monkeypatch.setattr(callback_module, 'append_history', append_history)
+        return file
+
+    return ask
+
+
+@pytest.mark.parametrize('update', [2, 4], ids=['within an epoch', 'at its end'])
+def test_a_run_that_was_asked_to_end_saves_and_goes_on_as_if_nothing_had_been(ask_after, update):
+    whole, cut = (open_tiny(name=f'asked-{update}-{part}') for part in ('whole', 'cut'))
+    start(whole)
+    file, measured = ask_after(update - 1), []
+    with pytest.raises(Interrupted, match=f'stopped after {update} of 8 updates'):
+        start(cut, on_epoch=measured.append)
+    assert cut.progress.updates_done == update and measured == []
+    file.unlink()
+    start(cut, on_epoch=measured.append)
+    assert measured == ([1, 2] if update == 2 else [2])
+    assert read_history(cut.folder) == read_history(whole.folder)
+    assert weights(cut) == weights(whole)
+
+
+def test_a_run_that_was_asked_to_end_in_its_last_update_is_done_with_training(ask_after):
+    run = open_tiny(name='asked-last')
+    ask_after(7)
+    start(run)
+    assert run.progress.updates_done == 8
+
+
+def test_a_run_that_was_asked_to_end_goes_on_to_the_next_line_of_its_history(ask_after):
+    """A checkpoint between two lines would change the mean loss of the second."""
+    run = open_tiny(name='asked-between', log_steps=2, save_steps=2)
+    ask_after(2)
+    with pytest.raises(Interrupted, match='stopped after 4 of 8 updates'):
+        start(run)
 
 
 def test_a_run_that_began_before_there_was_an_event_log_continues():
