@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import modal
 
-from ..config.files import make_config
+from ..config.files import measured_on
 from ..config.settings import RunConfig
 from ..core import KitError
 from reproduce_kit.engines.modal_client import (
@@ -102,7 +102,7 @@ def run_log(
 def _measure_on_modal(cfg: RunConfig, epoch: int, sets: list) -> dict:
     connect()
     job = json.loads(cfg.model_dump_json())
-    with_sets = make_config(cfg.model_dump() | dict(test_sets=sets))
+    with_sets = measured_on(cfg, sets)
     with modal_errors(f'measuring {cfg.name}'):
         app = ensure_deployed([cfg])
         prepare = modal.Function.from_name(app, 'prepare')
