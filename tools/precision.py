@@ -112,33 +112,34 @@ def effect(before: dict, after: dict, qrels: dict) -> dict:
     )
 
 
-def effects(checkpoint, texts, split: str) -> list:
-    """Return a row for each precision."""
-    name, model = Path(checkpoint).resolve().parent.parent.name, load(checkpoint)
+def effects(checkpoint, texts, split: str):
+    """Yield a row for each precision."""
+    epoch, model = Path(checkpoint).resolve().parent, load(checkpoint)
+    name = f'{epoch.parent.name}, {epoch.name}'
     topics, candidates = texts.topics[split], texts.candidates[split]
 
-    def scored_in(context):
+    def scored_in(precision, context):
         with context:
-            return rerank(model, topics, texts.corpus, candidates)
+            return rerank(model, topics, texts.corpus, candidates, progress=precision)
 
-    before, rows = scored_in(computing_in('fp32', model)), []
+    before = scored_in('fp32', computing_in('fp32', model))
     for precision, how, context in (
         ('tf32', 'emulated', emulated_tf32()),
         ('bf16', 'computed', computing_in('bf16', model)),
     ):
-        measured = effect(before, scored_in(context), texts.qrels[split])
-        rows.append(dict(model=name, precision=precision, how=how) | measured)
-        print(rows[-1], flush=True)
-    return rows
+        measured = effect(before, scored_in(precision, context), texts.qrels[split])
+        yield dict(model=name, precision=precision, how=how) | measured
 
 
 def main(collection: str, split: str, *checkpoints: str):
-    """Measure all checkpoints and keep the table."""
-    texts = any_collection(collection, [split])
-    rows = [row for checkpoint in checkpoints for row in effects(checkpoint, texts, split)]
-    table = pd.DataFrame(rows).set_index('model')
-    path = save_benchmark('precision', table, texts=split, max_length=MAX_LENGTH)
-    print(f'\nwrote {path}\n\nnext: reproduce plan params/lion-vs-adamw/as-run --on modal')
+    """Measure all checkpoints, and keep every row at once."""
+    texts, rows = any_collection(collection, [split]), []
+    for checkpoint in checkpoints:
+        for row in effects(checkpoint, texts, split):
+            rows.append(row)
+            table = pd.DataFrame(rows).set_index('model')
+            path = save_benchmark('precision', table, texts=split, max_length=MAX_LENGTH)
+            print(f'{row}\nwrote {path}', flush=True)
 
 
 if __name__ == '__main__':

@@ -341,7 +341,8 @@ def run_here(paths, track, jobs, as_json):
     '--max-dollars',
     type=click.FloatRange(0),
     default=None,
-    help='On Modal: limit of the dollars for all these runs, with those already spent. '
+    help='On Modal: limit of the dollars for all these runs, with those already spent on the '
+    'study and its sweep. '
     'Runs that would exceed it are not started.',
 )
 @click.option(

@@ -29,7 +29,7 @@ class GpuPrice:
     gpus: int
     dollars: float
 
-
+# %% ../../nbs/engines/82_modal_costs.ipynb #f6484a96
 @dataclass(frozen=True)
 class PricedPlan(PlanRow):
     "A run's plan with its expected cost on Modal."

@@ -61,7 +61,7 @@ class TunedRuns:
         "All of these runs."
         return [run for files in (self.bases, self.also) for runs in files.values() for run in runs]
 
-
+# %% ../../nbs/engines/47_stages.ipynb #7cd8a9dd
 def tuned_runs(
     name: str,  # of a sweep
 ) -> TunedRuns:
