@@ -29,7 +29,7 @@ def _fake_rankings(cfg: RunConfig, names, topics) -> dict:  # {test set: {topic:
 def _write_first_stage(run: Run, values: dict, texts: dict):
     "Write the folder `first-stage`."
     cfg = run.cfg
-    measured = values[cfg.measured_epochs[0]] | values[cfg.epochs]
+    measured = values[cfg.epochs] | values[cfg.measured_epochs[0]]
     rows = {
         f'{system}/{name}': measured[name] * share
         for system, share in (('BM25', 0.5), ('ceiling', 1.0))
