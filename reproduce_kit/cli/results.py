@@ -97,7 +97,7 @@ def rerank(checkpoint, collection, split, depth, max_length, measures, out, as_j
     """Rerank a collection's candidates and report measures.
 
     The candidates are those of the collection's folder; without them, BM25 retrieves them."""
-    from reproduce_kit.evaluation.rerank import rerank_collection
+    from reproduce_kit.evaluation.any_checkpoint import rerank_collection
 
     table = rerank_collection(
         *(checkpoint, collection, split, depth, max_length, out),

@@ -15,14 +15,15 @@ from dataclasses import asdict, dataclass, replace
 import click
 
 from .options import as_json, jobs_option, narrator, on_option, rates_option, tell
+from .plan_text import PlanReport
 from reproduce_kit.cli.render import (
-    PlanReport,
     cost_note,
     cost_table,
     is_done,
     print_result,
     run_list,
     stage_lines,
+    total_dollars,
 )
 from .render_remote import remote_list
 from reproduce_kit.cli.resolve import (
@@ -51,6 +52,7 @@ class RunRow:
     measure: str | None  # test set and measure of `epochs`
     epochs: dict | None  # {epoch: score}
     selected: int | None  # epoch
+    final: dict | None  # {test set: score} of what was measured once
     folder: str
 
     def as_dict(self) -> dict:
@@ -63,7 +65,9 @@ def _not_run(settings, **labels) -> RunRow:
 
     columns = dict(study=settings.study, recipe='', name=settings.name, identity=settings.identity)
     columns |= dict(title=settings.name, optimizer='adamw', state=RunState.NOT_RUN, updates=0)
-    columns |= dict(of=settings.updates, measure=None, epochs=None, selected=None, folder='')
+    columns |= dict(
+        of=settings.updates, measure=None, epochs=None, selected=None, final=None, folder=''
+    )
     return RunRow(**columns | labels)
 
 
@@ -80,6 +84,11 @@ def _last_update(folder) -> int | None:  # None: nothing was logged
     return history[-1]['step'] if history else None
 
 # %% ../../nbs/cli/20_run.ipynb #870a9d22
+def _final_scores(done: dict) -> dict:  # {test set: its first measure}
+    measured = {name: once['means'][name] for name, once in done.get('final', {}).items()}
+    return {name: next(iter(means.values())) for name, means in measured.items()}
+
+
 def run_row(config) -> RunRow:
     "Return the row of a config in `reproduce list`."
     from reproduce_kit.store.run import RunState, run_folder
@@ -101,6 +110,7 @@ def run_row(config) -> RunRow:
         measure=f'{test_set} {measure}',
         epochs={number: scores[measure] for number, scores in means.items()},
         selected=selected and int(selected),
+        final=_final_scores(done),
     )
 
 # %% ../../nbs/cli/20_run.ipynb #8beed2c8
@@ -178,7 +188,7 @@ class ModalPlan:
         return dict(
             runs=[row.as_dict() for row in self.rows],
             gpu_hours=round(sum(row.gpu_hours or 0 for row in todo), 1),
-            dollars=round(sum(row.dollars or 0 for row in todo), 2),
+            **total_dollars(todo),
             rates=self.rates,
             stages=[stage.as_dict() for stage in self.stages],
         )
@@ -199,22 +209,15 @@ def modal_plan(
 ) -> ModalPlan:
     "Plan runs on Modal."
     from reproduce_kit.engines.modal_costs import plan_with_cost
-    from reproduce_kit.engines.stages import study_stages, tuned_runs
+    from reproduce_kit.engines.stages import study_stages, sweeps_that_tune
 
-    finished = {}
+    finished, configs = {}, configs_of(paths)
 
     def plan(config):
         return plan_with_cost(config, rates, finished)
 
-    configs = configs_of(paths)
-    rows = [plan(config) for config in configs]
-    planned = {config.identity for config in configs}
-    stages = []
-    for study in dict.fromkeys(config.study for config in configs):
-        tuned = (config.identity for runs in tuned_runs(study).values() for config in runs)
-        if planned.intersection(tuned):
-            stages += study_stages(study, plan)
-    return ModalPlan(rows, rates, stages, tuning_notes(configs))
+    stages = study_stages(sweeps_that_tune(configs), plan)
+    return ModalPlan([plan(config) for config in configs], rates, stages, tuning_notes(configs))
 
 # %% ../../nbs/cli/20_run.ipynb #2136244d
 def script_text(paths, on: str) -> str:
@@ -340,7 +343,8 @@ def run_here(paths, track, jobs, as_json):
     '--max-dollars',
     type=click.FloatRange(0),
     default=None,
-    help='On Modal: limit of the dollars for all these runs, with those already spent. '
+    help='On Modal: limit of the dollars for all these runs, with those already spent on the '
+    'study and its sweep. '
     'Runs that would exceed it are not started.',
 )
 @click.option(

@@ -145,8 +145,9 @@ def runs_to_start(
 
 def _within_limit(request, todo, plans, states):
     from reproduce_kit.engines.modal_costs import affordable
+    from reproduce_kit.engines.stages import spent_elsewhere
 
-    bound = 0
+    bound = spent_elsewhere(request.configs)
     for identity, state in states.items():
         expected = plans[identity].dollars if is_under_way(state) else 0
         bound += max(state.dollars or 0, expected or 0)

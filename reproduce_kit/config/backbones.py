@@ -8,6 +8,7 @@ __all__ = ['BACKBONES_FILE', 'RERANKERS_FILE', 'COLLECTION_KEY', 'BACKBONES', 'S
            'read_rerankers', 'study_rerankers', 'Backbones', 'pinned_revision']
 
 # %% ../../nbs/config/10_backbones.ipynb #20a32c68
+import os
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -185,7 +186,7 @@ def _read_all(
     files: tuple,  # of (path, time of its last change)
 ) -> dict:  # {name: (Backbone, its file)}
     backbones = {}
-    for path, _ in files:
+    for path in (Path(file) for file, _ in files):
         for name, backbone in _read_file(path).items():
             if name in backbones:
                 raise KitError(
@@ -196,13 +197,25 @@ def _read_all(
     return backbones
 
 # %% ../../nbs/config/10_backbones.ipynb #f3c1fcc1
+def _files_now() -> tuple:  # of (path, time of its last change)
+    "Return the files of backbones and rerankers; asked for often, so without pathlib."
+    files = []
+    for folder in os.scandir(project_root() / 'params'):
+        for name in (BACKBONES_FILE, RERANKERS_FILE):
+            try:
+                files.append(
+                    (f'{folder.path}/{name}', os.stat(f'{folder.path}/{name}').st_mtime_ns)
+                )
+            except OSError:
+                continue
+    return tuple(sorted(files))
+
+
 class Backbones(Mapping):
     "The backbones and rerankers of all studies, by name."
 
     def _read(self) -> dict:
-        params = project_root() / 'params'
-        files = sorted([*params.glob(f'*/{BACKBONES_FILE}'), *params.glob(f'*/{RERANKERS_FILE}')])
-        return _read_all(tuple((file, file.stat().st_mtime_ns) for file in files))
+        return _read_all(_files_now())
 
     def __getitem__(self, name):
         return self._read()[name][0]

@@ -97,7 +97,7 @@ def collection_problems(
     except KitError as error:
         yield f'collection: {error}'
         return
-    for name in settings.test_sets:
+    for name in settings.all_test_sets:
         if name not in splits and name != 'dev':
             hint = did_you_mean(name, splits)
             yield f'test_sets: {settings.collection} has no split {name!r}{hint}'

@@ -40,8 +40,11 @@ def _collection_conflicts(settings):
             f"train_pairs: {pairs:,} and {settings.dev_pairs:,} dev_pairs are more than "
             f"{settings.train_triplets:,} triplets give ({pairs_there:,} pairs)"
         )
-    if HELD_OUT_SET in settings.test_sets and not (is_msmarco and settings.holdout == 'topics'):
+    if HELD_OUT_SET in settings.all_test_sets and not (is_msmarco and settings.holdout == 'topics'):
         yield f"test_sets: {HELD_OUT_SET!r} is for msmarco with holdout: topics"
+    for name in settings.final_test_sets:
+        if settings.all_test_sets.count(name) > 1:
+            yield f"final_test_sets: {name!r} is measured already; name it once"
     if settings.holdout == 'pairs' and not is_msmarco:
         yield "holdout: 'pairs' is for msmarco; other collections hold out topics"
     right, wrong = ('nanobeir', 'dev') if is_msmarco else ('dev', 'nanobeir')

@@ -60,6 +60,8 @@ def _released_conflicts(settings) -> Iterator[str]:
     if not isinstance(BACKBONES.get(settings.reranker), Reranker):
         names = [name for name, spec in BACKBONES.items() if isinstance(spec, Reranker)]
         yield f"reranker: {settings.reranker!r} is unknown{did_you_mean(settings.reranker, names)}"
+    if settings.final_test_sets:
+        yield "final_test_sets: write []; a released model is measured once, on its test_sets"
     is_docs = settings.collection == 'docs'
     for key in ('passage_words', 'test_topics'):
         if (getattr(settings, key) is not None) != is_docs:

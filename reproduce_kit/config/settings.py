@@ -49,7 +49,12 @@ class RankingSettings(BaseModel):
         description="number of test topics drawn; null except for docs"
     )
     test_sets: Annotated[list[Word], Field(min_length=1)] = Field(
-        description="what is reranked and measured"
+        description="what is reranked and measured after each epoch"
+    )
+    final_test_sets: list[Word] = Field(
+        [],
+        description="what is reranked once, when the training has ended: with the model of the "
+        "selected epoch, or of the last where nothing is selected",
     )
     # first stage
     first_stage: str | None = Field(
@@ -60,6 +65,14 @@ class RankingSettings(BaseModel):
     bm25_k1: Annotated[float, Field(ge=0)] = Field(description="BM25 term-frequency saturation")
     bm25_b: Annotated[float, Field(ge=0, le=1)] = Field(description="BM25 length normalisation")
     depth: Annotated[int, Field(ge=1, le=1000)] = Field(description="candidates reranked per topic")
+    score_precision: Literal['fp32', 'tf32', 'bf16'] | None = Field(
+        None, description="of reranking; null: tf32 on a GPU that has it, else fp32"
+    )
+
+    @property
+    def all_test_sets(self) -> list:
+        "The test sets of each epoch, then those that are measured once."
+        return [*self.test_sets, *self.final_test_sets]
 
 # %% ../../nbs/config/20_settings.ipynb #8640d796
 class DataSettings(RankingSettings):
@@ -167,7 +180,7 @@ class TrainingSettings(DataSettings):
     )
     device_batch: Count = Field(description="pairs that a device takes at once, at most")
     precision: Literal['auto', 'fp32', 'bf16'] = Field(
-        description="auto: bf16 on a GPU that supports it, fp32 elsewhere; scores are always fp32"
+        description="auto: bf16 on a GPU that supports it, fp32 elsewhere"
     )
     measured: Literal['each epoch', 'last epoch'] = Field(
         'each epoch', description="after which epochs the test sets are reranked and measured"

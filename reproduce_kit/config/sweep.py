@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from scipy.stats import qmc
 
 from .conflicts import HELD_OUT_SET
 from .files import SWEEP_NAME, make_config, read_parameters, read_runs
@@ -115,9 +114,6 @@ class Sweep(BaseModel):
     )
     test_set: Literal['dev', 'held-out'] = Field(description='what trials are measured on')
     measure: str = Field(description='what picks the best trial')
-    once: list[str] = Field(
-        [], description='costly test sets, priced for one epoch of one seed; `evaluate` scores them'
-    )
     optimizers: dict[str, SearchSpace] = Field(min_length=2)
 
     @property
@@ -200,7 +196,7 @@ def _check_test_set(path: Path, sweep: Sweep):
                 f'{path}: test_set: {sweep.test_set!r} is no topics to choose settings on for '
                 f'{base.collection}; write {wanted}'
             )
-        if sweep.test_set in (*base.test_sets, *sweep.once):
+        if sweep.test_set in base.all_test_sets:
             raise KitError(
                 f'{path}: test_set: {space.base} is tested on {sweep.test_set!r}; settings are '
                 'chosen on other topics than those a study is tested on'
@@ -265,6 +261,7 @@ def _trial(
         study=f'{study}-sweep',
         name=f'{part}{part and "-"}{optimizer}-{number:02d}',
         test_sets=[sweep.test_set],
+        final_test_sets=[],
         measured='last epoch',
         select_on='none',
         seed=sweep.seed,
@@ -293,6 +290,8 @@ def sweep_trials(
     rates: dict,  # {optimizer: (lowest, highest) rate}
 ) -> list:  # of Trial, one optimizer after the other
     "Return the next trials of each optimizer, at the same relative points."
+    from scipy.stats import qmc  # late: a command must start fast
+
     sequence = qmc.Sobol(3, scramble=True, rng=sweep.points)
     points = sequence.random_base2(math.ceil(math.log2(start + count)))[start : start + count]
     return [

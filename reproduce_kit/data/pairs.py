@@ -181,7 +181,7 @@ def load_collection(config: RunConfig) -> Collection:
         config.passage_words,
         config.test_topics,
         config.dev_pairs // 2,
-        read_splits(config.collection, config.test_sets),
+        read_splits(config.collection, config.all_test_sets),
     )
 
 # %% ../../nbs/data/70_pairs.ipynb #86b0f23b
@@ -193,7 +193,7 @@ def _read_labelled(config: RunConfig, collection: Collection) -> tuple:
         config.loss,
         topics=config.train_pairs // (1 + config.negatives),
         negatives=config.negatives,
-        test_sets=tuple(config.test_sets),
+        test_sets=tuple(config.all_test_sets),
     )
     path = project_path(config.train_from) if is_file else None
     read, labels = labelled_collection(source, path, collection)

@@ -11,7 +11,7 @@ import json
 import modal
 from modal.config import config
 
-from ..config.files import make_config
+from ..config.files import measured_on
 from ..config.settings import RunConfig
 from ..core import KitError, NotLoggedIn
 from . import modal_calls, modal_client, modal_files, modal_session
@@ -37,7 +37,7 @@ def _raise_trouble(answer: dict):
 def _measure(cfg: RunConfig, epoch: int, sets: list) -> dict:
     modal_session.connect()
     job = json.loads(cfg.model_dump_json())
-    with_sets = make_config(cfg.model_dump() | dict(test_sets=sets))
+    with_sets = measured_on(cfg, sets)
     with modal_session.modal_errors(f'measuring {cfg.name}'):
         app = modal_session.ensure_deployed([cfg])
         prepare = modal.Function.from_name(app, 'prepare')

@@ -10,7 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ..config.files import make_config
+from ..config.files import make_config, measured_on
 from ..config.settings import RunConfig
 from ..core import KitError, artifact_dir, read_json, read_record
 from . import slurm_queue
@@ -169,7 +169,7 @@ def measure_on_slurm(
 
     settings = read_slurm_settings()
     slurm_queue.check_commands()
-    prepare_configs([make_config(cfg.model_dump() | dict(test_sets=sets))])
+    prepare_configs([measured_on(cfg, sets)])
     folder = new_submission([cfg], settings.signal_seconds, epoch, list(sets))
     script = batch_script(machine_of(cfg, settings), [cfg], folder, settings)
     (folder / 'script.sh').write_text(script)

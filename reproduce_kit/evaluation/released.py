@@ -14,6 +14,11 @@ from ..core import read_json
 from ..data.collection import EvalSet
 from ..data.trec import read_run, write_run
 from .metrics import evaluate, means
+from reproduce_kit.evaluation.precision import (
+    computing_in,
+    note_precision,
+    scoring_precision,
+)
 from .rerank import rerank, write_rankings
 from ..models.reranker import load_reranker
 from ..store.events import EventKind
@@ -51,12 +56,15 @@ class PartScorer:
         "Score candidates, and write them as a run file, whole or not at all."
         start = time.time()
         self.model = self.model or load_reranker(self.run.cfg)
-        depth = max(map(len, candidates.values()))
-        part = rerank(self.model, judged.topics, judged.corpus, candidates, depth, progress=label)
+        precision = scoring_precision(self.run.cfg.score_precision, self.model.device)
+        texts = judged.topics, judged.corpus, candidates, max(map(len, candidates.values()))
+        with computing_in(precision, self.model):
+            part = rerank(self.model, *texts, progress=label)
         write_run(path, part, tag=self.run.folder.name)
         seconds = round(time.time() - start, 1)
         pairs = self.stored + sum(map(len, part.values()))
         self.run.record(EventKind.SCORED, pairs=pairs, seconds=seconds)
+        note_precision(self.run, precision)
 
     def ranking(self, judged: EvalSet) -> dict:  # {topic: {docid: score}}
         "Return a test set's ranking; score the parts that are not stored."

@@ -4,20 +4,20 @@
 
 # %% auto #0
 __all__ = ['NANOBEIR_SETS', 'TOP_PASSAGES', 'MAX_TOPICS_KEPT', 'rerank', 'load_selector', 'write_rankings',
-           'evaluate_first_stage', 'evaluate_epoch', 'evaluate_extra_sets', 'epoch_table', 'rerank_collection']
+           'evaluate_first_stage', 'evaluate_epoch', 'evaluate_final_sets', 'evaluate_extra_sets', 'epoch_table']
 
 # %% ../../nbs/evaluation/60_rerank.ipynb #c0fcc95e
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from ..config.files import make_config
+from ..config.files import measured_on
 from ..config.released import ReleasedConfig
 from ..config.settings import RunConfig
-from ..config.study import checked_measure
 from reproduce_kit.core import (
     KitError,
     atomic_write,
@@ -27,10 +27,7 @@ from reproduce_kit.core import (
     sha256,
     write_json,
 )
-from ..data.bm25 import bm25_candidates
-from ..data.collection import Collection
 from ..data.hub import DATASETS, fetch
-from ..data.irds import any_collection
 from ..data.pairs import load_collection
 from ..data.trec import ranking, write_run
 from .ir_metadata import write_sidecars
@@ -38,17 +35,27 @@ from reproduce_kit.evaluation.metrics import (
     ceiling,
     evaluate,
     means,
-    paired_interval,
     read_measured,
     write_perquery,
 )
-from .pair_scoring import progress_bar, score_pairs
+from reproduce_kit.evaluation.pair_scoring import (
+    ALONE,
+    Share,
+    process_share,
+    progress_bar,
+    score_pairs,
+)
+from reproduce_kit.evaluation.precision import (
+    computing_in,
+    note_precision,
+    scoring_precision,
+)
 from .test_sets import load_test_sets, split_set
 from .zero_shot import zero_shot
 from ..models.backbone import load_checkpoint
 from ..models.reranker import load_reranker
 from ..store.events import EventKind
-from ..store.run import Run, process_rank
+from ..store.run import Run, final_epoch, process_rank, wait_for_all
 
 # %% ../../nbs/evaluation/60_rerank.ipynb #689baeac
 def _candidate_pairs(topics: dict, corpus: dict, candidates: dict, depth: int) -> list:
@@ -77,11 +84,12 @@ def rerank(
     candidates: dict,  # {topic: {docid: score}} of the first stage
     depth: int = 1000,  # candidates reordered per topic
     progress: str = '',  # a label shows a progress bar
+    share: Share = ALONE,  # of this process, where several score together
 ) -> dict:  # {topic: {docid: score in 0..1}}
     "Score the candidates with the cross-encoder."
     pairs = _candidate_pairs(topics, corpus, candidates, depth)
     with progress_bar(progress, len(pairs), 'pair') as bar:
-        scores = score_pairs(model, topics, corpus, pairs, tick=bar.update)
+        scores = score_pairs(model, topics, corpus, pairs, share=share, tick=bar.update)
     run = {}
     for (topic, docid), score in zip(pairs, scores):
         run.setdefault(topic, {})[docid] = float(score)
@@ -226,25 +234,64 @@ def _measured_model(run: Run, epoch: int):
     return load_checkpoint(run.epoch(epoch) / 'model', run.cfg.max_length)
 
 
-def _rerank_sets(
-    run: Run, sets: dict, epoch: int, select=None
-) -> tuple:  # ({set: ranking}, {row: per-topic values}, what the selector returned)
-    "Rerank the sets with an epoch's model and measure the rankings."
-    rankings, rows = {}, {}
+@dataclass(frozen=True)
+class _Reranked:
+    rankings: dict  # {set: {topic: {docid: score}}}
+    selection: dict | None  # what the selector returned
+    precision: str  # of the scores
+
+
+def _rerank_sets(run: Run, sets: dict, epoch: int, select=None) -> _Reranked:
+    "Rerank the sets with an epoch's model."
+    rankings, share = {}, process_share()
     with torch.random.fork_rng():
         model = _measured_model(run, epoch)
-        for name, judged in sets.items():
-            rankings[name] = rerank(
-                model,
-                judged.topics,
-                judged.corpus,
-                judged.candidates,
-                max(map(len, judged.candidates.values())),
-                progress=f'{run.cfg.name} epoch {epoch}: {name}',
-            )
-            values = evaluate(rankings[name], judged.qrels, judged.shown)
-            rows[f'{run.cfg.name}/{name}'] = values
-        return rankings, rows, select(model) if select else None
+        precision = scoring_precision(run.cfg.score_precision, model.device)
+        with computing_in(precision, model):
+            for name, judged in sets.items():
+                depth = max(map(len, judged.candidates.values()))
+                texts = judged.topics, judged.corpus, judged.candidates, depth
+                label = '' if share.rank else f'{run.cfg.name} epoch {epoch}: {name}'
+                rankings[name] = rerank(model, *texts, progress=label, share=share)
+            return _Reranked(rankings, select(model) if select else None, precision)
+
+# %% ../../nbs/evaluation/60_rerank.ipynb #4f5fe31e
+def _write_measures(run: Run, folder: Path, sets: dict, epoch: int, reranked: _Reranked):
+    "Measure rankings and write them; the run's manifest gets their precision."
+    rows = {
+        f'{run.cfg.name}/{name}': evaluate(reranked.rankings[name], judged.qrels, judged.shown)
+        for name, judged in sets.items()
+    }
+    write_rankings(
+        folder,
+        sets,
+        reranked.rankings,
+        rows,
+        f'{run.folder.name}-epoch-{epoch}',
+        epoch=epoch,
+        means={name: means(rows[f'{run.cfg.name}/{name}']) for name in sets},
+        selection=reranked.selection,
+        precision=reranked.precision,
+    )
+    if not run.done:  # nothing of a finished run changes
+        note_precision(run, reranked.precision)
+
+# %% ../../nbs/evaluation/60_rerank.ipynb #1910fd6c
+def _measure(run: Run, folder: Path, sets: dict, epoch: int, select=None) -> dict:
+    "Rerank and measure sets with the model of an epoch, or read what was measured."
+    start = time.time()
+    is_missing = not (folder / 'metrics.json').exists()
+    wait_for_all()  # no process may write before all have looked
+    if is_missing:
+        reranked = _rerank_sets(run, sets, epoch, select)
+        if process_rank() == 0:
+            _write_measures(run, folder, sets, epoch, reranked)
+            if not run.done:
+                seconds = round(time.time() - start, 1)
+                run.record(EventKind.EVALUATED, epoch=epoch, seconds=seconds)
+    write_sidecars(run, folder, sets, epoch)
+    wait_for_all()
+    return read_json(folder / 'metrics.json')
 
 # %% ../../nbs/evaluation/60_rerank.ipynb #2bb0fcf3
 def evaluate_epoch(
@@ -254,26 +301,24 @@ def evaluate_epoch(
     select=None,  # from `load_selector`
 ) -> dict:  # {'epoch', 'means': {set: {measure: value}}, 'selection', 'files': {name: sha256}}
     "Rerank and measure one epoch, or read what was measured; {} if its config measures others."
-    if process_rank() or epoch not in run.cfg.measured_epochs:
+    if epoch not in run.cfg.measured_epochs:
         return {}
+    each = {name: sets[name] for name in run.cfg.test_sets}
+    return _measure(run, run.epoch(epoch), each, epoch, select)
+
+# %% ../../nbs/evaluation/60_rerank.ipynb #28cd52d0
+def evaluate_final_sets(
+    run: Run,
+    sets: dict,  # from `load_test_sets`
+    epochs: dict,  # {epoch: what `evaluate_epoch` returned}
+) -> dict:  # {set: {'epoch', 'means', 'files', ...}}
+    "Rerank and measure what a config measures once, or read what was measured."
+    epoch = final_epoch(run.cfg, epochs)
     folder = run.epoch(epoch)
-    if not (folder / 'metrics.json').exists():
-        start = time.time()
-        rankings, rows, selection = _rerank_sets(run, sets, epoch, select)
-        write_rankings(
-            folder,
-            sets,
-            rankings,
-            rows,
-            f'{run.folder.name}-epoch-{epoch}',
-            epoch=epoch,
-            means={name: means(rows[f'{run.cfg.name}/{name}']) for name in sets},
-            selection=selection,
-        )
-        seconds = round(time.time() - start, 1)
-        run.record(EventKind.EVALUATED, epoch=epoch, seconds=seconds)
-    write_sidecars(run, folder, sets, epoch)
-    return read_json(folder / 'metrics.json')
+    return {
+        name: _measure(run, folder / f'also-{name}', {name: sets[name]}, epoch)
+        for name in run.cfg.final_test_sets
+    }
 
 # %% ../../nbs/evaluation/60_rerank.ipynb #dcdf6e6b
 def evaluate_extra_sets(
@@ -285,24 +330,12 @@ def evaluate_extra_sets(
     is_released = isinstance(run.cfg, ReleasedConfig)
     if not is_released and (problem := checksum_error(run.epoch(epoch) / 'model')):
         raise KitError(f'{run.folder.name}: epoch {epoch} has no model to measure ({problem})')
-    config = make_config(run.cfg.model_dump() | dict(test_sets=names))
-    folders = {name: run.epoch(epoch) / f'also-{name}' for name in names}
-    for name, judged in load_test_sets(config).items():
-        if (folders[name] / 'metrics.json').exists():
-            continue
-        rankings, rows, _ = _rerank_sets(run, {name: judged}, epoch)
-        write_rankings(
-            folders[name],
-            {name: judged},
-            rankings,
-            rows,
-            f'{run.folder.name}-epoch-{epoch}',
-            epoch=epoch,
-            means={name: means(rows[f'{run.cfg.name}/{name}'])},
-        )
-    for name, folder in folders.items():
-        write_sidecars(run, folder, [name], epoch)
-    return {name: read_measured(folder).means[name] for name, folder in folders.items()}
+    scores = {}
+    for name, judged in load_test_sets(measured_on(run.cfg, names)).items():
+        folder = run.epoch(epoch) / f'also-{name}'
+        _measure(run, folder, {name: judged}, epoch)
+        scores[name] = read_measured(folder).means[name]
+    return scores
 
 # %% ../../nbs/evaluation/60_rerank.ipynb #e35e457d
 def _first_stage_means(run: Run) -> dict:
@@ -317,67 +350,25 @@ def _first_stage_means(run: Run) -> dict:
     return rows
 
 # %% ../../nbs/evaluation/60_rerank.ipynb #8e39a54c
+def _epoch_means(run: Run, epoch: int) -> dict:
+    "Read {(set, measure): value} of an epoch, also of sets that are measured once."
+    folder, row = run.epoch(epoch), {}
+    for part in (folder, *(folder / f'also-{name}' for name in run.cfg.final_test_sets)):
+        if not (part / 'metrics.json').exists():
+            continue
+        measured = read_measured(part)
+        row |= {(n, m): v for n, values in measured.means.items() for m, v in values.items()}
+        if selection := measured.selection:
+            row['selection', selection['metric']] = selection['value']
+    return row
+
+
 def epoch_table(
     run: Run,
 ) -> pd.DataFrame:  # a row for BM25, the ceiling and each epoch; a column per set and measure
     "Return all means that the run has measured so far."
     rows = _first_stage_means(run)
     for epoch in run.cfg.measured_epochs:
-        folder = run.epoch(epoch)
-        if not (folder / 'metrics.json').exists():
-            continue
-        measured = read_measured(folder)
-        row = {(n, m): v for n, values in measured.means.items() for m, v in values.items()}
-        if selection := measured.selection:
-            row['selection', selection['metric']] = selection['value']
-        rows[f'epoch {epoch}'] = row
+        if row := _epoch_means(run, epoch):
+            rows[f'epoch {epoch}'] = row
     return pd.DataFrame(rows).T
-
-# %% ../../nbs/evaluation/60_rerank.ipynb #978fc549
-def _only_split(collection: Collection, split: str, folder) -> str:
-    "Return the split to measure; it must be named where there are several."
-    if not split and len(collection.topics) > 1:
-        names = ', '.join(sorted(collection.topics))
-        raise KitError(f'{folder} has several splits ({names}); name one with --split')
-    return collection.only(split or next(iter(collection.topics)))
-
-# %% ../../nbs/evaluation/60_rerank.ipynb #be35f668
-def rerank_collection(
-    checkpoint,  # folder with a cross-encoder
-    collection,  # folder with a collection, or `irds:ID`
-    split: str = '',  # needed when the collection has several
-    depth: int = 1000,  # candidates per topic
-    max_length: int = None,  # tokens of topic and passage together; None keeps the model's own
-    out=None,  # write the ranking to this TREC run file
-    progress: bool = True,
-    measures=(),  # by ir-measures' names, the leading one first; (): the usual ones
-) -> pd.DataFrame:  # rows: first stage, reranked, ceiling; a column per measure
-    "Measure a checkpoint on a collection; `attrs['difference']` has the bootstrap interval."
-    shown = {name: checked_measure(name) for name in measures} or None
-    texts = any_collection(collection, [split] if split else ())
-    split = _only_split(texts, split, collection)
-    topics, qrels = texts.topics[split], texts.qrels[split]
-    model = load_checkpoint(checkpoint, max_length)
-    first = texts.candidates.get(split) or bm25_candidates(texts.corpus, topics, depth)
-    candidates = {q: {d: docs[d] for d in ranking(docs)[:depth]} for q, docs in first.items()}
-    label = f'{texts.name} {split}' if progress else ''
-    run = rerank(model, topics, texts.corpus, candidates, depth, progress=label)
-    if out:
-        write_run(out, run, tag=Path(checkpoint).resolve().parent.name)
-    before, after = evaluate(candidates, qrels, shown), evaluate(run, qrels, shown)
-    lead = after.columns[0]
-    rows = {
-        'first stage': means(before),
-        'reranked': means(after),
-        'ceiling': means(ceiling(candidates, qrels, shown)),
-    }
-    table = pd.DataFrame(rows).T
-    table.attrs = dict(
-        collection=texts.name,
-        split=split,
-        topics=len(after),
-        depth=max(map(len, candidates.values())),
-        lead=lead,
-        difference=paired_interval(after[lead], before[lead]),
-    )
-    return table

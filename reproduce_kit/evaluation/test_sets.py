@@ -95,14 +95,14 @@ def _check_texts(judged: EvalSet):
 
 
 def msmarco_sets(config: RunConfig) -> dict:
-    "Return {name: EvalSet} of the run's `test_sets`, after their first stages were checked."
-    needs_passages = set(config.test_sets) - {'qa'}
+    "Return {name: EvalSet} of all test sets of a run, after their first stages were checked."
+    needs_passages = set(config.all_test_sets) - {'qa'}
     corpus = passages() if needs_passages else {}
     sets = {
         name: qa_v11() if name == 'qa' else eval_set(name, config, corpus)
-        for name in config.test_sets
+        for name in config.all_test_sets
     }
-    for judged in sets.values():
+    for judged in sets.values() if process_rank() == 0 else ():
         first_stage_gate(judged, config.depth)
         _check_texts(judged)
     return sets
@@ -110,12 +110,10 @@ def msmarco_sets(config: RunConfig) -> dict:
 # %% ../../nbs/evaluation/50_test_sets.ipynb #84331e39
 def load_test_sets(
     config: RunConfig,
-) -> dict:  # {name: EvalSet}; empty in all processes but the first
-    "Return the run's `test_sets` with candidates and texts."
-    if process_rank():
-        return {}
+) -> dict:  # {name: EvalSet}
+    "Return all test sets of a run with candidates and texts: of each epoch, and measured once."
     with cache_lock('prepare'):
         if config.collection == 'msmarco':
             return msmarco_sets(config)
         collection = load_collection(config)
-        return {split: split_set(config, collection, split) for split in config.test_sets}
+        return {split: split_set(config, collection, split) for split in config.all_test_sets}

@@ -231,7 +231,7 @@ def dataset_commits(cfg) -> dict:  # {repository: commit}
     if cfg.collection != 'msmarco':
         return {}
     names = ['msmarco']
-    names += ['qa'] if 'qa' in cfg.test_sets else []
+    names += ['qa'] if 'qa' in cfg.all_test_sets else []
     names += ['nanobeir'] if cfg.select_on == 'nanobeir' else []
     pins = [DATASETS[name] for name in names]
     return {pin.repo: full_revision(pin.repo, pin.revision, 'dataset', pin.ref) for pin in pins}

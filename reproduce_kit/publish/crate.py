@@ -111,7 +111,7 @@ def _measured_files(
                 f'or delete {run.folder} and run its config again'
             )
         paths.append(path)
-    write_sidecars(run, folder, run.cfg.test_sets, epoch)
+    write_sidecars(run, folder, run.cfg.all_test_sets, epoch)
     return [*paths, *sorted(folder.glob('*.ir-metadata.yml'))]
 
 # %% ../../nbs/publish/70_crate.ipynb #1b59cec2
@@ -126,7 +126,9 @@ def add_run(study_crate: StudyCrate, run: Run):
     done = read_record(_Done, read_json(run.folder / 'done.json'), run.folder / 'done.json')
     paths = [run.folder / 'done.json', *_measured_files(run, run.folder / 'first-stage', None)]
     for epoch in run.cfg.measured_epochs:
-        paths += _measured_files(run, run.epoch(epoch), epoch)
+        once = [run.epoch(epoch) / f'also-{name}' for name in run.cfg.final_test_sets]
+        for folder in (run.epoch(epoch), *filter(Path.exists, once)):
+            paths += _measured_files(run, folder, epoch)
     store, settings = artifact_dir('runs'), config_file(run.cfg)
     results = [study_crate.file(p, f'runs/{p.relative_to(store).as_posix()}') for p in paths]
     source = settings or run.folder / 'manifest.json'

@@ -45,11 +45,17 @@ class EndpointAnswer:
 def _checked_endpoint(config: RunConfig) -> Endpoint | None:
     "Return the endpoint that a run helps to answer; raise `KitError` if its measure is unknown."
     endpoint = endpoint_of(config)
+    if endpoint is None:
+        return None
+    where = f'params/{config.study}/endpoint.yaml'
     measures = read_study(config.study).measures or MEASURES
-    if endpoint and endpoint.measure not in measures:
+    if endpoint.measure not in measures:
         hint = did_you_mean(endpoint.measure, measures)
+        raise KitError(f'{where}: measure {endpoint.measure!r} is unknown{hint}')
+    if once := [name for name in endpoint.test_sets if name in config.final_test_sets]:
         raise KitError(
-            f'params/{config.study}/endpoint.yaml: measure {endpoint.measure!r} is unknown{hint}'
+            f'{where}: test_sets: {", ".join(once)} is measured for the selected epoch only, and '
+            'the endpoint is about the last one; name it in test_sets of the runs'
         )
     return endpoint
 

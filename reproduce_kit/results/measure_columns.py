@@ -36,7 +36,7 @@ def _reachable(runs: list, test_set: str) -> set:
 def _listed_columns(runs: list, measures: list) -> list:
     "Return the columns of the measures that a study lists, for all of its test sets."
     columns = []
-    for test_set in runs[0].cfg.test_sets:
+    for test_set in runs[0].cfg.all_test_sets:
         for measure in set_measures(runs[0].cfg, test_set) or measures:
             columns.append(((test_set, measure), test_set, measure))
     return columns
@@ -44,7 +44,7 @@ def _listed_columns(runs: list, measures: list) -> list:
 
 def all_columns(runs: list) -> list:
     "Return [(label, test set, measure)]: all of the first test set, the leading one of others."
-    first, *others = runs[0].cfg.test_sets
+    first, *others = runs[0].cfg.all_test_sets
     cfg = runs[0].cfg
     listed = read_study(cfg.study).measures
     has_own_measures = bool(set_measures(cfg, first))

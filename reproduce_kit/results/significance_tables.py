@@ -38,11 +38,11 @@ from reproduce_kit.results.run_tables import (
     add_mean,
     first_stage,
     first_stage_name,
+    last_evidence,
     row_label,
-    run_epochs,
-    seed_group_epochs,
     seed_groups,
 )
+from .selected_epoch import final_caption
 from reproduce_kit.results.table import (
     MISSING,
     Table,
@@ -67,7 +67,7 @@ def last_epoch_values(runs: list, test_set: str, measure: str) -> dict:
     values = {}
     for group in seed_groups(runs):
         config = group[0].cfg
-        _, evidence = seed_group_epochs(group)[-1]
+        evidence = last_evidence(group)
         frame, source = evidence[test_set]
         values[config.title, config.optimizer, config.learning_rate] = (frame[measure], source)
     return values
@@ -152,6 +152,7 @@ def gap_table(
     table.caption = _GAP_CAPTION.format(
         title=comparison.title, correction=CORRECTIONS[correction], count=count
     )
+    table.caption += final_caption(runs)
     return table
 
 # %% ../../nbs/results/40_significance_tables.ipynb #959f0cb2
@@ -184,7 +185,7 @@ def letters_table(
     ranker = first_stage_name(runs, runs[0].cfg.test_sets[0])
     evidence = {(ranker, ''): first_stage(runs, 'BM25')}
     for group in seed_groups(runs):
-        evidence[row_label(group[0], runs)] = seed_group_epochs(group)[-1][1]
+        evidence[row_label(group[0], runs)] = last_evidence(group)
     ranked_by = read_measured(runs[0].folder / 'first-stage').ranked_by
     table = Table('letters', '', ('', 'Backbone', 'Optimizer'), 'l')
     largest = None
@@ -206,9 +207,8 @@ def letters_table(
             else:
                 table.add(row, column, MISSING)  # the candidates came without a ranking
     note = letters_note(largest)
-    table.caption = (
-        f'After the last epoch, with {ranker}. {note} Each column is a family of its own.'
-    )
+    caption = f'After the last epoch, with {ranker}. {note} Each column is a family of its own.'
+    table.caption = caption + final_caption(runs)
     return table
 
 # %% ../../nbs/results/40_significance_tables.ipynb #8ddad241
@@ -232,7 +232,7 @@ def _last_values_by_seed(by_seed: dict, seeds: list, test_sets, measure: str) ->
     "Last epochs: a row per topic of all test sets, a column per seed."
     values = {}
     for seed in seeds:
-        _, evidence = run_epochs(by_seed[seed])[-1]
+        evidence = last_evidence([by_seed[seed]])
         values[seed] = pd.concat([evidence[name][0][measure] for name in test_sets])
     return pd.DataFrame(values)
 
@@ -374,7 +374,7 @@ def _adjusted_ps(tests: list, margin: float | None) -> list:
 
 def variance_table(runs: list) -> Table:
     "Return the difference of two optimizers against the noise of seeds and topics."
-    table = Table('variance', _VARIANCE_CAPTION, ('',), 'c')
+    table = Table('variance', _VARIANCE_CAPTION + final_caption(runs), ('',), 'c')
     endpoint = endpoint_of(runs[0].cfg)
     for test_sets, measure in _questions(runs, endpoint):
         is_endpoint = endpoint and (endpoint.test_sets, endpoint.measure) == (test_sets, measure)

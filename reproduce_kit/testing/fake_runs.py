@@ -7,11 +7,12 @@ __all__ = ['fake_run']
 
 # %% ../../nbs/testing/20_fake_runs.ipynb #913e956c
 import json
+from pathlib import Path
 
 from ..config.settings import RunConfig
 from ..core import read_json
 from ..engines.compliance import OPTIMIZER_CLASSES
-from ..engines.estimate import parameter_counts
+from ..engines.workload import parameter_counts
 from ..evaluation.metrics import means
 from ..evaluation.rerank import write_rankings
 from ..store.events import EventKind
@@ -19,48 +20,58 @@ from ..store.run import Run, mark_done, open_run
 from ..training.schedules import planned_rate
 
 # %% ../../nbs/testing/20_fake_runs.ipynb #6a0fd90d
-def _fake_rankings(cfg: RunConfig, topics) -> dict:  # {test set: {topic: {docid: score}}}
+def _fake_rankings(cfg: RunConfig, names, topics) -> dict:  # {test set: {topic: {docid: score}}}
     shift = len(cfg.name)
     scores = {f'd{i}': 1.0 / (1 + (i + shift) % 3) for i in range(3)}
-    return {name: {topic: dict(scores) for topic in topics} for name in cfg.test_sets}
+    return {name: {topic: dict(scores) for topic in topics} for name in names}
 
 # %% ../../nbs/testing/20_fake_runs.ipynb #3b1c95f0
 def _write_first_stage(run: Run, values: dict, texts: dict):
     "Write the folder `first-stage`."
     cfg = run.cfg
-    first_measured = values[cfg.measured_epochs[0]]
+    measured = values[cfg.epochs] | values[cfg.measured_epochs[0]]
     rows = {
-        f'{system}/{name}': first_measured[name] * share
+        f'{system}/{name}': measured[name] * share
         for system, share in (('BM25', 0.5), ('ceiling', 1.0))
-        for name in cfg.test_sets
+        for name in cfg.all_test_sets
     }
     topics = next(iter(rows.values())).index
     write_rankings(
         run.folder / 'first-stage',
         texts,
-        _fake_rankings(cfg, topics),
+        _fake_rankings(cfg, cfg.all_test_sets, topics),
         rows,
         'invented',
         means={label: means(row) for label, row in rows.items()},
-        ranked_by=dict.fromkeys(cfg.test_sets, 'BM25'),
+        ranked_by=dict.fromkeys(cfg.all_test_sets, 'BM25'),
     )
 
 # %% ../../nbs/testing/20_fake_runs.ipynb #b72455d5
-def _write_epoch(run: Run, epoch: int, values: dict, texts: dict):
-    "Write the folder of one epoch."
+def _write_sets(run: Run, folder: Path, epoch: int, names, values: dict, texts: dict):
+    "Write a folder of measured test sets; `values` are those of the epoch."
     cfg = run.cfg
-    rows = {f'{cfg.name}/{name}': values[epoch][name] for name in cfg.test_sets}
+    rows = {f'{cfg.name}/{name}': values[name] for name in names}
     topics = next(iter(rows.values())).index
     write_rankings(
-        run.epoch(epoch),
+        folder,
         texts,
-        _fake_rankings(cfg, topics),
+        _fake_rankings(cfg, names, topics),
         rows,
         'invented',
-        means={name: means(values[epoch][name]) for name in cfg.test_sets},
+        means={name: means(values[name]) for name in names},
         epoch=epoch,
         selection=None,
     )
+
+
+def _write_epochs(run: Run, values: dict, texts: dict):
+    "Write the folders of all epochs, and those of the sets that are measured once."
+    cfg = run.cfg
+    for epoch in cfg.measured_epochs:
+        _write_sets(run, run.epoch(epoch), epoch, cfg.test_sets, values[epoch], texts)
+    last = run.epoch(cfg.epochs)
+    for name in cfg.final_test_sets:
+        _write_sets(run, last / f'also-{name}', cfg.epochs, [name], values[cfg.epochs], {})
 
 # %% ../../nbs/testing/20_fake_runs.ipynb #3756de33
 def _record_training(run: Run, seconds: float):
@@ -76,7 +87,7 @@ def _record_training(run: Run, seconds: float):
     moments = 1 if cfg.optimizer == 'lion' else 2
     state_bytes = 4 * parameters['total'] * moments
     run.note(
-        data=dict.fromkeys(cfg.test_sets, 'same'),
+        data=dict.fromkeys(cfg.all_test_sets, 'same'),
         optimizer=dict(kind=kind, groups=groups),
         memory=dict(optimizer_state_bytes=state_bytes, parameters=parameters),
     )
@@ -112,14 +123,15 @@ def fake_run(
     "Write a finished run into the run store."
     run = open_run(cfg)
     texts = texts or {}
-    epochs = cfg.measured_epochs
     _write_first_stage(run, values, texts)
-    for epoch in epochs:
-        _write_epoch(run, epoch, values, texts)
+    _write_epochs(run, values, texts)
     _record_training(run, seconds)
     lines = [json.dumps(line) + '\n' for line in _fake_history(cfg)]
     (run.folder / 'history.jsonl').write_text(''.join(lines))
     (run.folder / 'telemetry.jsonl').write_text('')
     (run.folder / 'train.ipynb').write_text('{}')
-    mark_done(run, {epoch: read_json(run.epoch(epoch) / 'metrics.json') for epoch in epochs})
+    measured = {n: read_json(run.epoch(n) / 'metrics.json') for n in cfg.measured_epochs}
+    once = {name: run.epoch(cfg.epochs) / f'also-{name}' for name in cfg.final_test_sets}
+    final = {name: read_json(folder / 'metrics.json') for name, folder in once.items()}
+    mark_done(run, measured, final)
     return run

@@ -144,7 +144,8 @@ class OurRow:
 
     def seed_means(self, measure: str, test_set: str) -> list:  # epochs x seeds; [] with few seeds
         "Return the mean of each epoch and seed, if there are three seeds or more."
-        epochs = [epoch for epoch in self._mean if test_set in self._mean[epoch]]
+        test_sets = self.groups[0][0].cfg.test_sets
+        epochs = self._mean if test_set in test_sets else []
         return [
             [seed[epoch][test_set][0][kit_measure(measure)].mean() for seed in self._by_seed]
             for epoch in epochs
@@ -178,6 +179,8 @@ def obstacle_of(
     if row.differences:
         return f'the run is not what its config asks for: {row.differences[0]}'
     settings = row.groups[0][0].cfg
+    if cell.test_set in settings.final_test_sets:
+        return f'test set {cell.test_set!r} is measured for the selected epoch only'
     if cell.test_set not in settings.test_sets:
         missing = f'test set {cell.test_set!r} was not measured'
         return f'{missing}; another {cell.name} is another protocol'

@@ -24,7 +24,7 @@ from reproduce_kit.data.published import (
     published_table,
     read_paper,
 )
-from ..engines.estimate import parameter_counts
+from ..engines.workload import parameter_counts
 from ..results.run_tables import seed_group_epochs, seed_groups
 from ..store.history import read_history
 from ..store.run import finished_runs

@@ -209,7 +209,9 @@ def test_a_run_may_be_called_by_its_name_its_recipe_or_its_file(word):
 
 
 def test_list_has_one_row_per_config_with_the_same_keys():
-    keys = 'study recipe name identity title optimizer state updates of measure epochs selected'
+    keys = (
+        'study recipe name identity title optimizer state updates of measure epochs selected final'
+    )
     rows = answer('list', EMBEDDED, 'params/tite')
     assert {tuple(row) for row in rows} == {(*keys.split(), 'folder')}
     assert {row['state'] for row in rows} == {'not run'}
@@ -224,12 +226,15 @@ def test_plan_has_a_row_per_run_and_the_gpu_hours_to_do():
         *['study', 'recipe', 'name', 'identity', 'backbone', 'optimizer', 'epochs', 'updates'],
         *['batch', 'schedule', 'seed', 'parameters', 'memory_gib', 'gpu', 'gpus', 'gpu_hours'],
         *['hours', 'here', 'hours_from', 'fits', 'state', 'plan_error'],
+        *['hours_low', 'hours_high', 'parts', 'score_precision'],
     } <= set(plan['runs'][0])
 
 
 def test_plan_on_modal_adds_dollars_and_the_rates_they_are_from():
     plan = answer('plan', AS_RUN, '--on', 'modal')
-    assert list(plan) == ['runs', 'gpu_hours', 'dollars', 'rates', 'stages']
+    totals = ['dollars', 'dollars_low', 'dollars_high']
+    assert list(plan) == ['runs', 'gpu_hours', *totals, 'rates', 'stages']
+    assert plan['dollars_low'] < plan['dollars'] < plan['dollars_high']
     assert plan['dollars'] == pytest.approx(sum(r['dollars'] for r in plan['runs']), abs=0.01)
     assert set(plan['rates']) == {'dollars', 'source'}
 
@@ -335,9 +340,9 @@ def test_what_is_done_or_under_way_is_not_started_again(monkeypatch):
 
 def test_a_limit_counts_what_the_runs_under_way_are_expected_to_cost(monkeypatch):
     cloud = FakeModal(monkeypatch, before={'gte-lion': 'running'})
-    result = run_pair('--yes', '--detach', '--max-dollars', 60)  # each costs about 52 dollars
+    result = run_pair('--yes', '--detach', '--max-dollars', 12)  # each costs about 8 dollars
     assert result.exit_code == 0
-    assert '60.00 dollars would not cover them: gte-adamw' in result.stderr
+    assert '12.00 dollars would not cover them: gte-adamw' in result.stderr
     assert cloud.calls == []
 
 

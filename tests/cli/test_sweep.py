@@ -97,7 +97,7 @@ def test_trials_that_are_meant_for_a_gpu_are_not_trained_without_one(monkeypatch
     monkeypatch.setattr('reproduce_kit.store.run.devices', lambda: [])
     result = CliRunner().invoke(main, ['sweep', 'lion-vs-adamw/minilm'])
     assert result.exit_code == 1
-    assert '18 trials are to do, on A100-80GB' in result.output
+    assert '18 trials are to do, on H100' in result.output
     assert 'reproduce run params/lion-vs-adamw/tuning-minilm.yaml --on modal' in result.output
 
 

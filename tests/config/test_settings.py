@@ -40,6 +40,10 @@ MSMARCO = dict(
         ("schedule_updates: write null", dict(schedule_updates=100, schedule='none')),
         ("gpu_fallbacks: write [] where gpu is null", dict(gpu_fallbacks=['H100'])),
         ("'pairs' is for msmarco", dict(holdout='pairs')),
+        ("final_test_sets: 'test' is measured already", dict(final_test_sets=['test'])),
+        ("final_test_sets: 'dev' is measured already", dict(final_test_sets=['dev', 'dev'])),
+        ("'held-out' is for msmarco with", dict(final_test_sets=['held-out'])),
+        ("score_precision: expected 'fp32', 'tf32' or 'bf16'", dict(score_precision='fp16')),
         (
             "computes in bf16 only",
             dict(attention='flash_attention_2', precision='fp32'),
@@ -68,3 +72,16 @@ def test_every_setting_but_placement_changes_the_identity():
     assert identity == make_config(example_settings(workers=4, gpus=2, cpus=2)).identity
     for change in (dict(seed=13), dict(name='other'), dict(epochs=1), dict(beta2=0.98)):
         assert make_config(example_settings(**change)).identity != identity
+
+
+@pytest.mark.parametrize(
+    'default, other',
+    [
+        (dict(final_test_sets=[]), dict(final_test_sets=['unseen'])),
+        (dict(score_precision=None), dict(score_precision='bf16')),
+    ],
+)
+def test_a_key_of_the_evaluation_is_part_of_the_identity_where_it_is_no_default(default, other):
+    plain = make_config(example_settings())
+    assert plain.identity == make_config(example_settings(**default)).identity
+    assert plain.identity != make_config(example_settings(**other)).identity

@@ -145,7 +145,7 @@ def test_a_sweep_of_the_paper_contains_the_authors_points_and_sees_no_test_topic
         own = [trial.config for trial in given if trial.optimizer == optimizer]
         assert point in [(c.learning_rate, c.weight_decay, c.warmup) for c in own]
     trials = given + sweep_trials(name, sweep, 0, sweep.trials, rates_of(sweep))
-    assert {tuple(trial.config.test_sets) for trial in trials} == {('held-out',)}
+    assert {tuple(trial.config.all_test_sets) for trial in trials} == {('held-out',)}
     assert {trial.config.train_pairs for trial in trials} == {500_000}
     assert {trial.config.holdout for trial in trials} == {'topics'}
     seeds = {
@@ -162,7 +162,8 @@ def test_a_run_with_a_horizon_of_its_own_differs_in_its_epochs_alone(optimizer, 
     own = read_runs(PAPER / f'own-horizon/minilm-{optimizer}-{epochs}.yaml')[0]
     whole = read_runs(PAPER / f'controlled/minilm-{optimizer}.yaml')[0]
     changed = {key for key, value in own if value != getattr(whole, key)}
-    assert changed == {'recipe', 'name', 'epochs', 'measured', 'select_on'}
+    assert changed == {'recipe', 'name', 'epochs', 'measured', 'select_on', 'final_test_sets'}
+    assert own.final_test_sets == []  # the question is about the sets of each epoch
     assert own.epochs == epochs
 
 
@@ -170,7 +171,6 @@ def test_a_run_with_a_horizon_of_its_own_differs_in_its_epochs_alone(optimizer, 
     'old, new, problem',
     [
         ('test_set: held-out', 'test_set: dev', 'write held-out'),
-        ('once: [dev]', 'once: [held-out]', 'tested on'),
     ],
 )
 def test_settings_are_not_chosen_on_what_the_study_is_tested_on(
@@ -183,4 +183,17 @@ def test_settings_are_not_chosen_on_what_the_study_is_tested_on(
     assert old in text
     file.write_text(text.replace(old, new))
     with pytest.raises(KitError, match=problem):
+        read_sweep('lion-vs-adamw/minilm')
+
+
+@pytest.mark.parametrize('key', ['test_sets', 'final_test_sets'])
+def test_settings_are_not_chosen_on_a_set_of_the_tuned_runs(tmp_path, monkeypatch, key):
+    monkeypatch.setenv('REPRODUCE_ROOT', str(tmp_path))
+    shutil.copytree(PAPER, tmp_path / 'params/lion-vs-adamw')
+    for optimizer in ('adamw', 'lion'):
+        file = tmp_path / f'params/lion-vs-adamw/controlled/minilm-{optimizer}.yaml'
+        text = file.read_text()
+        assert f'\n{key}: [' in text
+        file.write_text(text.replace(f'\n{key}: [', f'\n{key}: [held-out, '))
+    with pytest.raises(KitError, match="is tested on 'held-out'"):
         read_sweep('lion-vs-adamw/minilm')

@@ -12,7 +12,7 @@ from conftest import DATA, ROOT
 from datasets import Dataset
 from kit import need, reproduce
 from miniature import Stop, go
-from tiny import hub, recipes, shrink
+from tiny import TREC_DL, hub, recipes, shrink
 
 from reproduce_kit.config.backbones import BACKBONES
 from reproduce_kit.config.files import make_config, read_configs
@@ -39,6 +39,7 @@ AS_RUN = [key for key in ALL if key.startswith('as-run')]
 QUICK = ['as-run/minilm-lion', 'as-run/modernbert-adamw']
 LONG = [key for key in ALL if not key.startswith('as-discussed') and key not in QUICK]
 UPDATES = 12
+ONCE = ['mini'] if TREC_DL.exists() else []  # test sets for the selected epoch
 STATE_BYTES = {'adamw': 8, 'lion': 4}  # per parameter
 
 
@@ -69,6 +70,7 @@ def check_manifest(run, config):
         'pairs',
         config.test_sets[0],
         'qa',
+        *ONCE,
         'weights',
         'sentence-transformers/msmarco',
         'microsoft/ms_marco',
@@ -88,6 +90,7 @@ def check_results(run, config):
     assert list(done['epochs']['3']['means']['qa']) == ['mrr10_qa_v11']
     assert 'nDCG@10' in done['epochs']['3']['means'][main]
     assert done['selected'] in (1, 2, 3)
+    assert list(done['final']) == ONCE
     assert done['epochs']['1']['selection']['metric'] == 'NanoBEIR_R100_mean_ndcg@10'
     first_stage = read_json(run.folder / 'first-stage/metrics.json')['means']
     if main == 'dl19':
@@ -98,7 +101,7 @@ def check_results(run, config):
 @pytest.mark.parametrize('key', [*QUICK, *(pytest.param(k, marks=pytest.mark.soak) for k in LONG)])
 def test_a_recipe_stopped_and_resumed_is_what_its_file_asks_for(cache, key):
     """Train, stop, resume, rerank DL19's real top 100 and real questions, select, finish."""
-    config = shrink(ALL[key])
+    config = shrink(ALL[key], final_test_sets=ONCE)
     assert config.updates == UPDATES
     with pytest.raises(Stop):
         go(config, stop_after=2)

@@ -8,8 +8,14 @@ import pytest
 from reproduce_kit.config.files import make_config, read_config
 from reproduce_kit.config.settings import example_settings
 from reproduce_kit.core import KitError, atomic_write, project_root, read_json, sha256, write_json
-from reproduce_kit.engines.estimate import estimate_hours, finished_runs_on, plan_error, workload
+from reproduce_kit.engines.estimate import (
+    assumed_hours,
+    estimate_hours,
+    finished_runs_on,
+    plan_error,
+)
 from reproduce_kit.engines.plan import plan_row
+from reproduce_kit.engines.workload import workload
 from reproduce_kit.store.run import core_count
 from reproduce_kit.testing.fake_runs import fake_run
 
@@ -120,7 +126,8 @@ def test_without_a_like_run_the_hours_are_assumed(two_runs):
 def test_benchmarks_give_the_hours_on_their_own_gpu_only(l40s_benchmarks, modernbert):
     estimate, work = estimate_hours(modernbert, 'L40S', []), workload(modernbert)
     assert estimate.source.startswith('measured: bench')
-    seconds = work.train_pairs / 300 + work.scored_pairs / 1000  # three GPUs train, one scores
+    alone, shared = work.selection_pairs, work.scored_pairs - work.selection_pairs
+    seconds = work.train_pairs / 300 + alone / 1000 + shared / 3000  # three GPUs do all but select
     assert estimate.hours == pytest.approx(seconds / 3600)
     assert estimate_hours(modernbert, 'H100', []).source.startswith('assumed')
 
@@ -137,3 +144,44 @@ def test_the_error_of_plans_is_that_of_the_latest_run_planned_from_those_before(
 def test_the_first_run_of_a_machine_was_planned_by_arithmetic(two_runs):
     first_only = finished_runs_on(None)[1:]
     assert plan_error(None, first_only).hours_from.startswith('assumed')
+
+
+def test_a_set_that_is_measured_once_is_counted_once(store, modernbert):
+    each = with_changes(modernbert, test_sets=['dl19', 'dev'], final_test_sets=[])
+    once = with_changes(modernbert, test_sets=['dl19'], final_test_sets=['dev'])
+    without = with_changes(modernbert, test_sets=['dl19'], final_test_sets=[])
+    pairs = [workload(cfg).scored_pairs for cfg in (without, once, each)]
+    assert pairs[1] - pairs[0] == 6_980_000
+    assert pairs[2] - pairs[0] == 3 * 6_980_000
+
+
+def test_the_parts_of_a_plan_add_up_and_each_says_how_it_is_known(store, modernbert):
+    plan = plan_row(modernbert)
+    assert [part.name for part in plan.parts] == ['preparing', 'training', 'scoring']
+    assert all(part.low < part.hours < part.high for part in plan.parts)
+    assert plan.hours == pytest.approx(sum(part.hours for part in plan.parts), abs=1e-3)
+    assert plan.hours_low < plan.hours < plan.hours_high
+    assert [part.source.split(':')[0] for part in plan.parts] == 3 * ['assumed']
+    assert 'bf16' in plan.parts[1].source and 'tf32' in plan.parts[2].source
+
+
+def test_a_measured_part_is_better_known_than_an_assumed_one(l40s_benchmarks, modernbert):
+    measured, assumed = plan_row(modernbert), plan_row(with_changes(modernbert, gpu='H100'))
+    doubts = [plan.hours_high / plan.hours_low for plan in (measured, assumed)]
+    assert doubts[0] < doubts[1]
+
+
+def test_no_precision_is_assumed_to_reach_a_larger_share_than_fp32(store, modernbert):
+    def share(precision):
+        cfg = with_changes(modernbert, score_precision=precision)
+        return float(assumed_hours(cfg, 'H100').scoring.basis.split('%')[0])
+
+    assert max(share('tf32'), share('bf16')) < share('fp32')
+
+
+def test_runs_that_scored_in_another_precision_do_not_tell_the_hours(two_runs):
+    in_bf16 = make_config(example_settings(seed=99, score_precision='bf16'))
+    assert plan_row(in_bf16).hours_from.startswith('assumed')
+    for run in finished_runs_on(None):
+        run.note(score_precision=['bf16'])
+    assert plan_row(in_bf16).hours_from.startswith('measured')

@@ -5,9 +5,13 @@ import shutil
 import pytest
 from conftest import ROOT
 
+from reproduce_kit.config.files import read_configs
+from reproduce_kit.config.sweep import first_trials, read_sweep, sweep_names
 from reproduce_kit.engines.cost import read_rates
 from reproduce_kit.engines.modal_costs import plan_with_cost
-from reproduce_kit.engines.stages import study_stages
+from reproduce_kit.engines.stages import spent_elsewhere, study_stages, sweeps_that_tune
+from reproduce_kit.store.events import EventKind
+from reproduce_kit.store.run import open_run
 
 
 @pytest.fixture
@@ -21,7 +25,8 @@ def study(tmp_path, monkeypatch):
 
 def stages():
     rates, known = read_rates(), {}
-    planned = study_stages('lion-vs-adamw', lambda config: plan_with_cost(config, rates, known))
+    sweeps = sweep_names('lion-vs-adamw')
+    planned = study_stages(sweeps, lambda config: plan_with_cost(config, rates, known))
     return {stage.name: stage for stage in planned}
 
 
@@ -34,13 +39,45 @@ def change(study, old, new):
 
 def test_each_stage_costs_something_and_counts_its_runs(study):
     planned = stages()
-    assert {name: stage.runs for name, stage in planned.items()} == dict(S1=56, S2=50, S3=6)
-    assert all(stage.dollars > 0 for stage in planned.values())
+    assert {name: stage.runs for name, stage in planned.items()} == dict(S1=56, S2=30, S3=20)
+    assert all(0 < s.dollars_low < s.dollars < s.dollars_high for s in planned.values())
 
 
-def test_a_set_that_is_not_scored_costs_nothing(study):
-    change(study, 'once: [dev]', 'once: []')
-    assert set(stages()) == {'S1', 'S2'}
+def test_the_study_of_the_paper_stays_within_its_budget(study):
+    """The whole controlled recipe, its MiniLM alone, and the runs as the authors made them."""
+    rates, known = read_rates(), {}
+
+    def dollars(configs):
+        planned = study_stages(
+            sweeps_that_tune(configs), lambda config: plan_with_cost(config, rates, known)
+        )
+        return {stage.name: stage.dollars for stage in planned}
+
+    assert sum(dollars(read_configs([study / 'controlled'])).values()) <= 150
+    minilm = [study / f'controlled/minilm-{name}.yaml' for name in ('adamw', 'lion')]
+    alone = dollars(read_configs(minilm))
+    assert alone['S1'] + alone['S2'] <= 25
+    as_run = [plan_with_cost(config, rates, known) for config in read_configs([study / 'as-run'])]
+    assert sum(row.dollars for row in as_run) <= 40
+
+
+def test_what_trials_have_cost_counts_against_the_limit_of_the_runs(study):
+    name = 'lion-vs-adamw/minilm'
+    trial = open_run(first_trials(name, read_sweep(name))[0].config)
+    paid = dict(where='modal', devices=[], dollars_per_hour=4.0, rates='today')
+    trial.record(EventKind.STARTED, attempt=1, **paid)
+    trial.record(EventKind.ALIVE, attempt=1, step=1)
+    configs = read_configs([study / 'controlled'])
+    assert spent_elsewhere([trial.cfg]) == 0
+    assert spent_elsewhere(configs) == pytest.approx(trial.progress.dollars, abs=0.01)
+
+
+def test_a_set_that_is_scored_once_costs_less_than_one_of_each_epoch(study):
+    before = stages()['S2'].dollars
+    for file in study.glob('controlled/*.yaml'):
+        text = file.read_text().replace('qa]', 'qa, dev]')
+        file.write_text(text.replace('final_test_sets: [dev]', 'final_test_sets: []'))
+    assert stages()['S2'].dollars > 1.2 * before
 
 
 def test_longer_trials_cost_more_and_change_no_other_stage(study):

@@ -28,10 +28,11 @@ import sentence_transformers.cross_encoder  # noqa: F401
 import torch.utils.tensorboard  # noqa: F401
 import transformers  # noqa: F401
 from test_recipes import ALL, go
-from tiny import hub, shrink
+from tiny import TREC_DL, hub, shrink
 
 from reproduce_kit.store.run import run_folder
 
+ONCE = ['dl19'] if TREC_DL.exists() else []  # test sets for the selected epoch
 KEYS = ('as-run/modernbert-adamw', 'as-run/minilm-lion')
 
 
@@ -72,6 +73,7 @@ def small(key, name):
         ALL[key],
         name=name,
         test_sets=['mini', 'qa'],
+        final_test_sets=ONCE,
         save_steps=1,
         train_pairs=6 * cfg.global_batch - 2,
     )
@@ -96,7 +98,10 @@ def kill_place(folder) -> str:
 
 def results(cfg) -> list:
     names = ['history.jsonl', *(f'epoch-{n}/model/model.safetensors' for n in (1, 2, 3))]
-    return [(run_folder(cfg) / name).read_bytes() for name in names]
+    folder = run_folder(cfg)
+    once = sorted(folder.glob('epoch-*/also-*/perquery.csv'))
+    assert len(once) == len(ONCE)
+    return [path.read_bytes() for path in (*(folder / name for name in names), *once)]
 
 
 def compare(key, moments) -> dict:

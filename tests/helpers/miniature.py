@@ -1,7 +1,12 @@
 """What nbs/experiments/train.ipynb does, in this process, stopped where a test wants it."""
 
 from reproduce_kit.data.pairs import load_pairs
-from reproduce_kit.evaluation.rerank import evaluate_epoch, evaluate_first_stage, load_selector
+from reproduce_kit.evaluation.rerank import (
+    evaluate_epoch,
+    evaluate_final_sets,
+    evaluate_first_stage,
+    load_selector,
+)
 from reproduce_kit.evaluation.test_sets import load_test_sets
 from reproduce_kit.models.backbone import load_backbone, sources
 from reproduce_kit.store.run import mark_done, open_run, record_data
@@ -29,5 +34,6 @@ def go(config, stop_after=None):
 
     train(run, model, pairs, on_epoch=after)
     measured = {n: evaluate_epoch(run, sets, n, select) for n in config.measured_epochs}
-    mark_done(run, measured)
+    final = evaluate_final_sets(run, sets, measured)
+    mark_done(run, measured, final)
     return run

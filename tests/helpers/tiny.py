@@ -40,6 +40,7 @@ def shrink(cfg, **changes):
         train_pairs=4 * batch - short_by,
         dev_pairs=20,
         test_sets=['dl19' if TREC_DL.exists() else 'mini', 'qa'],
+        final_test_sets=[],
         depth=100,
         schedule_updates=schedule,
         global_batch=batch,

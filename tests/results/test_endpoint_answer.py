@@ -16,15 +16,17 @@ from reproduce_kit.results.significance_tables import variance_table
 from reproduce_kit.results.table import MISSING
 from reproduce_kit.testing.fake_runs import fake_run
 
+OWN_MEASURES = dict(qa=['mrr10_qa_v11'], dev=['mrr10_passage_dev'])
+
 
 def invent_runs(folder: str, score) -> list:
     """Finished runs of all configs of a folder; `score(config, test_set)` is a Series by topic."""
     runs = []
     for config in read_configs([ROOT / 'params' / folder]):
         frames = {}
-        for test_set in config.test_sets:
+        for test_set in config.all_test_sets:
             values = score(config, test_set)
-            measures = ('mrr10_qa_v11',) if test_set == 'qa' else MEASURES
+            measures = OWN_MEASURES.get(test_set, MEASURES)
             frames[test_set] = pd.DataFrame(dict.fromkeys(measures, values))
         runs.append(fake_run(config, dict.fromkeys(config.measured_epochs, frames)))
     return runs
@@ -51,7 +53,7 @@ def runs(store):
     )
 
 
-SIZES = dict(dl19=43, dl20=54, qa=30)
+SIZES = dict(dl19=43, dl20=54, qa=30, dev=20)
 GAINS = {'MiniLM': 0.012, 'GTE': 0.0, 'ModernBERT': -0.02}  # of Lion, on the topics of dl20
 
 
@@ -128,3 +130,10 @@ def test_another_recipe_answers_nothing(runs):
         for run in runs
     ]
     assert endpoint.endpoint_answers(other) == []
+
+
+def test_a_set_that_is_measured_for_another_epoch_is_no_endpoint(controlled, monkeypatch):
+    late = read_endpoint('lion-vs-adamw').model_copy(update=dict(test_sets=('dl19', 'dev')))
+    monkeypatch.setattr(endpoint, 'endpoint_of', lambda config: late)
+    with pytest.raises(KitError, match='dev is measured for the selected epoch only'):
+        endpoint.endpoint_answers(controlled)

@@ -96,6 +96,8 @@ def test_two_processes_equal_one_also_when_killed(tmp_path):
         beta2=0.999,
         device_batch=8,
         save_steps=1,
+        select_on='dev',
+        final_test_sets=['unseen'],
     )
     one = train(path, tmp_path / 'one', 1)
     two = train(path, tmp_path / 'two', 2)
@@ -116,7 +118,9 @@ def test_two_processes_equal_one_also_when_killed(tmp_path):
         load_file(run / 'epoch-2/model/model.safetensors') for run in (one, two)
     )
     assert max(abs(weights[name] - other_weights[name]).max() for name in weights) < 1e-5
-    for name in ('history.jsonl', 'epoch-2/model/model.safetensors', 'epoch-2/perquery.csv'):
+    (once,) = two.glob('epoch-*/also-unseen/perquery.csv')
+    names = ['history.jsonl', 'epoch-2/model/model.safetensors', 'epoch-2/perquery.csv']
+    for name in (*names, once.relative_to(two)):
         assert (two / name).read_bytes() == (cut / name).read_bytes(), name
 
 

@@ -39,7 +39,7 @@ def topic_tables(cfg, means, topics=43, spread=0.2, seed=1):
     tables = {}
     for epoch in range(1, cfg.epochs + 1):
         tables[epoch] = {}
-        for test_set in cfg.test_sets:
+        for test_set in cfg.all_test_sets:
             measures = set_measures.get(test_set, MEASURES)
             values = {measure: means[epoch].get(measure, 0.5) + noise for measure in measures}
             tables[epoch][test_set] = pd.DataFrame(values, index=qids)

@@ -9,6 +9,7 @@ __all__ = ['stage_files', 'stage_table']
 from ...config.sweep import read_sweep, sweep_file, sweep_names
 from ...core import project_root, sha256
 from ...engines.cost import read_rates
+from ...engines.estimate import GPUS
 from ...engines.modal_costs import plan_with_cost
 from ...engines.stages import study_stages
 from ...results.table import Table
@@ -17,11 +18,11 @@ from ...results.table import Table
 _WHAT = {
     'S1': 'short trials on held-out topics',
     'S2': 'tuned settings, several seeds',
-    'S3': 'costly test sets, one seed',
+    'S3': 'the same with one and two epochs',
 }
 _CAPTION = (
     'What the study would cost on rented GPUs, with equal tuning and several seeds: planned, not '
-    'run. Hours assume a share of the peak of each GPU, dollars are from {rates}. Trials that the edge '
+    'run. Hours assume a share of the peak of each GPU; in brackets, what they are if that share is half as large again, or two thirds. Dollars are from {rates}. Trials that the edge '
     'rule may add are not counted.'
 )
 
@@ -38,20 +39,26 @@ def stage_files(
     return {str(file.relative_to(project_root())): sha256(file) for file in files}
 
 # %% ../../../nbs/studies/lion_vs_adamw/95_stage_table.ipynb #34d17c1a
+def _dollars(stages: list) -> str:
+    keys = ('dollars', 'dollars_low', 'dollars_high')
+    expected, low, high = (sum(getattr(stage, key) for stage in stages) for key in keys)
+    return f'{expected:.0f} [{low:.0f}, {high:.0f}]'
+
+
 def stage_table(
     study: str,
 ) -> Table:
     "Return the stages of a study with their prices, and the sum."
-    rates = read_rates()
-    stages = study_stages(study, lambda config: plan_with_cost(config, rates, {config.gpu: []}))
+    rates, nothing = read_rates(), {gpu: [] for gpu in GPUS}
+    stages = study_stages(sweep_names(study), lambda config: plan_with_cost(config, rates, nothing))
     table = Table('stages', _CAPTION.format(rates=rates['source']), ('Stage', 'What is run'), 'r')
     source = dict(computed='nbs/analysis/stages.ipynb')
     for stage in stages:
         row = (stage.name, _WHAT[stage.name])
         table.add(row, 'Runs', str(stage.runs), stage.runs, **source)
         table.add(row, 'GPU hours', f'{stage.gpu_hours:.0f}', stage.gpu_hours, **source)
-        table.add(row, 'Dollars', f'{stage.dollars:.0f}', stage.dollars, **source)
+        table.add(row, 'Dollars', _dollars([stage]), stage.dollars, **source)
     hours, dollars = (sum(getattr(s, key) for s in stages) for key in ('gpu_hours', 'dollars'))
     table.add(('All', ''), 'GPU hours', f'{hours:.0f}', hours, **source)
-    table.add(('All', ''), 'Dollars', f'{dollars:.0f}', dollars, **source)
+    table.add(('All', ''), 'Dollars', _dollars(stages), dollars, **source)
     return table

@@ -9,7 +9,7 @@ __all__ = ['find_thesis_rows', 'find_statements', 'find_model_sizes']
 import pandas as pd
 
 from ...config.backbones import BACKBONES
-from ...engines.estimate import parameter_counts
+from ...engines.workload import parameter_counts
 from .finding import Finding, join_words, row_label
 from .study import study_table, this_paper
 from ...verdicts.sources import KEY, infer_epochs
