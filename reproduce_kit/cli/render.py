@@ -208,8 +208,8 @@ def _cheapest_line(todo: list):
     if others:
         least = sum((row.cheapest or row).dollars or 0 for row in todo)
         yield (
-            f'each run on the GPUs where it costs least: ${least:,.2f}; write them as gpu and gpus '
-            '(they are no part of what a run is)'
+            f'each run on the GPUs where it costs least, by the same assumptions: ${least:,.2f}; '
+            'write them as gpu and gpus, which are no part of what a run is'
         )
 
 
