@@ -56,7 +56,7 @@ class RunRow:
 
     def as_dict(self) -> dict:
         "Return the row as `reproduce list --json` prints it."
-        return asdict(self)
+        return dict(vars(self))
 
 
 def _not_run(settings, **labels) -> RunRow:

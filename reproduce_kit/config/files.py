@@ -4,11 +4,17 @@
 
 # %% auto #0
 __all__ = ['NON_RUN_FOLDERS', 'ENDPOINT_FILE', 'STUDY_FILE', 'SWEEP_NAME', 'make_config', 'config_from_notebook', 'is_sweep_file',
-           'describes_runs', 'read_parameters', 'read_runs', 'read_config', 'row_order', 'read_configs', 'config_file']
+           'describes_runs', 'read_parameters', 'read_runs', 'read_config', 'in_row_order', 'read_configs',
+           'config_file']
 
 # %% ../../nbs/config/40_files.ipynb #82e54f30
 import itertools
+import re
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
+
+import yaml
 
 from reproduce_kit.config.backbones import (
     BACKBONES,
@@ -78,6 +84,48 @@ def _missing_file(path: Path) -> KitError:
         near = [str(file.relative_to(project_root())) for file in files if describes_runs(file)]
     return KitError(f"{path} does not exist{did_you_mean(str(path), near)}")
 
+# %% ../../nbs/config/40_files.ipynb #13847c5b
+_KEY = r'[A-Za-z]\w*:'
+_NEXT_KEY = re.compile(f'^(?={_KEY})', re.MULTILINE)
+_OTHER_LINE = re.compile(rf'^(?!{_KEY}|[ #]|- |$)|[\r\x85\u2028\u2029]', re.MULTILINE)
+_COMMENTS = re.compile(r'(?:#.*\n|\n)*')
+_CONSTANTS = (str, int, float, type(None))
+
+
+@lru_cache(maxsize=10_000)
+def _parse_lines(lines: str):
+    return yaml.load(lines, getattr(yaml, 'CSafeLoader', yaml.SafeLoader))
+
+# %% ../../nbs/config/40_files.ipynb #188d9a98
+def _read_by_key(text: str) -> dict:
+    "Return the values of a text; empty if it has to be read as a whole."
+    before, *parts = _NEXT_KEY.split(text)
+    if _OTHER_LINE.search(text) or not _COMMENTS.fullmatch(before):
+        return {}
+    values = {}
+    for part in parts:
+        try:
+            parsed = _parse_lines(part)
+        except yaml.YAMLError:
+            return {}
+        if not isinstance(parsed, dict):
+            return {}
+        values |= parsed
+    return {
+        str(key): value if isinstance(value, _CONSTANTS) else deepcopy(value)
+        for key, value in values.items()
+    }
+
+# %% ../../nbs/config/40_files.ipynb #7a656863
+def _read_quickly(path: Path) -> tuple:  # (values, text)
+    "Do what `read_yaml` does, key by key where that is possible."
+    try:
+        text = path.read_text('utf-8')
+    except UnicodeDecodeError:
+        return read_yaml(path)
+    values = _read_by_key(text)
+    return (values, text) if values else read_yaml(path)
+
 # %% ../../nbs/config/40_files.ipynb #82a730e2
 def read_parameters(
     path,  # a YAML file
@@ -86,7 +134,7 @@ def read_parameters(
     path = Path(path)
     if not path.exists():
         raise _missing_file(path)
-    values, text = read_yaml(path)
+    values, text = _read_quickly(path)
     name = values.get('name', path.stem)
     if name != path.stem:
         raise KitError(
@@ -134,19 +182,27 @@ def read_config(path) -> RunConfig:
     return runs[0]
 
 # %% ../../nbs/config/40_files.ipynb #aee20139
-def row_order(config: RunConfig) -> tuple:
-    "Return the key by which runs are sorted into a table's rows."
-    return (
-        config.study,
-        config.recipe,
-        BACKBONES[config.backbone].max_layers,
-        list(BACKBONES).index(config.backbone),
-        config.layers,
-        optimizer_rank(config.optimizer),
-        config.learning_rate,
-        config.seed,
-        config.name,
-    )
+def in_row_order(
+    runs,  # of RunConfig, or of what has one
+    config_of=lambda config: config,  # from one of them to its RunConfig
+) -> list:
+    "Sort runs into the rows of a table."
+    ranks = {name: (spec.max_layers, i) for i, (name, spec) in enumerate(BACKBONES.items())}
+
+    def row(run) -> tuple:
+        config = config_of(run)
+        return (
+            config.study,
+            config.recipe,
+            *ranks[config.backbone],
+            config.layers,
+            optimizer_rank(config.optimizer),
+            config.learning_rate,
+            config.seed,
+            config.name,
+        )
+
+    return sorted(runs, key=row)
 
 # %% ../../nbs/config/40_files.ipynb #4b24a7af
 def read_configs(
@@ -170,7 +226,7 @@ def read_configs(
             problems.append(str(error))
     if problems:
         raise KitError('\n'.join(problems))
-    return sorted(runs, key=row_order)
+    return in_row_order(runs)
 
 # %% ../../nbs/config/40_files.ipynb #be1a48ef
 def _describes(file: Path, config: RunConfig) -> bool:

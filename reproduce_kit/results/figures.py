@@ -20,9 +20,10 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from ..config.comparison import compared_optimizers
 from ..config.losses import DEFAULT_LOSS
 from ..config.optimizers import optimizer_titles
-from ..core import artifact_dir, atomic_write, sha256, write_json
+from ..core import artifact_dir, atomic_write, write_json
 from ..evaluation.metrics import paired_interval
 from .latex import generated_header, latex_text, provenance
+from .read_once import file_hash
 from .run_tables import run_epochs
 from .table import Cell
 from ..store.history import read_history
@@ -104,7 +105,7 @@ def save_figure(
 
 def _history_cell(run) -> dict:
     "What the JSON file of a figure says about a run."
-    source = dict(run=run.folder.name, history=sha256(run.folder / 'history.jsonl'))
+    source = dict(run=run.folder.name, history=file_hash(run.folder / 'history.jsonl'))
     return asdict(Cell(run.folder.name, 'history.jsonl', '', source=source))
 
 # %% ../../nbs/results/50_figures.ipynb #c881962c

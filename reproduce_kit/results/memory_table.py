@@ -10,7 +10,8 @@ import json
 from dataclasses import dataclass
 
 from ..config.optimizers import optimizer_titles
-from ..core import artifact_dir, read_record, sha256
+from ..core import artifact_dir, read_record
+from .read_once import file_hash
 from .table import MISSING, Table, format_signed
 from ..store.run import Run
 
@@ -34,7 +35,7 @@ def telemetry_hashes(runs: list) -> dict:
     "Return {run: sha256 of its telemetry}."
     store = artifact_dir('runs')
     return {
-        run.folder.relative_to(store).as_posix(): sha256(run.folder / 'telemetry.jsonl')
+        run.folder.relative_to(store).as_posix(): file_hash(run.folder / 'telemetry.jsonl')
         for run in runs
     }
 
