@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['NON_RUN_FOLDERS', 'ENDPOINT_FILE', 'STUDY_FILE', 'SWEEP_NAME', 'make_config', 'config_from_notebook', 'is_sweep_file',
-           'describes_runs', 'read_parameters', 'read_runs', 'read_config', 'in_row_order', 'read_configs',
-           'config_file']
+           'describes_runs', 'read_parameters', 'file_state', 'backbone_states', 'read_runs', 'read_config',
+           'in_row_order', 'read_configs', 'config_file']
 
 # %% ../../nbs/config/40_files.ipynb #82e54f30
 import itertools
+import os
 import re
 from copy import deepcopy
 from functools import lru_cache
@@ -155,11 +156,32 @@ def _with_all_rerankers(values: dict) -> dict:
         return values
     return values | dict(reranker=list(study_rerankers(values.get('study', ''))))
 
+# %% ../../nbs/config/40_files.ipynb #78e35188
+def file_state(path) -> tuple | None:  # None: there is no file
+    "Return what is different as soon as a file is."
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
-def read_runs(
-    path,  # a YAML file under params/
-) -> list:  # of RunConfig: one, or one for each combination of a sweep
-    "Read the runs that a parameter file describes."
+# %% ../../nbs/config/40_files.ipynb #26a11690
+def backbone_states() -> tuple:
+    "Return the state of all files that describe backbones and rerankers."
+    params = project_root() / 'params'
+    studies = sorted(os.listdir(params)) if params.is_dir() else []
+    files = [
+        f'{params}/{study}/{name}' for study in studies for name in (BACKBONES_FILE, RERANKERS_FILE)
+    ]
+    return tuple((file, file_state(file)) for file in files)
+
+# %% ../../nbs/config/40_files.ipynb #f99c1ffb
+@lru_cache(maxsize=2**15)
+def _runs_at(
+    path: str,
+    state: tuple,  # of the file
+    backbones: tuple,  # from `backbone_states`
+) -> tuple:  # of RunConfig
     values, text = read_parameters(path)
     values = _with_all_rerankers(values)
     swept = [key for key in SWEEP_KEYS if isinstance(values.get(key), list)]
@@ -169,7 +191,14 @@ def read_runs(
         suffixes = [f'{SWEEP_KEYS[key]}{_as_in_name(value)}' for key, value in chosen.items()]
         name = dict(name='-'.join([Path(path).stem, *suffixes])) if swept else {}
         runs.append(make_config(values | chosen | name, str(path), text))
-    return runs
+    return tuple(runs)
+
+# %% ../../nbs/config/40_files.ipynb #72e5b0e8
+def read_runs(
+    path,  # a YAML file under params/
+) -> list:  # of RunConfig: one, or one for each combination of a sweep
+    "Read the runs that a parameter file describes."
+    return list(_runs_at(str(path), file_state(path), backbone_states()))
 
 # %% ../../nbs/config/40_files.ipynb #b35e192a
 def read_config(path) -> RunConfig:
@@ -219,9 +248,10 @@ def read_configs(
         elif not of_runs and not none:
             problems.append(f"{path} describes no run, but {there[0].parent.name}")
         files += of_runs
+    backbones = backbone_states()
     for file in dict.fromkeys(files):
         try:
-            runs += read_runs(file)
+            runs += _runs_at(str(file), file_state(file), backbones)
         except KitError as error:
             problems.append(str(error))
     if problems:

@@ -162,6 +162,6 @@ def write_table(
     body = _macros(table) if is_macros else table_latex(table)
     with atomic_write(path) as file:
         file.write(generated_header(made) + body)
-    cells = [asdict(cell) | dict(text=cell.printed) for cell in table.cells]
+    cells = [vars(cell) | dict(text=cell.printed) for cell in table.cells]
     write_json(path.with_suffix('.json'), dict(file=path.name, **asdict(made), cells=cells))
     return path

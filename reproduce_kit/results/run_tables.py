@@ -170,14 +170,27 @@ def seed_groups(runs: list) -> list:
     return list(groups.values())
 
 # %% ../../nbs/results/30_run_tables.ipynb #48d7f1a3
+def _sum(frames: list) -> pd.DataFrame:
+    "Add frames of the same topics, in their order."
+    first, *others = frames
+    if not all(frame.columns.equals(first.columns) for frame in others):
+        return sum(frames)
+    total = first.to_numpy(float, copy=True)
+    for frame in others:
+        total += frame.to_numpy()
+    return pd.DataFrame(total, index=first.index, columns=first.columns)
+
+
 def _seed_mean(frames: list) -> pd.DataFrame:
     "Per-topic means over seeds; `attrs['spread']` has the deviation of each measure's mean."
-    mean = sum(frame.loc[frames[0].index] for frame in frames) / len(frames)
+    topics = frames[0].index
+    aligned = [frame if frame.index.equals(topics) else frame.loc[topics] for frame in frames]
+    mean = _sum(aligned) / len(frames)
     by_seed = pd.DataFrame([frame.mean() for frame in frames])
     mean.attrs = dict(spread=by_seed.std(ddof=1).to_dict())
     return mean
 
-
+# %% ../../nbs/results/30_run_tables.ipynb #a971719b
 def seed_group_epochs(
     group: list,  # of `seed_groups`
 ) -> list:
@@ -220,12 +233,16 @@ def add_mean(
 # %% ../../nbs/results/30_run_tables.ipynb #b2aee7a0
 def row_label(run: Run, runs: list) -> tuple:
     "Return (backbone, optimizer), with the rate if runs of both differ in it."
-    name = (run.cfg.title, run.cfg.optimizer)
-    rates = {r.cfg.learning_rate for r in runs if (r.cfg.title, r.cfg.optimizer) == name}
-    optimizer = run.cfg.optimizer_title
-    if len(rates) > 1:
+    title, optimizer = run.cfg.title, run.cfg.optimizer_title
+    others = (
+        other.cfg
+        for other in runs
+        if other.cfg.optimizer == run.cfg.optimizer
+        and other.cfg.learning_rate != run.cfg.learning_rate
+    )
+    if any(other.title == title for other in others):
         optimizer += f', {format_rate(run.cfg.learning_rate)}'
-    return run.cfg.title, optimizer
+    return title, optimizer
 
 # %% ../../nbs/results/30_run_tables.ipynb #c5563649
 _TABLE1_CAPTION = (

@@ -16,10 +16,17 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
-from ..config.files import in_row_order, make_config, read_configs
+from reproduce_kit.config.files import (
+    backbone_states,
+    file_state,
+    in_row_order,
+    make_config,
+    read_configs,
+)
 from ..config.settings import RunConfig
 from reproduce_kit.core import (
     KitError,
@@ -304,18 +311,24 @@ def mark_done(
     return read_json(run.folder / 'done.json')
 
 # %% ../../nbs/store/10_run.ipynb #47a7ca75
+@lru_cache(maxsize=2**15)
+def _config_in(manifest: str, state: tuple, backbones: tuple) -> RunConfig | None:
+    "Read a manifest's settings, once for each state of the files that they depend on."
+    try:
+        return make_config(read_json(manifest)['config'], manifest)
+    except (KitError, KeyError):
+        return None
+
+
 def find_runs(
     study: str = '*',  # one study, or all
     recipe: str = '*',
 ) -> list:  # Run, in table order
     "Return every run in the store, finished or not."
-    runs = []
+    runs, backbones = [], backbone_states()
     for path in artifact_dir('runs').glob(f'{study}/{recipe}/*/manifest.json'):
-        try:
-            cfg = make_config(read_json(path)['config'], str(path))
-        except (KitError, KeyError):
-            continue
-        runs.append(Run(cfg, path.parent))
+        if cfg := _config_in(str(path), file_state(path), backbones):
+            runs.append(Run(cfg, path.parent))
     return in_row_order(runs, lambda run: run.cfg)
 
 # %% ../../nbs/store/10_run.ipynb #7fbce5a6
