@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['runs_or_none', 'ranking_source', 'run_epochs', 'first_stage', 'read_evidence', 'first_stage_name', 'has_zero_shot',
-           'seed_groups', 'seed_group_epochs', 'add_mean', 'row_label', 'table1', 'measures_table', 'selection_scores',
-           'chosen_epoch', 'chosen_row']
+           'seed_groups', 'by_backbone', 'seed_group_epochs', 'add_mean', 'row_label', 'table1', 'measures_table',
+           'selection_scores', 'chosen_epoch', 'chosen_row']
 
 # %% ../../nbs/results/30_run_tables.ipynb #fe84177e
 from contextlib import suppress
@@ -168,6 +168,14 @@ def seed_groups(runs: list) -> list:
         settings = run.cfg.model_dump(exclude={'name', 'seed', *PLACEMENT_KEYS})
         groups.setdefault(canonical_json(settings), []).append(run)
     return list(groups.values())
+
+# %% ../../nbs/results/30_run_tables.ipynb #f527c701
+def by_backbone(runs: list) -> dict:
+    "Return {title of a backbone: its runs}, in table order."
+    groups = {}
+    for run in runs:
+        groups.setdefault(run.cfg.title, []).append(run)
+    return groups
 
 # %% ../../nbs/results/30_run_tables.ipynb #48d7f1a3
 def _sum(frames: list) -> pd.DataFrame:
