@@ -57,18 +57,17 @@ class RunRow:
 
     def as_dict(self) -> dict:
         "Return the row as `reproduce list --json` prints it."
-        return asdict(self)
+        return dict(vars(self))
 
 
-def _not_run(settings, **labels) -> RunRow:
+def _not_run(settings, folder, **labels) -> RunRow:
     from reproduce_kit.store.run import RunState
 
-    columns = dict(study=settings.study, recipe='', name=settings.name, identity=settings.identity)
+    identity = folder.name.rpartition('-')[2]  # hashed once, for the folder's name
+    columns = dict(study=settings.study, recipe='', name=settings.name, identity=identity)
     columns |= dict(title=settings.name, optimizer='adamw', state=RunState.NOT_RUN, updates=0)
-    columns |= dict(
-        of=settings.updates, measure=None, epochs=None, selected=None, final=None, folder=''
-    )
-    return RunRow(**columns | labels)
+    columns |= dict(of=settings.updates, measure=None, epochs=None, selected=None, final=None)
+    return RunRow(folder=str(folder), **columns | labels)
 
 
 def _started(row: RunRow, updates: int) -> RunRow:
@@ -95,7 +94,7 @@ def run_row(config) -> RunRow:
 
     folder = run_folder(config)
     labels = dict(recipe=config.recipe, title=config.title, optimizer=config.optimizer)
-    row = _not_run(config, folder=str(folder), **labels)
+    row = _not_run(config, folder, **labels)
     if not (folder / 'done.json').exists():
         updates = _last_update(folder)
         return row if updates is None else _started(row, updates)
@@ -119,12 +118,13 @@ def encoder_row(settings) -> RunRow:
     from reproduce_kit.config.encoders import SETTINGS_FOLDERS, is_trained
     from reproduce_kit.store.run import RunState
 
-    row = _not_run(settings, recipe=SETTINGS_FOLDERS[type(settings)], folder=str(settings.folder))
+    folder = settings.folder
+    row = _not_run(settings, folder, recipe=SETTINGS_FOLDERS[type(settings)])
     if not is_trained(settings):
-        updates = _last_update(settings.folder)
+        updates = _last_update(folder)
         return _started(row, updates) if updates else row
     row = replace(row, state=RunState.DONE, updates=settings.updates)
-    means = read_json(settings.folder / 'done.json').get('means', {})
+    means = read_json(folder / 'done.json').get('means', {})
     test_set = next(iter(means), None)
     if test_set is None:
         return row

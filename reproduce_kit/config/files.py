@@ -4,12 +4,18 @@
 
 # %% auto #0
 __all__ = ['NON_RUN_FOLDERS', 'ENDPOINT_FILE', 'STUDY_FILE', 'SWEEP_NAME', 'make_config', 'measured_on', 'config_from_notebook',
-           'is_sweep_file', 'describes_runs', 'read_parameters', 'read_runs', 'read_config', 'row_order',
-           'read_configs', 'config_file']
+           'is_sweep_file', 'describes_runs', 'read_parameters', 'file_state', 'backbone_states', 'read_runs',
+           'read_config', 'in_row_order', 'read_configs', 'config_file']
 
 # %% ../../nbs/config/40_files.ipynb #82e54f30
 import itertools
+import os
+import re
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
+
+import yaml
 
 from reproduce_kit.config.backbones import (
     BACKBONES,
@@ -87,6 +93,48 @@ def _missing_file(path: Path) -> KitError:
         near = [str(file.relative_to(project_root())) for file in files if describes_runs(file)]
     return KitError(f"{path} does not exist{did_you_mean(str(path), near)}")
 
+# %% ../../nbs/config/40_files.ipynb #13847c5b
+_KEY = r'[A-Za-z]\w*:'
+_NEXT_KEY = re.compile(f'^(?={_KEY})', re.MULTILINE)
+_OTHER_LINE = re.compile(rf'^(?!{_KEY}|[ #]|- |$)|[\r\x85\u2028\u2029]', re.MULTILINE)
+_COMMENTS = re.compile(r'(?:#.*\n|\n)*')
+_CONSTANTS = (str, int, float, type(None))
+
+
+@lru_cache(maxsize=10_000)
+def _parse_lines(lines: str):
+    return yaml.load(lines, getattr(yaml, 'CSafeLoader', yaml.SafeLoader))
+
+# %% ../../nbs/config/40_files.ipynb #188d9a98
+def _read_by_key(text: str) -> dict:
+    "Return the values of a text; empty if it has to be read as a whole."
+    before, *parts = _NEXT_KEY.split(text)
+    if _OTHER_LINE.search(text) or not _COMMENTS.fullmatch(before):
+        return {}
+    values = {}
+    for part in parts:
+        try:
+            parsed = _parse_lines(part)
+        except yaml.YAMLError:
+            return {}
+        if not isinstance(parsed, dict):
+            return {}
+        values |= parsed
+    return {
+        str(key): value if isinstance(value, _CONSTANTS) else deepcopy(value)
+        for key, value in values.items()
+    }
+
+# %% ../../nbs/config/40_files.ipynb #7a656863
+def _read_quickly(path: Path) -> tuple:  # (values, text)
+    "Do what `read_yaml` does, key by key where that is possible."
+    try:
+        text = path.read_text('utf-8')
+    except UnicodeDecodeError:
+        return read_yaml(path)
+    values = _read_by_key(text)
+    return (values, text) if values else read_yaml(path)
+
 # %% ../../nbs/config/40_files.ipynb #82a730e2
 def read_parameters(
     path,  # a YAML file
@@ -95,7 +143,7 @@ def read_parameters(
     path = Path(path)
     if not path.exists():
         raise _missing_file(path)
-    values, text = read_yaml(path)
+    values, text = _read_quickly(path)
     name = values.get('name', path.stem)
     if name != path.stem:
         raise KitError(
@@ -116,11 +164,32 @@ def _with_all_rerankers(values: dict) -> dict:
         return values
     return values | dict(reranker=list(study_rerankers(values.get('study', ''))))
 
+# %% ../../nbs/config/40_files.ipynb #78e35188
+def file_state(path) -> tuple | None:  # None: there is no file
+    "Return what is different as soon as a file is."
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
-def read_runs(
-    path,  # a YAML file under params/
-) -> list:  # of RunConfig: one, or one for each combination of a sweep
-    "Read the runs that a parameter file describes."
+# %% ../../nbs/config/40_files.ipynb #26a11690
+def backbone_states() -> tuple:
+    "Return the state of all files that describe backbones and rerankers."
+    params = project_root() / 'params'
+    studies = sorted(os.listdir(params)) if params.is_dir() else []
+    files = [
+        f'{params}/{study}/{name}' for study in studies for name in (BACKBONES_FILE, RERANKERS_FILE)
+    ]
+    return tuple((file, file_state(file)) for file in files)
+
+# %% ../../nbs/config/40_files.ipynb #f99c1ffb
+@lru_cache(maxsize=2**15)
+def _runs_at(
+    path: str,
+    state: tuple,  # of the file
+    backbones: tuple,  # from `backbone_states`
+) -> tuple:  # of RunConfig
     values, text = read_parameters(path)
     values = _with_all_rerankers(values)
     swept = [key for key in SWEEP_KEYS if isinstance(values.get(key), list)]
@@ -130,7 +199,14 @@ def read_runs(
         suffixes = [f'{SWEEP_KEYS[key]}{_as_in_name(value)}' for key, value in chosen.items()]
         name = dict(name='-'.join([Path(path).stem, *suffixes])) if swept else {}
         runs.append(make_config(values | chosen | name, str(path), text))
-    return runs
+    return tuple(runs)
+
+# %% ../../nbs/config/40_files.ipynb #72e5b0e8
+def read_runs(
+    path,  # a YAML file under params/
+) -> list:  # of RunConfig: one, or one for each combination of a sweep
+    "Read the runs that a parameter file describes."
+    return list(_runs_at(str(path), file_state(path), backbone_states()))
 
 # %% ../../nbs/config/40_files.ipynb #b35e192a
 def read_config(path) -> RunConfig:
@@ -143,19 +219,27 @@ def read_config(path) -> RunConfig:
     return runs[0]
 
 # %% ../../nbs/config/40_files.ipynb #aee20139
-def row_order(config: RunConfig) -> tuple:
-    "Return the key by which runs are sorted into a table's rows."
-    return (
-        config.study,
-        config.recipe,
-        BACKBONES[config.backbone].max_layers,
-        list(BACKBONES).index(config.backbone),
-        config.layers,
-        optimizer_rank(config.optimizer),
-        config.learning_rate,
-        config.seed,
-        config.name,
-    )
+def in_row_order(
+    runs,  # of RunConfig, or of what has one
+    config_of=lambda config: config,  # from one of them to its RunConfig
+) -> list:
+    "Sort runs into the rows of a table."
+    ranks = {name: (spec.max_layers, i) for i, (name, spec) in enumerate(BACKBONES.items())}
+
+    def row(run) -> tuple:
+        config = config_of(run)
+        return (
+            config.study,
+            config.recipe,
+            *ranks[config.backbone],
+            config.layers,
+            optimizer_rank(config.optimizer),
+            config.learning_rate,
+            config.seed,
+            config.name,
+        )
+
+    return sorted(runs, key=row)
 
 # %% ../../nbs/config/40_files.ipynb #4b24a7af
 def read_configs(
@@ -172,14 +256,15 @@ def read_configs(
         elif not of_runs and not none:
             problems.append(f"{path} describes no run, but {there[0].parent.name}")
         files += of_runs
+    backbones = backbone_states()
     for file in dict.fromkeys(files):
         try:
-            runs += read_runs(file)
+            runs += _runs_at(str(file), file_state(file), backbones)
         except KitError as error:
             problems.append(str(error))
     if problems:
         raise KitError('\n'.join(problems))
-    return sorted(runs, key=row_order)
+    return in_row_order(runs)
 
 # %% ../../nbs/config/40_files.ipynb #be1a48ef
 def _describes(file: Path, config: RunConfig) -> bool:

@@ -12,14 +12,11 @@ import os
 import re
 import shutil
 import subprocess
-import sys
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
-
-import papermill
 
 from ..config.study import read_study
 from reproduce_kit.core import (
@@ -32,9 +29,13 @@ from reproduce_kit.core import (
     sha256,
     write_json,
 )
-from ..engines.papermill import execute_notebook
-from ..results.run_tables import require_runs
-from ..store.run import PACKAGES, git_state
+from reproduce_kit.publish.page_processes import (
+    CONTEXT,
+    cell_sources,
+    execute_pages,
+    import_modules_of,
+)
+from ..store.run import PACKAGES, git_state, require_runs
 from ..verdicts.claims import claims_paths, claims_study
 
 # %% ../../nbs/publish/10_pages.ipynb #6e6ece39
@@ -133,15 +134,18 @@ def _file_stats(folder: Path) -> list:
     return sorted(stats)
 
 # %% ../../nbs/publish/10_pages.ipynb #e8fd6ec9
+def _text_parameters(notebook: Path) -> list:
+    "Return the texts that are defaults of a page's parameters."
+    assigned = []
+    for source in cell_sources(notebook, 'parameters'):
+        assigned += [getattr(node, 'value', None) for node in ast.parse(source).body]
+    texts = [node.value for node in assigned if isinstance(node, ast.Constant)]
+    return [text for text in texts if isinstance(text, str) and text]
+
+
 def _named_data(notebook: Path) -> list:
     "Files and folders of `$KIT_DATA` that are the defaults of a page's parameters."
-    paths = []
-    for parameter in papermill.inspect_notebook(str(notebook)).values():
-        default = parameter['default']
-        if default[:1] in ('"', "'"):
-            name = ast.literal_eval(default)
-            if name:
-                paths.append(data_folder() / name)
+    paths = [data_folder() / text for text in _text_parameters(notebook)]
     return [path for path in paths if path.exists()]
 
 # %% ../../nbs/publish/10_pages.ipynb #bf1a829d
@@ -214,19 +218,17 @@ def _write_notes(pages: dict, keys: dict, before: set):
         write_json(page.note, asdict(PageNote(keys[name], own)))
 
 # %% ../../nbs/publish/10_pages.ipynb #08da30b9
-def _execute(job: tuple) -> bool:
-    "Execute a page; return whether it was not interrupted, which a pool would not pass on."
-    try:
-        execute_notebook(*job)
-    except KeyboardInterrupt:
-        return False
-    return True
+def _read_once(jobs: dict, runs: list):
+    "Import and read what several pages would, before each gets a copy of this process."
+    if len(jobs) < 2 or CONTEXT.get_start_method() != 'fork':
+        return
+    from reproduce_kit.results.run_tables import final_evidence, run_epochs
 
-
-def _pool(jobs: int):
-    "A pool of processes; leaving it early ends what is under way."
-    context = get_context('fork' if sys.platform == 'linux' else 'spawn')
-    return context.Pool(max(1, min(4, os.cpu_count() or 1, jobs)))
+    import_modules_of([notebook for notebook, *_ in jobs.values()])
+    for run in runs:
+        with suppress(Exception):  # the page that shows it will say what is wrong with it
+            run_epochs(run)
+            final_evidence(run)
 
 # %% ../../nbs/publish/10_pages.ipynb #61f6201c
 def _what_became_of(
@@ -250,7 +252,8 @@ def make_outputs(
     say=print,  # called with one line per page
 ) -> list:  # the files that are there now
     "Execute the analysis pages of a study that would write anything new."
-    names = _all_names(names, study, require_runs(study, recipe))
+    runs = require_runs(study, recipe)
+    names = _all_names(names, study, runs)
     pages = analysis_pages(names, study)
     keys = _keys(pages, study, recipe)
     stale = [name for name in names if not _is_up_to_date(pages[name], keys[name])]
@@ -258,16 +261,14 @@ def make_outputs(
     before = _output_stats()
     for name in stale:
         pages[name].note.unlink(missing_ok=True)
-    jobs = [(*pages[name], dict(study=study, recipe=recipe)) for name in stale]
+    jobs = {name: (*pages[name], dict(study=study, recipe=recipe)) for name in stale}
+    _read_once(jobs, runs)
     executed, outputs = {}, []
     try:
-        with _pool(len(jobs)) as pool:
-            results = pool.imap(_execute, jobs)
+        with closing(execute_pages(jobs)) as executions:
             for name in names:
                 if name in stale:
-                    if not next(results):
-                        raise KeyboardInterrupt
-                    executed[name] = pages[name]
+                    executed[next(executions)] = pages[name]
                 path = first_output(name, study)
                 outputs.append(path)
                 say(f'{_what_became_of(path, name in stale, before)} {display_path(path)}')

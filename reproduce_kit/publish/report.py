@@ -36,7 +36,7 @@ from ..results.manifest import Commit, read_manifest
 from ..results.measure_columns import table_columns
 from ..results.memory_table import memory_table
 from ..results.number_macros import number_macros
-from ..results.run_tables import first_stage, require_runs, run_epochs, table1
+from ..results.run_tables import first_stage, run_epochs, table1
 from ..results.settings_table import settings_table
 from reproduce_kit.results.significance_tables import (
     gap_table,
@@ -48,7 +48,7 @@ from reproduce_kit.results.significance_tables import (
 from ..results.system_table import table2
 from ..results.table import Table, format_interval, table_html
 from ..results.variance_figure import variance_figure
-from ..store.run import git_state
+from ..store.run import git_state, require_runs
 from ..verdicts.cells import CellVerdict, check_cells
 from ..verdicts.claims import claims_study, judge_all, read_claims, verdict_counts
 from ..verdicts.evidence import collect_evidence

@@ -20,10 +20,11 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from ..config.comparison import compared_optimizers
 from ..config.losses import DEFAULT_LOSS
 from ..config.optimizers import optimizer_titles
-from ..core import artifact_dir, atomic_write, sha256, write_json
+from ..core import artifact_dir, atomic_write, write_json
 from ..evaluation.metrics import paired_interval
 from .latex import generated_header, latex_text, provenance
-from .run_tables import run_epochs
+from .read_once import file_hash
+from .run_tables import by_backbone, run_epochs
 from .table import Cell
 from ..store.history import read_history
 
@@ -104,7 +105,7 @@ def save_figure(
 
 def _history_cell(run) -> dict:
     "What the JSON file of a figure says about a run."
-    source = dict(run=run.folder.name, history=sha256(run.folder / 'history.jsonl'))
+    source = dict(run=run.folder.name, history=file_hash(run.folder / 'history.jsonl'))
     return asdict(Cell(run.folder.name, 'history.jsonl', '', source=source))
 
 # %% ../../nbs/results/50_figures.ipynb #c881962c
@@ -303,8 +304,8 @@ def gap_frame(
     test_set = test_set or runs[0].cfg.test_sets[0]
     comparison = compared_optimizers([run.cfg for run in runs])
     rows = []
-    for title in dict.fromkeys(run.cfg.title for run in runs):
-        own = [run for run in runs if run.cfg.title == title and test_set in run.cfg.test_sets]
+    for title, trained in by_backbone(runs).items():
+        own = [run for run in trained if test_set in run.cfg.test_sets]
         wanted = (comparison.advanced, comparison.baseline) if comparison else ()
         sides = [[run for run in own if run.cfg.optimizer == name] for name in wanted]
         if not sides or not all(sides):
@@ -382,10 +383,9 @@ def write_curves(runs: list, notebook: str) -> list:
     """Draw the curves of each backbone, write `paper/curves.tex`, and return the figures' names.
 
     With one backbone, Figure 2 has its curves, so the appendix has none."""
-    titles = list(dict.fromkeys(run.cfg.title for run in runs))
-    names, body = [], '\\section{Training curves}\n' if len(titles) > 1 else ''
-    for title in titles if len(titles) > 1 else []:
-        own = [run for run in runs if run.cfg.title == title]
+    backbones = by_backbone(runs)
+    names, body = [], '\\section{Training curves}\n' if len(backbones) > 1 else ''
+    for title, own in backbones.items() if len(backbones) > 1 else []:
         name = 'curves-' + title.lower().replace(' ', '-')
         save_figure(figure2(history_frame(own)), name, own, notebook)
         body += _CURVES % (name, latex_text(title), name)

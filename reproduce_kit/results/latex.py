@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core import artifact_dir, atomic_write, sha256, write_json
+from ..core import artifact_dir, atomic_write, write_json
 from .manifest import Commit
+from .read_once import file_hash
 from .table import Cell, Table, label_levels, repeated_levels
 from ..store.run import git_state
 
@@ -125,7 +126,7 @@ def provenance(
     inputs = {}
     for run in runs:
         done = run.folder / 'done.json'
-        inputs[done.relative_to(store).as_posix()] = sha256(done)
+        inputs[done.relative_to(store).as_posix()] = file_hash(done)
     return Provenance(notebook, Commit(**git_state()), inputs | (more or {}))
 
 # %% ../../nbs/results/20_latex.ipynb #76ac16a5
@@ -161,6 +162,6 @@ def write_table(
     body = _macros(table) if is_macros else table_latex(table)
     with atomic_write(path) as file:
         file.write(generated_header(made) + body)
-    cells = [asdict(cell) | dict(text=cell.printed) for cell in table.cells]
+    cells = [vars(cell) | dict(text=cell.printed) for cell in table.cells]
     write_json(path.with_suffix('.json'), dict(file=path.name, **asdict(made), cells=cells))
     return path

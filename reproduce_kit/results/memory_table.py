@@ -10,7 +10,9 @@ import json
 from dataclasses import dataclass
 
 from ..config.optimizers import optimizer_titles
-from ..core import artifact_dir, read_record, sha256
+from ..core import artifact_dir, read_record
+from .read_once import file_hash
+from .run_tables import by_backbone
 from .table import MISSING, Table, format_signed
 from ..store.run import Run
 
@@ -34,7 +36,7 @@ def telemetry_hashes(runs: list) -> dict:
     "Return {run: sha256 of its telemetry}."
     store = artifact_dir('runs')
     return {
-        run.folder.relative_to(store).as_posix(): sha256(run.folder / 'telemetry.jsonl')
+        run.folder.relative_to(store).as_posix(): file_hash(run.folder / 'telemetry.jsonl')
         for run in runs
     }
 
@@ -139,15 +141,11 @@ def memory_table(runs: list) -> Table:
         for column in measured[0][1]
         if any(values[column] is not None for _, values in measured)
     ]
-    for title in dict.fromkeys(run.cfg.title for run in runs):
+    values_of = {run.folder: values for run, values in measured}
+    for title, own in by_backbone(runs).items():
         means = {}
-        own = [run.cfg.optimizer for run in runs if run.cfg.title == title]
-        for optimizer, label in optimizer_titles(own).items():
-            group = [
-                (run, values)
-                for run, values in measured
-                if (run.cfg.title, run.cfg.optimizer) == (title, optimizer)
-            ]
+        for optimizer, label in optimizer_titles(run.cfg.optimizer for run in own).items():
+            group = [(run, values_of[run.folder]) for run in own if run.cfg.optimizer == optimizer]
             means[label] = _add_means(table, (title, label), columns, group)
         first, *others = means
         for other in others:

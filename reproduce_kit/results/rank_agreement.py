@@ -15,23 +15,31 @@ import pandas as pd
 from ..config.settings import PLACEMENT_KEYS
 from ..config.sweep import TUNED_KEYS
 from ..data.trec import ranking, read_run
-from ..evaluation.reproducibility import rank_biased_overlap
+from ..evaluation.reproducibility import DEPTH, PERSISTENCE, rank_biased_overlap
 from .figures import set_style
 from ..store.run import Run
 
 # %% ../../nbs/results/53_rank_agreement.ipynb #c1ea211e
+def _settings(run: Run) -> dict:
+    return run.cfg.model_dump(exclude={'name', *PLACEMENT_KEYS})
+
+
+def _kind(first: dict, second: dict, title: str) -> str:
+    "Do what `kind_of_pair` does; `title` is of the first run's optimizer."
+    differing = {key for key, value in first.items() if value != second[key]}
+    if differing == {'seed'}:
+        return f'{title}, other seed'
+    if 'optimizer' in differing and differing <= TUNED_KEYS:
+        return 'other optimizer, same seed'
+    return ''
+
+
 def kind_of_pair(
     first: Run,
     second: Run,
 ) -> str:  # '' where they differ in more, or in nothing
     "Say in which one thing two runs differ: the seed under one optimizer, or the optimizer."
-    a, b = first.cfg.model_dump(), second.cfg.model_dump()
-    differing = {key for key in a if a[key] != b[key]} - {'name', *PLACEMENT_KEYS}
-    if differing == {'seed'}:
-        return f'{first.cfg.optimizer_title}, other seed'
-    if 'optimizer' in differing and differing <= TUNED_KEYS:
-        return 'other optimizer, same seed'
-    return ''
+    return _kind(_settings(first), _settings(second), first.cfg.optimizer_title)
 
 # %% ../../nbs/results/53_rank_agreement.ipynb #7325f37c
 def _rankings(run: Run, test_set: str) -> dict:
@@ -40,19 +48,58 @@ def _rankings(run: Run, test_set: str) -> dict:
     return {topic: ranking(docs) for topic, docs in scores.items()}
 
 
+def _compared(runs: list) -> list:  # (number of the first run, of the second, kind)
+    "Return the pairs that are compared, in the order of the runs."
+    settings = [_settings(run) for run in runs]
+    titles = [run.cfg.optimizer_title for run in runs]
+    kinds = (
+        (i, j, _kind(settings[i], settings[j], titles[i]))
+        for i, j in combinations(range(len(runs)), 2)
+    )
+    return [pair for pair in kinds if pair[2]]
+
+# %% ../../nbs/results/53_rank_agreement.ipynb #87860051
+_PAIRS_AT_ONCE = 4096
+
+
+def _topic_overlaps(rankings: list, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    "Return the overlap of pairs of one topic's rankings; `first` and `second` number them."
+    depth = min(DEPTH, len(rankings[0]))
+    if len({len(docids) for docids in rankings}) > 1:
+        return np.array(
+            [rank_biased_overlap(rankings[i], rankings[j]) for i, j in zip(first, second)]
+        )
+    weights = PERSISTENCE ** np.arange(depth)
+    sums = (weights / np.arange(1, depth + 1))[::-1].cumsum()[::-1]
+    documents = {docid: None for docids in rankings for docid in docids[:depth]}
+    column = {docid: number for number, docid in enumerate(documents)}
+    gains = np.zeros((len(rankings), len(column)))
+    for row, docids in zip(gains, rankings):
+        row[[column[docid] for docid in docids[:depth]]] = sums
+    parts = [
+        np.minimum(gains[first[i : i + _PAIRS_AT_ONCE]], gains[second[i : i + _PAIRS_AT_ONCE]]).sum(
+            1
+        )
+        for i in range(0, len(first), _PAIRS_AT_ONCE)
+    ]
+    return np.concatenate(parts) / weights.sum()
+
+# %% ../../nbs/results/53_rank_agreement.ipynb #e98636b0
 def rank_agreement(
     runs: list,  # finished runs of one study
     test_set: str,
 ) -> pd.DataFrame:  # a row per pair: kind, overlap (mean over topics)
     "Return the rank-biased overlap of pairs of runs."
-    rankings = {run.folder: _rankings(run, test_set) for run in runs}
-    rows = []
-    for first, second in combinations(runs, 2):
-        if kind := kind_of_pair(first, second):
-            a, b = rankings[first.folder], rankings[second.folder]
-            overlap = np.mean([rank_biased_overlap(a[topic], b[topic]) for topic in a])
-            rows.append(dict(kind=kind, overlap=float(overlap)))
-    return pd.DataFrame(rows, columns=['kind', 'overlap'])
+    compared = _compared(runs)
+    if not compared:
+        return pd.DataFrame(columns=['kind', 'overlap'])
+    first, second, kinds = (np.array(column) for column in zip(*compared))
+    rankings = [_rankings(run, test_set) for run in runs]
+    by_topic = [
+        _topic_overlaps([docids[topic] for docids in rankings], first, second)
+        for topic in rankings[0]
+    ]
+    return pd.DataFrame(dict(kind=kinds, overlap=np.stack(by_topic, axis=1).mean(1)))
 
 # %% ../../nbs/results/53_rank_agreement.ipynb #dded7aa2
 def rank_agreement_figure(

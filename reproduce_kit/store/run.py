@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PACKAGES', 'git_state', 'devices', 'core_count', 'hardware', 'core_share', 'process_rank', 'world_size',
            'wait_for_all', 'RunState', 'Run', 'run_folder', 'open_run', 'record_data', 'selected_epoch', 'final_epoch',
-           'mark_done', 'find_runs', 'finished_runs']
+           'mark_done', 'find_runs', 'finished_runs', 'require_runs']
 
 # %% ../../nbs/store/10_run.ipynb #25d71170
 import json
@@ -17,13 +17,17 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
-import psutil
-from filelock import FileLock, Timeout
-
-from ..config.files import make_config, read_configs, row_order
+from reproduce_kit.config.files import (
+    backbone_states,
+    file_state,
+    in_row_order,
+    make_config,
+    read_configs,
+)
 from ..config.settings import RunConfig
 from reproduce_kit.core import (
     KitError,
@@ -85,11 +89,14 @@ def devices() -> list:
 # %% ../../nbs/store/10_run.ipynb #cba4b52f
 def core_count() -> int:
     "Return how many cores this machine's processor has."
+    import psutil
+
     return psutil.cpu_count(logical=False) or os.cpu_count() or 1
 
 # %% ../../nbs/store/10_run.ipynb #8f0678ea
 def hardware() -> dict:
     "Return the processor, memory and GPUs that a run has."
+    import psutil
     import torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -125,12 +132,11 @@ def world_size() -> int:
 # %% ../../nbs/store/10_run.ipynb #7489a55b
 def wait_for_all():
     "Wait for the other processes, if any."
-    if world_size() == 1:
-        return
-    import torch.distributed as dist
+    if world_size() > 1:
+        import torch.distributed as dist
 
-    if dist.is_available() and dist.is_initialized():
-        dist.barrier()
+        if dist.is_initialized():
+            dist.barrier()
 
 # %% ../../nbs/store/10_run.ipynb #6be635b8
 class RunState(StrEnum):
@@ -189,6 +195,11 @@ class Run:
         updates = manifest.get('updates', {}) | dict(done=progress.updates_done)
         return manifest | dict(updates=updates) | progress.manifest()
 
+    @property
+    def data(self) -> dict:  # {source: SHA-256}
+        "What the run is made from."
+        return self._read_manifest().get('data', {})
+
     def epoch(self, n: int) -> Path:
         "Return the folder of epoch `n`, from 1."
         return self.folder / f'epoch-{n}'
@@ -213,8 +224,10 @@ def run_folder(cfg: RunConfig) -> Path:
     return artifact_dir('runs') / cfg.study / cfg.recipe / f'{cfg.name}-{cfg.identity}'
 
 # %% ../../nbs/store/10_run.ipynb #595b0c6d
-def _lock(folder: Path) -> FileLock:
+def _lock(folder: Path):  # filelock.FileLock
     "Create a run's folder and lock it; raise KitError if another process has it."
+    from filelock import FileLock, Timeout
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / '.lock', is_singleton=True)
@@ -326,19 +339,25 @@ def mark_done(
     return read_json(run.folder / 'done.json')
 
 # %% ../../nbs/store/10_run.ipynb #47a7ca75
+@lru_cache(maxsize=2**15)
+def _config_in(manifest: str, state: tuple, backbones: tuple) -> RunConfig | None:
+    "Read a manifest's settings, once for each state of the files that they depend on."
+    try:
+        return make_config(read_json(manifest)['config'], manifest)
+    except (KitError, KeyError):
+        return None
+
+
 def find_runs(
     study: str = '*',  # one study, or all
     recipe: str = '*',
 ) -> list:  # Run, in table order
     "Return every run in the store, finished or not."
-    runs = []
+    runs, backbones = [], backbone_states()
     for path in artifact_dir('runs').glob(f'{study}/{recipe}/*/manifest.json'):
-        try:
-            cfg = make_config(read_json(path)['config'], str(path))
-        except (KitError, KeyError):
-            continue
-        runs.append(Run(cfg, path.parent))
-    return sorted(runs, key=lambda run: row_order(run.cfg))
+        if cfg := _config_in(str(path), file_state(path), backbones):
+            runs.append(Run(cfg, path.parent))
+    return in_row_order(runs, lambda run: run.cfg)
 
 # %% ../../nbs/store/10_run.ipynb #7fbce5a6
 def finished_runs(study: str, recipe: str = '*') -> list:  # Run, in table order
@@ -355,5 +374,27 @@ def finished_runs(study: str, recipe: str = '*') -> list:  # Run, in table order
         raise KitError(
             f"several finished runs would fill the same rows: {', '.join(repeated)}; "
             f"delete those that are out of date from {artifact_dir('runs') / study}"
+        )
+    return runs
+
+# %% ../../nbs/store/10_run.ipynb #59b5dd89
+def require_runs(
+    study: str,
+    recipe: str = '',  # needed when the study has finished runs of several recipes
+) -> list:
+    "Return the study's finished runs; raise `KitError` if there are none."
+    runs = finished_runs(study, recipe or '*')
+    if not runs:
+        named = f', recipe {recipe!r}' if recipe else ''
+        folder = f'params/{study}/{recipe}' if recipe else f'params/{study}'
+        raise KitError(
+            f"no finished runs of study {study!r}{named} in {artifact_dir('runs')}; "
+            f"`reproduce run {folder}` makes them"
+        )
+    recipes = sorted({run.cfg.recipe for run in runs})
+    if len(recipes) > 1:
+        raise KitError(
+            f"study {study!r} has finished runs of several recipes ({', '.join(recipes)}), "
+            'which do not share a table; name one with --recipe'
         )
     return runs

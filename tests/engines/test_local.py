@@ -432,29 +432,35 @@ def interrupt_all(command):
     os.killpg(command.pid, signal.SIGINT)
 
 
-def interrupt_workers(command):
+def interrupt_command(command):
+    os.kill(command.pid, signal.SIGINT)
+
+
+def interrupt_pages(command):
     """The command itself once missed a signal, and waited forever for pages that had stopped."""
-    for worker in psutil.Process(command.pid).children():
-        worker.send_signal(signal.SIGINT)
+    for page in pages_under_way(command):
+        page.send_signal(signal.SIGINT)
 
 
-@pytest.mark.parametrize('interrupt', [interrupt_all, interrupt_workers])
-def test_ctrl_c_ends_the_pages_at_once_with_their_kernels(study, interrupt):
+def pages_under_way(command) -> list:
+    """The processes of pages: copies of the command."""
+    assert command.poll() is None
+    try:
+        name = psutil.Process(command.pid).cmdline()
+        children = psutil.Process(command.pid).children()
+        return [child for child in children if child.cmdline() == name]
+    except psutil.Error:
+        return []  # one of them ended meanwhile
+
+
+@pytest.mark.parametrize('interrupt', [interrupt_all, interrupt_command, interrupt_pages])
+def test_ctrl_c_ends_the_pages_at_once(study, interrupt):
     os.utime(study.run('smoke-adamw') / 'history.jsonl')
     command = start(
         BIN / 'reproduce', 'tables', '--study', 'smoke', env=study.env, stderr=subprocess.PIPE
     )
-
-    def kernels():
-        assert command.poll() is None
-        try:
-            children = psutil.Process(command.pid).children(recursive=True)
-            return [p for p in children if 'ipykernel_launcher' in ' '.join(p.cmdline())]
-        except psutil.Error:
-            return []  # one of them ended meanwhile
-
-    started = wait_for(kernels)
-    time.sleep(1)
+    started = wait_for(lambda: pages_under_way(command))
+    time.sleep(0.2)
     interrupt(command)
     _, errors = command.communicate(timeout=30)
     assert command.returncode == 130, errors
@@ -465,7 +471,7 @@ def test_ctrl_c_ends_the_pages_at_once_with_their_kernels(study, interrupt):
 
 @pytest.mark.soak
 def test_all_tables_and_figures_of_a_study_are_written(study):
-    """Each page in its kernel, by the command."""
+    """Each page in its process, by the command."""
     for command in ('tables', 'figures'):
         p = reproduce(command, '--study', 'smoke', env=study.env)
         assert p.returncode == 0, p.stdout + p.stderr

@@ -1,0 +1,160 @@
+"""Pages in copies of one process: what they show, what stops them, what they read again."""
+
+import os
+import re
+import signal
+
+import matplotlib
+import nbformat
+import pandas as pd
+import pytest
+from conftest import ROOT
+from kit import SMOKE
+
+import reproduce_kit.publish.pages as pages
+from reproduce_kit.config.files import make_config
+from reproduce_kit.core import KitError
+from reproduce_kit.engines.papermill import execute_notebook
+from reproduce_kit.evaluation.metrics import MEASURES
+from reproduce_kit.publish.page_processes import execute_pages
+from reproduce_kit.testing.fake_runs import fake_run
+
+SHOWN = (
+    'print(f"{study} is shown")',
+    'import pandas as pd\npd.DataFrame(dict(lion=[0.25, 0.5]))',
+    'import matplotlib.pyplot as plt\nplt.plot([1, 2], [1, 4])\nplt.title(study);',
+    'from IPython.display import HTML, display\ndisplay(HTML("<b>bold</b>"))\n2 + 2',
+)
+
+
+def write_page(folder, name, *sources):
+    """Write a page with the parameters of every analysis page."""
+    tags = dict(tags=['parameters'])
+    parameters = nbformat.v4.new_code_cell("study: str = 'none'\nrecipe: str = ''", metadata=tags)
+    cells = [parameters, *map(nbformat.v4.new_code_cell, sources)]
+    kernel = dict(name='python3', language='python', display_name='python3')
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata=dict(kernelspec=kernel))
+    folder.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, folder / f'{name}.ipynb')
+    return folder / f'{name}.ipynb'
+
+
+def job(page):
+    return page, page.with_name(f'{page.stem}-executed.ipynb'), dict(study='smoke', recipe='')
+
+
+def outputs_of(notebook):
+    """What each cell shows, its images aside, whose bytes have the fonts of a style in them."""
+    shown = []
+    for cell in nbformat.read(notebook, 4).cells:
+        for output in cell.get('outputs', []):
+            data = {k: v for k, v in output.get('data', {}).items() if k != 'image/png'}
+            shown.append(
+                (output.output_type, output.get('text'), data, len(output.get('data', {})))
+            )
+    return shown
+
+
+def test_a_page_shows_what_it_shows_in_a_kernel(tmp_path, monkeypatch):
+    monkeypatch.delenv('MPLBACKEND', raising=False)  # with it, no figure is shown
+    page = write_page(tmp_path, 'page', *SHOWN)
+    assert list(execute_pages({'page': job(page)})) == ['page']
+    execute_notebook(page, tmp_path / 'kernel.ipynb', dict(study='smoke', recipe=''))
+    assert outputs_of(tmp_path / 'page-executed.ipynb') == outputs_of(tmp_path / 'kernel.ipynb')
+
+
+@pytest.mark.parametrize(
+    'source',
+    [
+        "raise RuntimeError('no such row')",
+        "from reproduce_kit.core import KitError\nraise KitError('params/a.yaml: wrong; mend it')",
+        'a b',  # in a file whose name is drawn
+    ],
+)
+def test_a_page_fails_as_it_does_in_a_kernel(tmp_path, source):
+    page, messages = write_page(tmp_path, 'page', '1', source), []
+    for execute in (
+        lambda: list(execute_pages({'page': job(page)})),
+        lambda: execute_notebook(*job(page)),
+    ):
+        with pytest.raises(KitError) as raised:
+            execute()
+        part = page.with_name('page-executed.part.ipynb')
+        assert part.exists() and not page.with_name('page-executed.ipynb').exists()
+        assert nbformat.read(part, 4).cells[-1].outputs[-1].output_type == 'error'
+        messages.append(re.sub(r'\(\S+, line', '(line', str(raised.value)))
+    assert messages[0] == messages[1]
+
+
+def test_what_a_page_changes_stays_in_its_process(tmp_path):
+    change = 'import matplotlib\nmatplotlib.rcParams["font.size"] = 30\nimport os\nos.environ["SEEN"] = "1"'
+    see = 'import matplotlib, os\nmatplotlib.rcParams["font.size"], "SEEN" in os.environ'
+    jobs = {
+        name: job(write_page(tmp_path, name, source))
+        for name, source in dict(a=change, b=see).items()
+    }
+    assert list(execute_pages(jobs)) == ['a', 'b']
+    shown = nbformat.read(tmp_path / 'b-executed.ipynb', 4).cells[-1].outputs[0]
+    assert shown.data['text/plain'] == str((matplotlib.rcParams['font.size'], False))
+
+
+def test_a_page_whose_process_is_killed_is_named(tmp_path):
+    page = write_page(tmp_path, 'page', f'import os\nos.kill(os.getpid(), {int(signal.SIGKILL)})')
+    with pytest.raises(KitError, match='page: the process of the page was killed'):
+        list(execute_pages({'page': job(page)}))
+
+
+def test_an_interrupted_page_ends_the_others(tmp_path):
+    interrupt = 'import os, signal\nos.kill(os.getpid(), signal.SIGINT)'
+    sleep = 'import time\ntime.sleep(60)'
+    jobs = {
+        name: job(write_page(tmp_path, name, source))
+        for name, source in dict(a=sleep, b=interrupt).items()
+    }
+    with pytest.raises(KeyboardInterrupt):
+        list(execute_pages(jobs))
+    assert not (tmp_path / 'a-executed.ipynb').exists()
+
+
+# one read for all pages
+
+HASHED_AGAIN = """
+from reproduce_kit.results.read_once import _hash
+from reproduce_kit.results.run_tables import run_epochs, runs_or_none
+before = _hash.cache_info().misses
+for run in runs_or_none(study, recipe):
+    run_epochs(run)
+print(_hash.cache_info().misses - before)
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A finished run, in a clone whose pages `settings` and `memory` count what they hash."""
+    monkeypatch.setenv('REPRODUCE_ROOT', str(tmp_path))
+    for kind in ('runs', 'paper', 'figures'):
+        monkeypatch.setenv(f'REPRODUCE_{kind.upper()}', str(tmp_path / kind))
+    (tmp_path / 'params').symlink_to(ROOT / 'params')
+    for name in ('settings', 'memory'):
+        write_page(tmp_path / 'nbs/analysis', name, HASHED_AGAIN)
+    frame = pd.DataFrame(0.5, index=pd.Index(['t1', 't2'], name='qid'), columns=MEASURES)
+    config = make_config(SMOKE)
+    return fake_run(config, {epoch: dict(test=frame) for epoch in config.measured_epochs})
+
+
+def test_pages_that_are_made_together_hash_each_file_once(run, tmp_path):
+    pages.make_outputs(('settings', 'memory'), 'smoke')
+    for name in ('settings', 'memory'):
+        executed = nbformat.read(tmp_path / f'runs/smoke/analysis/{name}.ipynb', 4)
+        assert executed.cells[-1].outputs[0].text == '0\n'
+
+
+def test_a_file_that_changed_since_the_last_rebuild_is_noticed(run):
+    pages.make_outputs(('settings', 'memory'), 'smoke')
+    file = run.epoch(1) / 'perquery.csv'
+    times = (file.stat().st_atime_ns, file.stat().st_mtime_ns)
+    file.write_text(file.read_text().replace('0.5', '0.7', 1))
+    os.utime(file, ns=times)
+    os.utime(run.folder / 'history.jsonl')  # so that the pages are made again
+    with pytest.raises(KitError, match='is not the file that the run measured'):
+        pages.make_outputs(('settings', 'memory'), 'smoke')
