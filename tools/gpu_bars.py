@@ -94,6 +94,7 @@ def _run_in_group(log: str, function, arguments: tuple):
     sys.stdout = sys.stderr = file
     for descriptor in (1, 2):  # of what is not Python
         os.dup2(file.fileno(), descriptor)
+    multiprocessing.set_start_method('fork', force=True)  # of data loaders, as in a run
     function(*arguments)
 
 
@@ -189,9 +190,7 @@ def print_bars(lines: list):
     """Print what was measured, a line each."""
     for line in lines:
         bar = line.bar
-        if bar.problem:
-            continue
-        words = [bar.part, bar.backbone, bar.side, bar.precision, bar.case]
+        words = [bar.part, bar.backbone, bar.side, bar.precision, bar.case, bar.problem]
         numbers = dict(ratio=bar.ratio, of_limit=bar.of_limit, error=bar.error)
         numbers |= dict(peak_gib=bar.peak_gib, state_mib=bar.state_mib)
         if bar.per_second:

@@ -6,7 +6,7 @@
 __all__ = ['TextLengths', 'dl19_lengths', 'made_up_words', 'RandomPairs', 'random_pairs', 'word_tokenizer', 'random_classifier',
            'random_cross_encoder']
 
-# %% ../../nbs/speed/42_random_models.ipynb #b3d3fe81
+# %% ../../nbs/speed/42_random_models.ipynb #77cbf350
 import csv
 from dataclasses import dataclass
 from importlib.resources import files
@@ -15,8 +15,14 @@ from itertools import islice, product
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
+from ..core import KitError
 from ..models.gte import NATIVE_TYPES
 
 # %% ../../nbs/speed/42_random_models.ipynb #32bd404c
@@ -104,7 +110,7 @@ def word_tokenizer(
         **{f'{token.strip("[]").lower()}_token': token for token in _SPECIAL_TOKENS},
     )
 
-# %% ../../nbs/speed/42_random_models.ipynb #f78ddd7a
+# %% ../../nbs/speed/42_random_models.ipynb #540183d4
 def random_classifier(
     shape: dict,  # of a backbone
     device='cpu',
@@ -115,11 +121,13 @@ def random_classifier(
     if model_type == 'modernbert':  # its own special tokens are at the end of its vocabulary
         sizes |= dict(bos_token_id=2, cls_token_id=2, eos_token_id=3, sep_token_id=3)
     model_type = NATIVE_TYPES.get(model_type, model_type)
+    if model_type not in CONFIG_MAPPING:
+        raise KitError(f'this version of transformers has no {model_type}; take a later one')
     config = AutoConfig.for_model(model_type, **sizes, pad_token_id=0, num_labels=1)
     with torch.device(device):
         return AutoModelForSequenceClassification.from_config(config)
 
-# %% ../../nbs/speed/42_random_models.ipynb #b8dee427
+# %% ../../nbs/speed/42_random_models.ipynb #a9f7a183
 def random_cross_encoder(
     shape: dict,  # of a backbone
     words: list,  # that its tokenizer knows
@@ -130,7 +138,7 @@ def random_cross_encoder(
     "Return a cross-encoder of one logit with random weights, in fp32."
     from sentence_transformers import CrossEncoder  # noqa: PLC0415  late: not every part needs it
 
-    model = random_classifier(shape)
+    model = random_classifier(shape, 'cuda' if torch.cuda.is_available() else 'cpu')
     model.save_pretrained(folder)
     has_types = getattr(model.config, 'type_vocab_size', 0) > 1
     word_tokenizer(words, has_types, max_length).save_pretrained(folder)

@@ -211,10 +211,20 @@ def test_a_part_that_dies_says_why():
     assert problem == 'exit 1: RuntimeError: CUDA error: no kernel image'
 
 
-def test_a_process_that_starts_afresh_is_limited_too():
+def test_a_process_that_starts_afresh_measures_the_same(tmp_path):
     """As on a GPU, where a forked process could not use it."""
     spawn = multiprocessing.get_context('spawn')
-    assert gpu_bars.run_limited(spawn, 60.0, print, 'measured') == ('measured\n', '')
+    csv = tmp_path / 'bars.csv'
+    work = (Part('steps', 40), csv, time.time() + 40, TINY)
+    assert gpu_bars.run_limited(spawn, 120, gpu_bars.measure_part, *work)[1] == ''
+    assert {line.bar.backbone for line in read_bars(csv)} == set(TINY.batches)
+
+
+def test_data_loaders_of_a_fresh_process_fork():
+    """A child of `spawn` would spawn its own children too, each of which imports everything."""
+    spawn = multiprocessing.get_context('spawn')
+    code = 'import multiprocessing; print(multiprocessing.get_start_method())'
+    assert gpu_bars.run_limited(spawn, 60, exec, code) == ('fork\n', '')
 
 
 def test_a_part_that_dies_loses_neither_its_own_lines_nor_those_of_others(tmp_path, monkeypatch):
