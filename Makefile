@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 TEX := texlive-latex-base texlive-latex-recommended texlive-publishers texlive-fonts-recommended latexmk
 
-.PHONY: reproduce sweep demo test soak format lab readme bench clean latex browser slurm triton
+.PHONY: reproduce sweep demo test soak format lab readme bench gpu-bars gpu-wheels clean latex browser slurm triton
 
 # Two runs at a time: faster on two cores than each run on both.
 reproduce: $(VENV)/.ready latex
@@ -46,8 +46,18 @@ readme: $(VENV)/.ready
 bench: $(VENV)/.ready
 	BENCH='$(DL2019)' $(BIN)/python tools/bench.py $(ONLY)
 
+# Speeds on this machine's NVIDIA GPU, in at most nine minutes, without a network and without `.venv`:
+# torch, transformers and sentence-transformers of the machine will do. Plans read the file (nbs/speed/40_gpu_bars.ipynb).
+# CSV=FILE: another file than paper/performance/gpu/bars.csv
+gpu-bars:
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) tools/gpu_bars.py $(if $(CSV),--csv $(CSV))
+
+# The pure wheels that such a machine lacks, into .gpu-wheels/ (less than 1 MiB): take the folder there.
+gpu-wheels:
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 --implementation py --abi none --platform any -d .gpu-wheels -r tools/gpu_wheels.txt
+
 clean:
-	rm -rf $(VENV) cache paper/build paper/main.pdf *.egg-info _proc
+	rm -rf $(VENV) .gpu-wheels cache paper/build paper/main.pdf *.egg-info _proc
 	@echo "kept: runs/ (delete it yourself to train everything again)"
 
 $(VENV)/.ready: requirements.lock pyproject.toml

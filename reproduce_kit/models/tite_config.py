@@ -7,11 +7,15 @@ __all__ = ['PER_LAYER', 'POOLED_LAYERS', 'PUBLISHED', 'max_input_length', 'TiteC
            'tiny_tite']
 
 # %% ../../nbs/models/45_tite_config.ipynb #efac731b
+from typing import TYPE_CHECKING
+
 from transformers import PreTrainedConfig
 
-from ..config.encoders import EncoderSettings
 from ..core import KitError
 from .pooling_plan import length_schedule
+
+if TYPE_CHECKING:  # a machine that only measures lacks pydantic
+    from reproduce_kit.config.encoders import EncoderSettings
 
 # %% ../../nbs/models/45_tite_config.ipynb #eb36f385
 def max_input_length(
@@ -168,7 +172,7 @@ PUBLISHED = {  # row of Table 3: arguments of `published_config`
 
 # %% ../../nbs/models/45_tite_config.ipynb #d7469af2
 def encoder_config(
-    settings: EncoderSettings,
+    settings: 'EncoderSettings',
 ) -> TiteConfig:
     "Return the encoder that a parameter file describes."
     row = PUBLISHED.get(settings.arrangement, {})  # 0: sizes of row 1, without pooling

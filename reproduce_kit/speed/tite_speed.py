@@ -136,12 +136,13 @@ def side_by_side(
     models: dict,  # {name: encoder in eval mode}; the others are compared with the first
     batches: list,  # from `packed_batches`
     rounds: int = 5,  # after one that warms up
-    before=lambda: None,  # called before and after each side, e.g. torch.cuda.synchronize
+    before=lambda: None,  # called before and after each side, e.g. `wait_for_gpu`
+    **limits,  # of `time_interleaved`
 ) -> pd.DataFrame:  # per model: seconds (median), fastest, slowest, speed-up, per second
     "Encode the same batches with each model in turn."
     sides = {name: partial(_encode_all, model, batches) for name, model in models.items()}
     with torch.inference_mode():
-        table = time_interleaved(sides, rounds, before)
+        table = time_interleaved(sides, rounds, before, **limits)
     sequences = sum(len(ids) for ids, _ in batches)
     table = table.rename(columns={'ratio': 'speed-up'}).rename_axis('model')
     return table.assign(**{'per second': sequences / table['seconds']})

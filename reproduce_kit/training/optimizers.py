@@ -7,10 +7,13 @@ __all__ = ['decay_groups', 'optimizer_class', 'split_parameters', 'make_optimize
 
 # %% ../../nbs/training/10_optimizers.ipynb #242325f5
 import importlib
+from typing import TYPE_CHECKING
 
 from ..config.optimizers import is_class_path, optimizer_package
-from ..config.settings import RunConfig
 from ..core import KitError, did_you_mean
+
+if TYPE_CHECKING:  # a machine that only measures lacks pydantic
+    from reproduce_kit.config.settings import RunConfig
 
 # %% ../../nbs/training/10_optimizers.ipynb #9a336ab5
 def decay_groups(
@@ -97,7 +100,7 @@ def split_parameters(
 # %% ../../nbs/training/10_optimizers.ipynb #eeb3d3e8
 def make_optimizer(
     model,  # any torch module; a cross-encoder where `cfg.rest` is named
-    cfg: RunConfig,
+    cfg: 'RunConfig',
 ):  # torch optimizer
     "Return the optimizer of a run, with decay where `cfg.decay_on` says."
     own = {} if is_class_path(cfg.optimizer) else dict(betas=(cfg.beta1, cfg.beta2))
