@@ -106,6 +106,7 @@ class Study:
             return all(self.has_ended(name) for name in names)
 
         wait(have_ended, seconds, lambda: self.outputs() + self.slurm.logs())
+        wait(lambda: not self.slurm.ask('squeue', '--noheader'), 60)
 
     def outputs(self) -> str:
         files = (self.base / 'runs/.slurm').glob('*/task-*.txt')
@@ -175,7 +176,6 @@ def study(slurm, tmp_path_factory):
     held['limit'].reach_the_limit()
     stop = reproduce('stop', study.params / 'cancelled.yaml', '--on', 'slurm', env=study.env)
     study.wait_for_the_end(['whole', 'requeued', 'limit', 'fails'])
-    wait(lambda: not slurm.ask('squeue', '--noheader'), 60)
     return SimpleNamespace(stop=stop, rows=study.rows(), study=study, submitted=submitted)
 
 
