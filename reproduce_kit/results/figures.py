@@ -184,7 +184,7 @@ def figure1():
 # %% ../../nbs/results/50_figures.ipynb #5bfb46c0
 def history_frame(runs: list) -> pd.DataFrame:
     "Return the histories of several runs, a row per line, with optimizer, backbone and run."
-    histories = []
+    lines = []
     for run in runs:
         labels = dict(
             optimizer=run.cfg.optimizer_title,
@@ -192,8 +192,8 @@ def history_frame(runs: list) -> pd.DataFrame:
             run=run.folder.name,
             criterion=run.cfg.loss,
         )
-        histories.append(pd.DataFrame(read_history(run.folder)).assign(**labels))
-    return pd.concat(histories, ignore_index=True)
+        lines += [line | labels for line in read_history(run.folder)]
+    return pd.DataFrame(lines)
 
 # %% ../../nbs/results/50_figures.ipynb #1bd21adc
 def _line_style(looks: dict) -> dict:  # arguments of seaborn's `lineplot`

@@ -14,6 +14,7 @@ import pandas as pd
 
 from ..config.settings import PLACEMENT_KEYS
 from ..config.sweep import TUNED_KEYS
+from ..core import canonical_json
 from ..data.trec import ranking, read_run
 from ..evaluation.reproducibility import DEPTH, PERSISTENCE, rank_biased_overlap
 from .figures import set_style
@@ -52,10 +53,12 @@ def _compared(runs: list) -> list:  # (number of the first run, of the second, k
     "Return the pairs that are compared, in the order of the runs."
     settings = [_settings(run) for run in runs]
     titles = [run.cfg.optimizer_title for run in runs]
-    kinds = (
-        (i, j, _kind(settings[i], settings[j], titles[i]))
-        for i, j in combinations(range(len(runs)), 2)
-    )
+    groups = {}
+    for number, one in enumerate(settings):
+        shared = {key: value for key, value in one.items() if key not in {*TUNED_KEYS, 'seed'}}
+        groups.setdefault(canonical_json(shared), []).append(number)
+    pairs = sorted(pair for numbers in groups.values() for pair in combinations(numbers, 2))
+    kinds = ((i, j, _kind(settings[i], settings[j], titles[i])) for i, j in pairs)
     return [pair for pair in kinds if pair[2]]
 
 # %% ../../nbs/results/53_rank_agreement.ipynb #87860051
