@@ -62,7 +62,7 @@ TINY = Sizes(
 
 
 def shape_of(backbone: str) -> dict:
-    """Return the shape that a study's `backbones.yaml` gives; pydantic is missing where this runs."""
+    """Return the shape in a study's `backbones.yaml`; pydantic is missing where this runs."""
     files = sorted((ROOT / 'params').glob('*/backbones.yaml'))
     shapes = {
         name: entry['shape']

@@ -233,7 +233,7 @@ def _over_seeds(by_seed: list, **more) -> dict:  # of {test set: (frame, source)
 def seed_group_epochs(
     group: list,  # of `seed_groups`
 ) -> list:
-    "Return what `run_epochs` does, averaged over the seeds of a group, and what they measured once."
+    "Return what `run_epochs` does, averaged over a group's seeds, and what they measured once."
     by_seed = [dict(run_epochs(run)) for run in group]
     epochs = {
         epoch: _over_seeds([evidence[epoch] for evidence in by_seed], epoch=epoch)

@@ -1,4 +1,4 @@
-"""A study that is written under `params/` alone: own texts, backbone, optimizer, loss and measures."""
+"""A study that is written under `params/` alone: texts, backbone, optimizer, loss and measures."""
 
 import json
 
