@@ -16,8 +16,9 @@ from functools import lru_cache
 
 from ..config.backbones import BACKBONES
 from ..config.settings import RunConfig
-from ..core import artifact_dir, read_json
+from ..core import read_json
 from .workload import pair_operations, workload
+from ..speed.gpu_bars import measured_pair_speed
 from ..store.run import Run, core_count, core_share, find_runs
 
 # %% ../../nbs/engines/40_estimate.ipynb #23fee1c1
@@ -249,29 +250,16 @@ def bench_hours(
     cfg: RunConfig,
     gpu: str,  # a key of GPUS
 ) -> HoursEstimate | None:  # None: nothing was measured for such a run
-    "Estimate the hours from what `bench_train` and `bench_rerank` measured on this GPU."
-    folder = artifact_dir('paper') / 'performance'
-    names = ('train-cuda', 'rerank-cuda')
-    has_benchmarks = all((folder / f'{name}.csv').exists() for name in names)
-    if cfg.collection != 'msmarco' or not has_benchmarks:
+    "Estimate the hours from what `make gpu-bars` measured on this kind of GPU."
+    speed = measured_pair_speed(cfg.backbone, cfg.layers, gpu)
+    if cfg.collection != 'msmarco' or speed is None:
         return None
-    from reproduce_kit.speed.timing import read_benchmarks  # pandas
-
-    benchmarks = read_benchmarks()
-    wanted = ('dl19', cfg.backbone, cfg.layers)
-    pairs_per_second = []
-    for name in names:
-        table, about = benchmarks[name]
-        is_same_work = (about['texts'], about['backbone'], about['layers']) == wanted
-        is_same_gpu = gpu.split('-')[0] in about['hardware']['gpus'][0]
-        if not (is_same_work and is_same_gpu):
-            return None
-        pairs_per_second.append(table.set_index('side').loc['ours', 'pairs per second'])
-    train, rerank = pairs_per_second
+    score = speed.score.get(planned_precision(cfg, gpu))
+    if not (score and speed.train):
+        return None
     work = workload(cfg)
-    scored = work.scored_by_each(cfg.gpus)
-    seconds = work.train_pairs / train / cfg.gpus, scored / rerank
-    return _measured(*seconds, 'bench_train and bench_rerank')
+    seconds = work.train_pairs / speed.train / cfg.gpus, work.scored_by_each(cfg.gpus) / score
+    return _measured(*seconds, f'make gpu-bars, {speed.source}')
 
 # %% ../../nbs/engines/40_estimate.ipynb #52800e26
 def estimate_hours(

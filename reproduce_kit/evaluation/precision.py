@@ -7,12 +7,15 @@ __all__ = ['scoring_precision', 'computing_in', 'note_precision']
 
 # %% ../../nbs/evaluation/38_precision.ipynb #b5565b7d
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from ..core import KitError
-from ..store.run import Run
+
+if TYPE_CHECKING:  # a machine that only measures lacks pydantic
+    from reproduce_kit.store.run import Run
 
 # %% ../../nbs/evaluation/38_precision.ipynb #f43319ee
 def scoring_precision(
@@ -78,7 +81,7 @@ def computing_in(
         torch.set_float32_matmul_precision(before)
 
 # %% ../../nbs/evaluation/38_precision.ipynb #f0ef78a3
-def note_precision(run: Run, precision: str):
+def note_precision(run: 'Run', precision: str):
     "Add the precision of scores to a run's manifest."
     noted = run.manifest.get('score_precision', [])
     if precision not in noted:

@@ -8,7 +8,6 @@ __all__ = ['FIRST_PAIRS', 'ROUNDS', 'REFERENCE', 'SHARE_OF_REFERENCE', 'gpu_prec
 
 # %% ../../nbs/speed/48_scoring_precision.ipynb #a3225dac
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 from ..evaluation.pair_scoring import score_pairs
+from ..evaluation.precision import computing_in
 from .gpu_bars import bars_of
 from .pair_training import PRODUCT, pair_operations
 from .random_models import RandomPairs
@@ -28,17 +28,6 @@ def gpu_precisions() -> tuple:
     can_all = can_bf16() or not torch.cuda.is_available()
     return ('fp32', 'tf32', 'bf16') if can_all else ('fp32',)
 
-
-@contextmanager
-def _matrix_precision(name: str):
-    "Let matrix products of fp32 use tf32, or not, in the block."
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision('high' if name == 'tf32' else 'highest')
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
 # %% ../../nbs/speed/48_scoring_precision.ipynb #00a6158b
 def score_in(
     precision: str,  # fp32, tf32 or bf16
@@ -47,9 +36,8 @@ def score_in(
     n: int | None = None,  # the first pairs only
 ) -> np.ndarray:  # (pairs,) float32
     "Return the model's scores in a precision."
-    with _matrix_precision(precision):
-        is_bf16 = precision == 'bf16'
-        return score_pairs(model, pairs.topics, pairs.passages, pairs.keys[:n], bf16=is_bf16)
+    with computing_in(precision, model):
+        return score_pairs(model, pairs.topics, pairs.passages, pairs.keys[:n])
 
 # %% ../../nbs/speed/48_scoring_precision.ipynb #be8d91db
 def score_error(
@@ -92,11 +80,11 @@ def _pairs_that_fit(model, pairs: RandomPairs, seconds: float) -> int:
     return int(min(len(pairs.keys), max(few, fitting)))
 
 
-def product_speed(precision: str, rows: int) -> float:  # operations a second
+def product_speed(precision: str, model, rows: int) -> float:  # operations a second
     "Measure a plain product of large matrices in a precision."
     dtype = torch.bfloat16 if precision == 'bf16' else torch.float32
     product, operations = matmul_side(dtype, rows)
-    with _matrix_precision(precision):
+    with computing_in(precision, model):
         table = time_interleaved({PRODUCT: product}, ROUNDS, wait_for_gpu)
     return operations / table.fastest[PRODUCT]
 
@@ -123,7 +111,7 @@ def scoring_bars(
     facts = dict(part='scoring', backbone=backbone, layers=model.model.config.num_hidden_layers)
     facts |= dict(work=n, unit='pairs')
     for bar in bars_of(table, {}, **facts):
-        limit = own / product_speed(bar.side, rows) / bar.fastest
+        limit = own / product_speed(bar.side, model, rows) / bar.fastest
         error = score_error(scores[bar.side], scores[REFERENCE])
         yield replace(bar, side='ours', precision=bar.side, of_limit=limit, error=error)
     host = {'without the model': partial(score_in, REFERENCE, _without_model(model), pairs, n)}

@@ -7,7 +7,7 @@ import pytest
 
 from reproduce_kit.config.files import make_config, read_config
 from reproduce_kit.config.settings import example_settings
-from reproduce_kit.core import KitError, atomic_write, project_root, read_json, sha256, write_json
+from reproduce_kit.core import KitError, project_root, read_json, write_json
 from reproduce_kit.engines.estimate import (
     assumed_hours,
     estimate_hours,
@@ -16,6 +16,7 @@ from reproduce_kit.engines.estimate import (
 )
 from reproduce_kit.engines.plan import plan_row
 from reproduce_kit.engines.workload import workload
+from reproduce_kit.speed.gpu_bars import Bar, BarMachine, append_bar
 from reproduce_kit.store.run import core_count
 from reproduce_kit.testing.fake_runs import fake_run
 
@@ -56,20 +57,13 @@ def two_runs(store):
 
 
 @pytest.fixture
-def l40s_benchmarks(store):
-    """What the benchmarks leave behind on an L40S: 100 pairs/s in training, 1,000 in scoring."""
-    for name, rate in (('train', 100.0), ('rerank', 1000.0)):
-        table = store / f'paper/performance/{name}-cuda.csv'
-        with atomic_write(table) as file:
-            file.write(f'side,pairs per second\nours,{rate}\n')
-        about = dict(
-            texts='dl19',
-            backbone='modernbert-base',
-            layers=22,
-            hardware=dict(gpus=['NVIDIA L40S']),
-            sha256=sha256(table),
-        )
-        write_json(table.with_suffix('.json'), about)
+def l40s_bars(store):
+    """What `make gpu-bars` leaves behind on an L40S: 100 pairs/s in training, 1,000 in scoring."""
+    machine = BarMachine('NVIDIA L40S', '2026-05-07', *[''] * 7)
+    bars = [Bar('training', 'ours', 'modernbert-base', 22, work=100, seconds=1.0)]
+    bars += [Bar('scoring', 'ours', 'modernbert-base', 22, 'tf32', work=1000, seconds=1.0)]
+    for bar in bars:
+        append_bar(store / 'paper/performance/gpu/l40s.csv', bar, machine)
 
 
 def test_a_plan_states_updates_batch_and_schedule_exactly(store, modernbert):
@@ -123,13 +117,17 @@ def test_without_a_like_run_the_hours_are_assumed(two_runs):
     assert plan.hours_from.startswith('assumed: 70%')
 
 
-def test_benchmarks_give_the_hours_on_their_own_gpu_only(l40s_benchmarks, modernbert):
+def test_bars_give_the_hours_on_their_own_gpu_and_in_their_own_precision_only(
+    l40s_bars, modernbert
+):
     estimate, work = estimate_hours(modernbert, 'L40S', []), workload(modernbert)
-    assert estimate.source.startswith('measured: bench')
+    assert estimate.source.startswith('measured: make gpu-bars, NVIDIA L40S')
     alone, shared = work.selection_pairs, work.scored_pairs - work.selection_pairs
     seconds = work.train_pairs / 300 + alone / 1000 + shared / 3000  # three GPUs do all but select
     assert estimate.hours == pytest.approx(seconds / 3600)
     assert estimate_hours(modernbert, 'H100', []).source.startswith('assumed')
+    in_bf16 = with_changes(modernbert, score_precision='bf16')
+    assert estimate_hours(in_bf16, 'L40S', []).source.startswith('assumed')
 
 
 def test_the_error_of_plans_is_that_of_the_latest_run_planned_from_those_before(two_runs):
@@ -165,7 +163,7 @@ def test_the_parts_of_a_plan_add_up_and_each_says_how_it_is_known(store, modernb
     assert 'bf16' in plan.parts[1].source and 'tf32' in plan.parts[2].source
 
 
-def test_a_measured_part_is_better_known_than_an_assumed_one(l40s_benchmarks, modernbert):
+def test_a_measured_part_is_better_known_than_an_assumed_one(l40s_bars, modernbert):
     measured, assumed = plan_row(modernbert), plan_row(with_changes(modernbert, gpu='H100'))
     doubts = [plan.hours_high / plan.hours_low for plan in (measured, assumed)]
     assert doubts[0] < doubts[1]
