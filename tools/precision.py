@@ -96,11 +96,11 @@ def effect(before: dict, after: dict, qrels: dict) -> dict:
     return dict(
         topics=len(ndcg),
         pairs=sum(map(len, before.values())),
-        ndcg=ndcg.mean(),
+        ndcg=float(ndcg.mean()),
         change=change,
         low=low,
         high=high,
-        largest=by_topic.abs().max(),
+        largest=float(by_topic.abs().max()),
         changed_topics=int((by_topic != 0).sum()),
         swaps=swaps,
         left=losses,

@@ -60,6 +60,6 @@ def effect_line(
     first = effects[0]
     return (
         f'scores in {precision}: against fp32, mean nDCG@10 moved by at most {mean:.4f} and no '
-        f'topic by more than {topic:.4f} ({first.how} on a CPU; {len(effects)} models, '
+        f'topic by more than {topic:.4f} ({first.how} on a CPU; models: {len(effects)}, '
         f'{first.topics} topics x {first.pairs // first.topics} passages; {EFFECTS_FILE})'
     )

@@ -133,4 +133,4 @@ def test_a_plan_tells_the_largest_effect_of_all_models(tmp_path, monkeypatch):
     assert read_effects('bf16') == []
     line = effect_line('tf32')
     assert 'at most 0.0002' in line and 'more than 0.0100' in line
-    assert '2 models, 43 topics x 100 passages' in line
+    assert 'models: 2, 43 topics x 100 passages' in line
