@@ -45,7 +45,8 @@ def measured_on(
     names: list,  # test sets of the run's collection
 ) -> RunConfig | ReleasedConfig:
     "Return the settings of a run that is measured on these test sets alone."
-    return make_config(config.model_dump() | dict(test_sets=names, final_test_sets=[]))
+    values = config.model_dump(exclude={'final_test_sets'})
+    return make_config(values | dict(test_sets=names))
 
 # %% ../../nbs/config/40_files.ipynb #2e52fa14
 def _is_parameter(name: str, value) -> bool:

@@ -51,11 +51,6 @@ class RankingSettings(BaseModel):
     test_sets: Annotated[list[Word], Field(min_length=1)] = Field(
         description="what is reranked and measured after each epoch"
     )
-    final_test_sets: list[Word] = Field(
-        [],
-        description="what is reranked once, when the training has ended: with the model of the "
-        "selected epoch, or of the last where nothing is selected",
-    )
     # first stage
     first_stage: str | None = Field(
         None,
@@ -78,6 +73,11 @@ class RankingSettings(BaseModel):
 class DataSettings(RankingSettings):
     "The keys that say what is trained on."
 
+    final_test_sets: list[Word] = Field(
+        [],
+        description="what is reranked once, when the training has ended: with the model of the "
+        "selected epoch, or of the last where nothing is selected",
+    )
     train_triplets: Count | None = Field(
         description="triplets read from the start of the training file; null except for msmarco"
     )
