@@ -245,8 +245,11 @@ def stopped(cloud, tmp_path_factory):
     """A run that was stopped while a client watched it, after an attempt to change it."""
     folder = tmp_path_factory.mktemp('stopped')
     env = client_env(cloud, folder / 'home')
-    configs = write_configs(folder / 'configs', slow('as-run/minilm-adamw', 'stopped'))
-    changed = slow('as-run/minilm-adamw', 'stopped', learning_rate=1e-4)
+    longer = dict(
+        recipe='as-run/minilm-adamw', name='stopped', train_pairs=360
+    )  # than two commands
+    configs = write_configs(folder / 'configs', slow(**longer))
+    changed = slow(**longer, learning_rate=1e-4)
     client = start_client(configs, env=env)
     wait(has_reached(cloud, 'stopped', 2))
     change = reproduce(
@@ -415,9 +418,9 @@ def test_an_unknown_gpu_is_an_error(client, tmp_path):
 
 def test_a_run_that_would_exceed_the_limit_is_not_started(client):
     config = 'params/lion-vs-adamw/as-run/gte-adamw.yaml'
-    p = reproduce('run', config, '--on', 'modal', '--yes', '--max-dollars', 20, env=client.env)
-    assert p.returncode == 0
-    assert '20.00 dollars would not cover them: gte-adamw' in p.stderr, p.stderr
+    p = reproduce('run', config, '--on', 'modal', '--yes', '--max-dollars', 5, env=client.env)
+    assert p.returncode == 0, p.stdout + p.stderr
+    assert '5.00 dollars would not cover them: gte-adamw' in p.stderr, p.stderr
 
 
 def test_nothing_is_started_without_a_yes(client):

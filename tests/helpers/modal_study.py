@@ -62,7 +62,8 @@ def small(recipe: str, name: str, **changes):
 
 def slow(recipe: str, name: str, **changes):
     """A config with 90 updates, long enough to do something meanwhile."""
-    return small(recipe, name, train_pairs=120, global_batch=4, device_batch=4, **changes)
+    batches = dict(train_pairs=120, global_batch=4, device_batch=4)
+    return small(recipe, name, **batches | changes)
 
 
 def write_configs(folder: Path, *configs) -> Path:
