@@ -120,7 +120,7 @@ def test_a_recipe_stopped_and_resumed_is_what_its_file_asks_for(cache, key):
 def as_run(cache):
     """The six runs of one recipe, and one of another."""
     for key in [*AS_RUN, 'as-stated/minilm-lion']:
-        go(shrink(ALL[key]))
+        go(shrink(ALL[key], final_test_sets=ONCE))
     return require_runs('tiny', 'as-run')
 
 
@@ -148,7 +148,7 @@ def test_every_cell_but_the_order_given_has_a_source(as_run):
         if cell.source:
             assert {'run', 'run_file', 'sha256', 'measure'} <= cell.source.keys()
         else:
-            assert cell.row[0] == 'BM25'
+            assert cell.row[0] == 'BM25' or set(ONCE) & set(cell.column)  # of another epoch
 
 
 @pytest.mark.soak
