@@ -57,7 +57,10 @@ def check_controller(
     check_commands()
     process = _ask('sinfo', '--noheader', '--format=%R')
     if process.returncode:
-        raise KitError(f'sinfo: {_words(process)}')
+        raise KitError(
+            f'SLURM does not answer ({_words(process)}); try again later or on another login node, '
+            'or ask those who run the cluster'
+        )
     partitions = set(process.stdout.split())
     if partition and partition not in partitions:
         hint = did_you_mean(partition, partitions)

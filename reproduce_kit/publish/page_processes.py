@@ -13,12 +13,14 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from functools import partial
 from importlib import import_module
-from multiprocessing import connection, get_context
+from multiprocessing import get_context
 from pathlib import Path
 
 from ..core import KitError, read_json
 from ..engines.papermill import GO_ON, execute_notebook
+from ..engines.side_by_side import as_they_end
 
 # %% ../../nbs/publish/08_page_processes.ipynb #aa04fcef
 def cell_sources(
@@ -105,36 +107,25 @@ class _Child:
         self.process.join()
         return self.name, error
 
-    def stop(self):
-        "End the process."
+    def interrupt(self):
+        "Ask the process to stop."
         if self.process.is_alive():
             os.kill(self.process.pid, signal.SIGINT)
+
+    def close(self):
+        "Wait for the process, but not for long."
         self.process.join(SECONDS_TO_STOP)
         self.process.kill()
-
-# %% ../../nbs/publish/08_page_processes.ipynb #4b0a9ce5
-def _side_by_side(jobs: dict) -> Iterator[tuple]:  # (name, error or None), as they end
-    most = max(1, min(MOST_PAGES, os.cpu_count() or 1))
-    waiting, running = list(jobs), {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < most:
-                name = waiting.pop(0)
-                child = _Child(name, jobs[name])
-                running[child.receiver] = child
-            for receiver in connection.wait(list(running)):
-                yield running.pop(receiver).ended()
-    finally:
-        for child in running.values():
-            child.stop()
 
 # %% ../../nbs/publish/08_page_processes.ipynb #f17e3918
 def execute_pages(
     jobs: dict,  # {name: (notebook, executed copy, parameters)}
 ) -> Iterator[str]:  # the names in their order; close it to stop
     "Execute pages; raise what stopped one when its turn has come."
+    most = max(1, min(MOST_PAGES, os.cpu_count() or 1))
+    starts = [partial(_Child, name, job) for name, job in jobs.items()]
     errors = {}
-    with closing(_side_by_side(jobs)) as endings:
+    with closing(as_they_end(starts, most)) as endings:
         for name in jobs:
             while name not in errors:
                 ended, error = next(endings)

@@ -481,6 +481,9 @@ def test_doctor_asks_the_cluster(slurm):
     slurm_file().write_text('partition: gpus\n')
     result = reproduce_here('doctor', '--on', 'slurm')
     assert result.returncode == 1 and "'gpus' is unknown; did you mean 'gpu'?" in result.stdout
+    slurm.says('sinfo', error='sinfo: error: Unknown host', code=1)
+    result = reproduce_here('doctor', '--on', 'slurm')
+    assert result.returncode == 1 and 'on another login node, or ask those who run' in result.stdout
 
 
 def test_engines_lists_what_each_needs_and_writes_the_settings(slurm):
