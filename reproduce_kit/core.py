@@ -57,7 +57,7 @@ def did_you_mean(
 def project_root() -> Path:
     "Return `$REPRODUCE_ROOT`, or the nearest parent folder with `settings.ini` and `params/`."
     if os.environ.get('REPRODUCE_ROOT'):
-        return Path(os.environ['REPRODUCE_ROOT']).resolve()
+        return Path(os.path.realpath(os.environ['REPRODUCE_ROOT']))
     here = Path.cwd().resolve()
     for folder in (here, *here.parents):
         if (folder / 'settings.ini').exists() and (folder / 'params').is_dir():
@@ -78,7 +78,7 @@ def artifact_dir(
 ) -> Path:  # absolute; not created here
     "Return the folder of a kind: `$REPRODUCE_RUNS` and so on, or the clone's own."
     chosen = os.environ.get(f'REPRODUCE_{kind.upper()}')
-    return Path(chosen).resolve() if chosen else project_root() / kind
+    return Path(os.path.realpath(chosen)) if chosen else project_root() / kind
 
 # %% ../nbs/00_core.ipynb #c70a0e16
 def data_folder() -> Path:
@@ -141,7 +141,7 @@ def write_json(path, value):
 def read_json(path):
     "Read a JSON file; raise an error that names the file when it is missing or damaged."
     try:
-        return json.loads(Path(path).read_text('utf-8'))
+        return json.loads(Path(path).read_bytes().decode())
     except FileNotFoundError:
         raise KitError(f"{path} does not exist") from None
     except ValueError as error:

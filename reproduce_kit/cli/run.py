@@ -134,9 +134,11 @@ def encoder_row(settings) -> RunRow:
 # %% ../../nbs/cli/20_run.ipynb #d1ad855c
 def list_rows(paths) -> list:  # of RunRow
     "Return the rows of `reproduce list`: runs, then encoders, then bi-encoders."
+    from reproduce_kit.config.backbones import BACKBONES
     from reproduce_kit.config.encoders import BiEncoderSettings, EncoderSettings, read_settings
 
-    rows = [run_row(config) for config in configs_of(paths, none=True)]
+    with BACKBONES.held():
+        rows = [run_row(config) for config in configs_of(paths, none=True)]
     for kind in (EncoderSettings, BiEncoderSettings):
         settings = read_settings(kind, paths or [project_root() / 'params'])
         rows += [encoder_row(encoder) for encoder in settings]

@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['BACKBONES_FILE', 'RERANKERS_FILE', 'COLLECTION_KEY', 'BACKBONES', 'Shape', 'Backbone', 'HubBackbone',
            'PackageBackbone', 'FolderBackbone', 'KitBackbone', 'PrintedRow', 'Reranker', 'read_backbones',
-           'read_rerankers', 'study_rerankers', 'Backbones', 'pinned_revision']
+           'read_rerankers', 'study_rerankers', 'file_state', 'backbone_states', 'Backbones', 'pinned_revision']
 
 # %% ../../nbs/config/10_backbones.ipynb #20a32c68
 import os
 import re
 from collections.abc import Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +26,9 @@ from ..core import KitError, project_root
 class Shape(BaseModel):
     "The keys of `config.json` that give an encoder its shape."
 
-    model_config = ConfigDict(frozen=True, extra='forbid', strict=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra='forbid', strict=True, protected_namespaces=(), defer_build=True
+    )
 
     model_type: str = Field(description='the architecture, as transformers names it')
     hidden_size: int = Field(gt=0, description='width of a hidden state')
@@ -37,7 +41,9 @@ class Shape(BaseModel):
 class Backbone(BaseModel):
     "An encoder that a cross-encoder can start from."
 
-    model_config = ConfigDict(frozen=True, extra='forbid', strict=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra='forbid', strict=True, protected_namespaces=(), defer_build=True
+    )
 
     title: str = Field(description='as tables print it; `{layers}` is filled in')
     shape: Shape = Field(description='what config.json must say')
@@ -98,7 +104,7 @@ class KitBackbone(Backbone):
 class PrintedRow(BaseModel):
     "The row of a paper's table that a released model is the model of."
 
-    model_config = ConfigDict(frozen=True, extra='forbid', strict=True)
+    model_config = ConfigDict(frozen=True, extra='forbid', strict=True, defer_build=True)
 
     backbone: str = Field(description='a key of BACKBONES')
     optimizer: str = Field(description='as the paper names it')
@@ -175,6 +181,30 @@ def study_rerankers(study: str) -> dict:  # {name: Reranker}
     path = project_root() / 'params' / study / RERANKERS_FILE
     return read_rerankers(path) if path.exists() else {}
 
+# %% ../../nbs/config/10_backbones.ipynb #18d802c3
+def file_state(path) -> tuple | None:  # None: there is no file
+    "Return what is different as soon as a file is."
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+# %% ../../nbs/config/10_backbones.ipynb #231076f4
+_HELD = ContextVar('what `backbone_states` returns until a block ends', default=None)
+
+
+def backbone_states() -> tuple:  # of (path, state)
+    "Return the state of all files that describe backbones and rerankers."
+    if (held := _HELD.get()) is not None:
+        return held
+    params = project_root() / 'params'
+    studies = sorted(os.listdir(params)) if params.is_dir() else []
+    files = [
+        f'{params}/{study}/{name}' for study in studies for name in (BACKBONES_FILE, RERANKERS_FILE)
+    ]
+    return tuple((file, file_state(file)) for file in files)
+
 # %% ../../nbs/config/10_backbones.ipynb #189483b9
 def _read_file(path: Path) -> dict:
     "Read a file of backbones, or one of rerankers."
@@ -183,10 +213,10 @@ def _read_file(path: Path) -> dict:
 
 @lru_cache(maxsize=8)
 def _read_all(
-    files: tuple,  # of (path, time of its last change)
+    states: tuple,  # of (path, state of the file)
 ) -> dict:  # {name: (Backbone, its file)}
     backbones = {}
-    for path in (Path(file) for file, _ in files):
+    for path in (Path(file) for file, state in states if state):
         for name, backbone in _read_file(path).items():
             if name in backbones:
                 raise KitError(
@@ -197,25 +227,11 @@ def _read_all(
     return backbones
 
 # %% ../../nbs/config/10_backbones.ipynb #f3c1fcc1
-def _files_now() -> tuple:  # of (path, time of its last change)
-    "Return the files of backbones and rerankers; asked for often, so without pathlib."
-    files = []
-    for folder in os.scandir(project_root() / 'params'):
-        for name in (BACKBONES_FILE, RERANKERS_FILE):
-            try:
-                files.append(
-                    (f'{folder.path}/{name}', os.stat(f'{folder.path}/{name}').st_mtime_ns)
-                )
-            except OSError:
-                continue
-    return tuple(sorted(files))
-
-
 class Backbones(Mapping):
     "The backbones and rerankers of all studies, by name."
 
     def _read(self) -> dict:
-        return _read_all(_files_now())
+        return _read_all(backbone_states())
 
     def __getitem__(self, name):
         return self._read()[name][0]
@@ -229,6 +245,15 @@ class Backbones(Mapping):
     def file_of(self, name) -> Path:
         "Return the file that describes a backbone."
         return self._read()[name][1]
+
+    @contextmanager
+    def held(self):
+        "Look at the files once, and not again until the block ends."
+        token = _HELD.set(backbone_states())
+        try:
+            yield
+        finally:
+            _HELD.reset(token)
 
 
 BACKBONES = Backbones()

@@ -86,7 +86,7 @@ def collection_problems(
 ) -> Iterator[str]:
     "Yield `key: problem` for a data set of ir-datasets that has not what a run needs."
     dataset_id, source = irds_id(settings.collection), irds_id(settings.train_from or '')
-    if not has_irds():
+    if not (dataset_id or source) or not has_irds():
         return
     if source and (problem := _docpairs_problem(source)):
         yield f'train_from: {problem}'

@@ -22,7 +22,9 @@ from ..core import KitError, artifact_dir, did_you_mean, project_root, sha256
 class LearningSettings(BaseModel):
     "The keys that encoders and bi-encoders share."
 
-    model_config = ConfigDict(frozen=True, extra='forbid', strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra='forbid', strict=True, allow_inf_nan=False, defer_build=True
+    )
 
     study: Word = Field(description="the study's folder in params/ and in the run store")
     name: Word = Field(description="the file's own name without .yaml")
@@ -180,8 +182,8 @@ SETTINGS_FOLDERS = {EncoderSettings: 'encoders', BiEncoderSettings: 'bi-encoders
 # %% ../../nbs/config/50_encoders.ipynb #38717ea8
 def _files_of_kind(kind, path: Path) -> list:
     "Return the parameter files of a kind that a path means."
-    files = sorted(path.rglob('*.yaml')) if path.is_dir() else [path]
-    return [file for file in files if file.parent.name == SETTINGS_FOLDERS[kind]]
+    files = path.rglob('*.yaml') if path.is_dir() else [path]
+    return sorted(file for file in files if file.parent.name == SETTINGS_FOLDERS[kind])
 
 
 def read_settings(

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['NON_RUN_FOLDERS', 'ENDPOINT_FILE', 'STUDY_FILE', 'SWEEP_NAME', 'make_config', 'measured_on', 'config_from_notebook',
-           'is_sweep_file', 'describes_runs', 'read_parameters', 'file_state', 'backbone_states', 'read_runs',
-           'read_config', 'in_row_order', 'read_configs', 'config_file']
+           'is_sweep_file', 'describes_runs', 'read_parameters', 'read_runs', 'read_config', 'in_row_order',
+           'read_configs', 'config_file']
 
 # %% ../../nbs/config/40_files.ipynb #82e54f30
 import itertools
-import os
 import re
 from copy import deepcopy
 from functools import lru_cache
+from io import StringIO
 from pathlib import Path
 
 import yaml
@@ -21,6 +21,8 @@ from reproduce_kit.config.backbones import (
     BACKBONES,
     BACKBONES_FILE,
     RERANKERS_FILE,
+    backbone_states,
+    file_state,
     study_rerankers,
 )
 from .messages import SWEEP_KEYS, line_of, read_yaml, validated
@@ -95,42 +97,55 @@ def _missing_file(path: Path) -> KitError:
     return KitError(f"{path} does not exist{did_you_mean(str(path), near)}")
 
 # %% ../../nbs/config/40_files.ipynb #13847c5b
-_KEY = r'[A-Za-z]\w*:'
-_NEXT_KEY = re.compile(f'^(?={_KEY})', re.MULTILINE)
-_OTHER_LINE = re.compile(rf'^(?!{_KEY}|[ #]|- |$)|[\r\x85\u2028\u2029]', re.MULTILINE)
+_KEY_LINES = re.compile(r'[A-Za-z]\w*:.*\n?(?:(?:[ #]|- ).*\n?|\n)*')  # and what belongs to the key
+_TEXT = re.compile(r'([A-Za-z]\w*): ([a-z][\w.]*-[\w.-]*)\n', re.ASCII)  # YAML: no number, no date
 _COMMENTS = re.compile(r'(?:#.*\n|\n)*')
-_CONSTANTS = (str, int, float, type(None))
+_OTHER_BREAKS = re.compile('[\r\x85\u2028\u2029]')
+_CONSTANTS = {str, int, float, bool, type(None)}
 
 
 @lru_cache(maxsize=10_000)
-def _parse_lines(lines: str):
-    return yaml.load(lines, getattr(yaml, 'CSafeLoader', yaml.SafeLoader))
+def _parse_lines(lines: str) -> dict | None:  # None: they have to be read as part of the whole
+    if text := _TEXT.fullmatch(lines):
+        return {text[1]: text[2]}
+    if not _KEY_LINES.fullmatch(lines):
+        return None
+    try:
+        parsed = yaml.load(lines, getattr(yaml, 'CSafeLoader', yaml.SafeLoader))
+    except yaml.YAMLError:
+        return None
+    return parsed if isinstance(parsed, dict) else None
 
 # %% ../../nbs/config/40_files.ipynb #188d9a98
+def _parts(text: str) -> list:  # of text: comments, or a key with all that belongs to it
+    parts = ['']
+    for line in StringIO(text).readlines():
+        if line[0] in ' #-\n':
+            parts[-1] += line
+        else:
+            parts.append(line)
+    return parts
+
+
 def _read_by_key(text: str) -> dict:
     "Return the values of a text; empty if it has to be read as a whole."
-    before, *parts = _NEXT_KEY.split(text)
-    if _OTHER_LINE.search(text) or not _COMMENTS.fullmatch(before):
+    before, *parts = _parts(text)
+    if _OTHER_BREAKS.search(text) or not _COMMENTS.fullmatch(before):
         return {}
     values = {}
     for part in parts:
-        try:
-            parsed = _parse_lines(part)
-        except yaml.YAMLError:
-            return {}
-        if not isinstance(parsed, dict):
+        parsed = _parse_lines(part)
+        if parsed is None:
             return {}
         values |= parsed
-    return {
-        str(key): value if isinstance(value, _CONSTANTS) else deepcopy(value)
-        for key, value in values.items()
-    }
+    own = {key: deepcopy(value) for key, value in values.items() if type(value) not in _CONSTANTS}
+    return {str(key): value for key, value in (values | own).items()}
 
 # %% ../../nbs/config/40_files.ipynb #7a656863
 def _read_quickly(path: Path) -> tuple:  # (values, text)
     "Do what `read_yaml` does, key by key where that is possible."
     try:
-        text = path.read_text('utf-8')
+        text = path.read_bytes().decode()
     except UnicodeDecodeError:
         return read_yaml(path)
     values = _read_by_key(text)
@@ -164,25 +179,6 @@ def _with_all_rerankers(values: dict) -> dict:
     if values.get('recipe') != RELEASED or values.get('reranker') != 'all':
         return values
     return values | dict(reranker=list(study_rerankers(values.get('study', ''))))
-
-# %% ../../nbs/config/40_files.ipynb #78e35188
-def file_state(path) -> tuple | None:  # None: there is no file
-    "Return what is different as soon as a file is."
-    try:
-        status = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-# %% ../../nbs/config/40_files.ipynb #26a11690
-def backbone_states() -> tuple:
-    "Return the state of all files that describe backbones and rerankers."
-    params = project_root() / 'params'
-    studies = sorted(os.listdir(params)) if params.is_dir() else []
-    files = [
-        f'{params}/{study}/{name}' for study in studies for name in (BACKBONES_FILE, RERANKERS_FILE)
-    ]
-    return tuple((file, file_state(file)) for file in files)
 
 # %% ../../nbs/config/40_files.ipynb #f99c1ffb
 @lru_cache(maxsize=2**15)
@@ -243,6 +239,7 @@ def in_row_order(
     return sorted(runs, key=row)
 
 # %% ../../nbs/config/40_files.ipynb #4b24a7af
+@BACKBONES.held()
 def read_configs(
     paths,  # YAML files, or folders of them
     none: bool = False,  # whether it is fine that they describe no run

@@ -31,7 +31,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 class RankingSettings(BaseModel):
     "The keys of a parameter file that say what is ranked and measured."
 
-    model_config = ConfigDict(frozen=True, extra='forbid', strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra='forbid', strict=True, allow_inf_nan=False, defer_build=True
+    )
 
     study: Word = Field(description="which table the run belongs to")
     recipe: Word = Field(description="which version of the study")
@@ -231,9 +233,12 @@ def hashed_settings(
     config: BaseModel,  # of a run of any kind
 ) -> dict:
     "Return the settings that make a run what it is."
-    settings = config.model_dump(exclude=set(PLACEMENT_KEYS))
-    absent = object()
-    return {key: value for key, value in settings.items() if LATER_KEYS.get(key, absent) != value}
+    placement, absent = set(PLACEMENT_KEYS), object()
+    return {
+        key: value
+        for key, value in vars(config).items()
+        if key not in placement and LATER_KEYS.get(key, absent) != value
+    }
 
 # %% ../../nbs/config/20_settings.ipynb #ba96386e
 class RunConfig(Settings):

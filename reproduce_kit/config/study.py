@@ -10,7 +10,6 @@ from functools import cache
 from importlib import import_module
 from typing import Annotated
 
-import ir_measures
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from .files import STUDY_FILE
@@ -23,6 +22,8 @@ _NOT_ASKED = ('gdeval', 'runtime')  # a Perl script for numbered topics; seconds
 
 def _is_computed(measure) -> bool:
     "Whether an installed package computes a measure; RBP is the kit's own."
+    import ir_measures
+
     providers = ir_measures.providers.registry.items()
     asked = [p for name, p in providers if name not in _NOT_ASKED and p.is_available()]
     return measure.NAME == 'RBP' or any(p.supports(measure) for p in asked)
@@ -33,6 +34,8 @@ def parsed_measure(
     name: str,  # as `nDCG@20`
 ):  # ir_measures.Measure
     "Return a measure by its name; raise `ValueError` if nothing computes it."
+    import ir_measures
+
     try:
         measure = ir_measures.parse_measure(name)
         is_computed = _is_computed(measure)
@@ -65,7 +68,7 @@ MeasureName = Annotated[str, AfterValidator(_is_measure)]
 class Publication(BaseModel):
     "The publication that a study reproduces."
 
-    model_config = ConfigDict(frozen=True, extra='forbid', strict=True)
+    model_config = ConfigDict(frozen=True, extra='forbid', strict=True, defer_build=True)
 
     title: str
     authors: list[str] = Field([], description='names, in the order of the publication')
@@ -85,7 +88,7 @@ class Publication(BaseModel):
 class Findings(BaseModel):
     "A section of the report that only this study has."
 
-    model_config = ConfigDict(frozen=True, extra='forbid', strict=True)
+    model_config = ConfigDict(frozen=True, extra='forbid', strict=True, defer_build=True)
 
     title: str = Field(description='the heading')
     question: str = Field(description='what the section answers, printed below the heading')
@@ -100,7 +103,7 @@ class Findings(BaseModel):
 class Study(BaseModel):
     "What all runs of a study have in common."
 
-    model_config = ConfigDict(frozen=True, extra='forbid', strict=True)
+    model_config = ConfigDict(frozen=True, extra='forbid', strict=True, defer_build=True)
 
     measures: list[MeasureName] = Field(
         [], description='what is reported, the leading one first; [] for the usual ones'

@@ -9,7 +9,8 @@ __all__ = ['file_hash', 'study_of']
 from functools import lru_cache
 from pathlib import Path
 
-from ..config.files import STUDY_FILE, file_state
+from ..config.backbones import file_state
+from ..config.files import STUDY_FILE
 from ..config.study import Study, read_study
 from ..core import project_root, sha256
 

@@ -21,13 +21,8 @@ from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
-from reproduce_kit.config.files import (
-    backbone_states,
-    file_state,
-    in_row_order,
-    make_config,
-    read_configs,
-)
+from ..config.backbones import BACKBONES, backbone_states, file_state
+from ..config.files import in_row_order, make_config, read_configs
 from ..config.settings import RunConfig
 from reproduce_kit.core import (
     KitError,
@@ -221,7 +216,7 @@ class Run:
 # %% ../../nbs/store/10_run.ipynb #bce59cdf
 def run_folder(cfg: RunConfig) -> Path:
     "Return where the run of these settings lives."
-    return artifact_dir('runs') / cfg.study / cfg.recipe / f'{cfg.name}-{cfg.identity}'
+    return artifact_dir('runs').joinpath(cfg.study, cfg.recipe, f'{cfg.name}-{cfg.identity}')
 
 # %% ../../nbs/store/10_run.ipynb #595b0c6d
 def _lock(folder: Path):  # filelock.FileLock
@@ -348,6 +343,7 @@ def _config_in(manifest: str, state: tuple, backbones: tuple) -> RunConfig | Non
         return None
 
 
+@BACKBONES.held()
 def find_runs(
     study: str = '*',  # one study, or all
     recipe: str = '*',
