@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DISK_ADVICE', 'CHECKSUMS_FILE', 'KitError', 'DiskFull', 'NotCached', 'NotLoggedIn', 'OutOfData', 'Interrupted',
            'did_you_mean', 'project_root', 'project_path', 'artifact_dir', 'data_folder', 'as_kit_error',
-           'atomic_write', 'write_json', 'read_json', 'read_record', 'canonical_json', 'sha256', 'cache_lock',
-           'write_checksums', 'checksum_error']
+           'atomic_write', 'write_json', 'read_json', 'read_record', 'canonical_json', 'sha256', 'one_reading', 'once',
+           'cache_lock', 'write_checksums', 'checksum_error']
 
 # %% ../nbs/00_core.ipynb #083bdb59
 import difflib
@@ -15,7 +15,9 @@ import hashlib
 import json
 import os
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import MISSING, fields, is_dataclass
+from functools import wraps
 from pathlib import Path
 
 # %% ../nbs/00_core.ipynb #b0ea6c80
@@ -189,6 +191,40 @@ def sha256(
             return hashlib.file_digest(file, 'sha256').hexdigest()
     content = what if isinstance(what, bytes) else canonical_json(what).encode()
     return hashlib.sha256(content).hexdigest()
+
+# %% ../nbs/00_core.ipynb #61465183
+_ANSWERS = ContextVar('{question: answer} of the functions of `once`', default=None)
+
+
+@contextmanager
+def one_reading():
+    "Take files for unchanged until the block ends; a block within it changes nothing."
+    if _ANSWERS.get() is not None:
+        yield
+        return
+    token = _ANSWERS.set({})
+    try:
+        yield
+    finally:
+        _ANSWERS.reset(token)
+
+# %% ../nbs/00_core.ipynb #15b98931
+def once(
+    function,  # of hashable values, that reads files
+):
+    "Let a function keep its answers within `one_reading`."
+
+    @wraps(function)
+    def ask(*args, **options):
+        answers = _ANSWERS.get()
+        if answers is None:
+            return function(*args, **options)
+        question = function, args, *options.items()
+        if question not in answers:
+            answers[question] = function(*args, **options)
+        return answers[question]
+
+    return ask
 
 # %% ../nbs/00_core.ipynb #46214c79
 @contextmanager

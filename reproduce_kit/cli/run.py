@@ -32,7 +32,7 @@ from reproduce_kit.cli.resolve import (
     split_sweeps,
     tuning_notes,
 )
-from ..core import KitError, project_root, read_json
+from ..core import KitError, one_reading, project_root, read_json
 from ..engines.registry import find_engine
 
 # %% ../../nbs/cli/20_run.ipynb #34f2c21c
@@ -134,10 +134,9 @@ def encoder_row(settings) -> RunRow:
 # %% ../../nbs/cli/20_run.ipynb #d1ad855c
 def list_rows(paths) -> list:  # of RunRow
     "Return the rows of `reproduce list`: runs, then encoders, then bi-encoders."
-    from reproduce_kit.config.backbones import BACKBONES
     from reproduce_kit.config.encoders import BiEncoderSettings, EncoderSettings, read_settings
 
-    with BACKBONES.held():
+    with one_reading():
         rows = [run_row(config) for config in configs_of(paths, none=True)]
     for kind in (EncoderSettings, BiEncoderSettings):
         settings = read_settings(kind, paths or [project_root() / 'params'])

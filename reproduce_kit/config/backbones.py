@@ -11,8 +11,6 @@ __all__ = ['BACKBONES_FILE', 'RERANKERS_FILE', 'COLLECTION_KEY', 'BACKBONES', 'S
 import os
 import re
 from collections.abc import Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +18,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from .messages import line_of, read_yaml, validated
-from ..core import KitError, project_root
+from ..core import KitError, once, project_root
 
 # %% ../../nbs/config/10_backbones.ipynb #46174f62
 class Shape(BaseModel):
@@ -191,13 +189,9 @@ def file_state(path) -> tuple | None:  # None: there is no file
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 # %% ../../nbs/config/10_backbones.ipynb #231076f4
-_HELD = ContextVar('what `backbone_states` returns until a block ends', default=None)
-
-
+@once
 def backbone_states() -> tuple:  # of (path, state)
     "Return the state of all files that describe backbones and rerankers."
-    if (held := _HELD.get()) is not None:
-        return held
     params = project_root() / 'params'
     studies = sorted(os.listdir(params)) if params.is_dir() else []
     files = [
@@ -227,33 +221,26 @@ def _read_all(
     return backbones
 
 # %% ../../nbs/config/10_backbones.ipynb #f3c1fcc1
+@once
+def _read_now() -> dict:  # {name: (Backbone, its file)}
+    return _read_all(backbone_states())
+
+
 class Backbones(Mapping):
     "The backbones and rerankers of all studies, by name."
 
-    def _read(self) -> dict:
-        return _read_all(backbone_states())
-
     def __getitem__(self, name):
-        return self._read()[name][0]
+        return _read_now()[name][0]
 
     def __iter__(self):
-        return iter(self._read())
+        return iter(_read_now())
 
     def __len__(self):
-        return len(self._read())
+        return len(_read_now())
 
     def file_of(self, name) -> Path:
         "Return the file that describes a backbone."
-        return self._read()[name][1]
-
-    @contextmanager
-    def held(self):
-        "Look at the files once, and not again until the block ends."
-        token = _HELD.set(backbone_states())
-        try:
-            yield
-        finally:
-            _HELD.reset(token)
+        return _read_now()[name][1]
 
 
 BACKBONES = Backbones()

@@ -29,7 +29,7 @@ from .messages import SWEEP_KEYS, line_of, read_yaml, validated
 from .optimizers import optimizer_rank
 from .released import RELEASED, ReleasedConfig
 from .settings import RunConfig
-from ..core import KitError, did_you_mean, project_root
+from ..core import KitError, did_you_mean, one_reading, project_root
 
 # %% ../../nbs/config/40_files.ipynb #37e29275
 def make_config(
@@ -239,7 +239,7 @@ def in_row_order(
     return sorted(runs, key=row)
 
 # %% ../../nbs/config/40_files.ipynb #4b24a7af
-@BACKBONES.held()
+@one_reading()
 def read_configs(
     paths,  # YAML files, or folders of them
     none: bool = False,  # whether it is fine that they describe no run

@@ -8,6 +8,7 @@ __all__ = ['Rate', 'Share', 'Count', 'Word', 'PairCount', 'PassageWords', 'Seed'
            'RunConfig', 'example_settings']
 
 # %% ../../nbs/config/20_settings.ipynb #96026fa8
+from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -233,12 +234,9 @@ def hashed_settings(
     config: BaseModel,  # of a run of any kind
 ) -> dict:
     "Return the settings that make a run what it is."
-    placement, absent = set(PLACEMENT_KEYS), object()
-    return {
-        key: value
-        for key, value in vars(config).items()
-        if key not in placement and LATER_KEYS.get(key, absent) != value
-    }
+    values, absent = vars(config), object()
+    keys = type(config).model_fields.keys() - set(PLACEMENT_KEYS)
+    return {key: values[key] for key in keys if LATER_KEYS.get(key, absent) != values[key]}
 
 # %% ../../nbs/config/20_settings.ipynb #ba96386e
 class RunConfig(Settings):
@@ -262,7 +260,7 @@ class RunConfig(Settings):
         "The optimizer as tables print it."
         return optimizer_title(self.optimizer)
 
-    @property
+    @cached_property
     def identity(self) -> str:
         "Eight hexadecimal digits that change with every setting, placement aside."
         hashed = hashed_settings(self)
@@ -295,6 +293,12 @@ class RunConfig(Settings):
     def updates(self) -> int:
         "Updates of the whole run."
         return self.epochs * self.epoch_updates
+
+    def model_copy(self, **changes):
+        "Return a copy, whose identity is its own."
+        copy = super().model_copy(**changes)
+        vars(copy).pop('identity', None)
+        return copy
 
     def batch(
         self,

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytrec_eval
-from pyarrow import csv, string
+from pyarrow import csv, dictionary, int32, string
 from scipy.stats import bootstrap
 
 from ..core import KitError, atomic_write, read_json, read_record
@@ -174,12 +174,13 @@ def write_perquery(
 def _read_columns(path: str):
     "Read the CSV; return its values, and for each text column its distinct words and their codes."
     keys = ('name', 'measure', 'qid')
+    words = dictionary(int32(), string())
     table = csv.read_csv(
         path,
         csv.ReadOptions(use_threads=False),
-        convert_options=csv.ConvertOptions(column_types=dict.fromkeys(keys, string())),
+        convert_options=csv.ConvertOptions(column_types=dict.fromkeys(keys, words)),
     )
-    encoded = [table[key].combine_chunks().dictionary_encode() for key in keys]
+    encoded = [table[key].combine_chunks() for key in keys]
     columns = [(column.dictionary.to_pylist(), column.indices.to_numpy()) for column in encoded]
     return table['value'].to_numpy(), columns
 

@@ -18,8 +18,7 @@ from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 
-from ..config.backbones import BACKBONES
-from ..core import KitError, read_json
+from ..core import KitError, one_reading, read_json
 from ..engines.papermill import GO_ON, execute_notebook
 from ..engines.side_by_side import as_they_end
 
@@ -80,7 +79,7 @@ def _execute_here(job: tuple, sender):
         from reproduce_kit.publish.page_shell import PageEngine
 
         papermill_engines.register(None, PageEngine)  # papermill's choice, in this process
-        with BACKBONES.held():
+        with one_reading():
             execute_notebook(*job)
     except (Exception, KeyboardInterrupt) as raised:
         error = raised

@@ -23,6 +23,7 @@ from reproduce_kit.core import (
     KitError,
     artifact_dir,
     data_folder,
+    one_reading,
     project_root,
     read_json,
     read_record,
@@ -36,7 +37,7 @@ from reproduce_kit.publish.page_processes import (
     import_modules_of,
 )
 from ..store.run import PACKAGES, git_state, require_runs
-from ..verdicts.claims import claims_paths, claims_study
+from ..verdicts.claim_files import claims_paths, claims_study
 
 # %% ../../nbs/publish/10_pages.ipynb #6e6ece39
 TABLES = (
@@ -245,6 +246,7 @@ def _what_became_of(
     return 'wrote' if now - before else 'left'
 
 # %% ../../nbs/publish/10_pages.ipynb #825f9624
+@one_reading()
 def make_outputs(
     names,  # of analysis notebooks
     study: str,

@@ -50,7 +50,8 @@ from ..results.table import Table, format_interval, table_html
 from ..results.variance_figure import variance_figure
 from ..store.run import git_state, require_runs
 from ..verdicts.cells import CellVerdict, check_cells
-from ..verdicts.claims import claims_study, judge_all, read_claims, verdict_counts
+from ..verdicts.claim_files import claims_study
+from ..verdicts.claims import judge_all, read_claims, verdict_counts
 from ..verdicts.evidence import collect_evidence
 from ..verdicts.states import STATES
 

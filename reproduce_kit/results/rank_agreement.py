@@ -53,9 +53,9 @@ def _compared(runs: list) -> list:  # (number of the first run, of the second, k
     "Return the pairs that are compared, in the order of the runs."
     settings = [_settings(run) for run in runs]
     titles = [run.cfg.optimizer_title for run in runs]
-    groups = {}
+    groups, free = {}, {*TUNED_KEYS, 'seed'}
     for number, one in enumerate(settings):
-        shared = {key: value for key, value in one.items() if key not in {*TUNED_KEYS, 'seed'}}
+        shared = {key: one.pop(key) for key in one.keys() - free}
         groups.setdefault(canonical_json(shared), []).append(number)
     pairs = sorted(pair for numbers in groups.values() for pair in combinations(numbers, 2))
     kinds = ((i, j, _kind(settings[i], settings[j], titles[i])) for i, j in pairs)

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..config.backbones import file_state
 from ..config.files import STUDY_FILE
 from ..config.study import Study, read_study
-from ..core import project_root, sha256
+from ..core import once, project_root, sha256
 
 # %% ../../nbs/results/05_read_once.ipynb #0a3e321b
 @lru_cache(maxsize=2**17)
@@ -31,6 +31,7 @@ def _study(study: str, path: Path, state: tuple) -> Study:
     return read_study(study)
 
 
+@once
 def study_of(study: str) -> Study:
     "Return what a study says of itself."
     path = project_root() / 'params' / study / STUDY_FILE

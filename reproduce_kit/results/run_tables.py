@@ -17,6 +17,7 @@ from reproduce_kit.core import (
     KitError,
     artifact_dir,
     canonical_json,
+    once,
     read_json,
     read_record,
 )
@@ -125,6 +126,7 @@ def _read_done(run: Run) -> _Done:
     return read_record(_Done, read_json(path), path)
 
 
+@once
 def run_epochs(run: Run) -> list:
     "Return [(epoch, {test set: (frame of a row per topic, source)})] of a finished run."
     path, measured, epochs = run.folder / 'done.json', _read_done(run).epochs, []
@@ -136,6 +138,7 @@ def run_epochs(run: Run) -> list:
     return epochs
 
 # %% ../../nbs/results/30_run_tables.ipynb #2250701a
+@once
 def final_evidence(
     run: Run,
 ) -> dict:  # {test set: (frame of a row per topic, source)}
@@ -180,12 +183,16 @@ def has_zero_shot(runs: list) -> bool:
     return any(row.startswith('zero-shot/') for row in measured.means)
 
 # %% ../../nbs/results/30_run_tables.ipynb #e2d30ff7
+@once
+def _settings_but_seed(run: Run) -> str:
+    return canonical_json(run.cfg.model_dump(exclude={'name', 'seed', *PLACEMENT_KEYS}))
+
+
 def seed_groups(runs: list) -> list:
     "Return lists of runs that differ in their seed only, in table order."
     groups = {}
     for run in runs:
-        settings = run.cfg.model_dump(exclude={'name', 'seed', *PLACEMENT_KEYS})
-        groups.setdefault(canonical_json(settings), []).append(run)
+        groups.setdefault(_settings_but_seed(run), []).append(run)
     return list(groups.values())
 
 # %% ../../nbs/results/30_run_tables.ipynb #b88080e7
@@ -241,7 +248,8 @@ def seed_group_epochs(
     }
     if group[0].cfg.final_test_sets:
         final = _over_seeds([final_evidence(run) for run in group])
-        epochs[preferred_epoch(group)] |= final
+        chosen = preferred_epoch(group)
+        epochs[chosen] = epochs[chosen] | final
     return list(epochs.items())
 
 # %% ../../nbs/results/30_run_tables.ipynb #97347cc9

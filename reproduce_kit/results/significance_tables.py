@@ -223,8 +223,8 @@ def seed_replicates(runs: list) -> list:
     for group in seed_groups(runs):
         groups[settings_key(group[0])] = {run.cfg.seed: run for run in group}
     for run in find_runs():
-        if run.done and settings_key(run) in groups:
-            groups[settings_key(run)].setdefault(run.cfg.seed, run)
+        if run.done and (key := settings_key(run)) in groups:
+            groups[key].setdefault(run.cfg.seed, run)
     return [[by_seed[seed] for seed in sorted(by_seed)] for by_seed in groups.values()]
 
 # %% ../../nbs/results/40_significance_tables.ipynb #a2a08a89

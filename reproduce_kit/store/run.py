@@ -21,13 +21,15 @@ from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
-from ..config.backbones import BACKBONES, backbone_states, file_state
+from ..config.backbones import backbone_states, file_state
 from ..config.files import in_row_order, make_config, read_configs
 from ..config.settings import RunConfig
 from reproduce_kit.core import (
     KitError,
     artifact_dir,
     as_kit_error,
+    once,
+    one_reading,
     project_root,
     read_json,
     write_json,
@@ -199,6 +201,10 @@ class Run:
         "Return the folder of epoch `n`, from 1."
         return self.folder / f'epoch-{n}'
 
+    def __hash__(self) -> int:
+        return hash(self.folder)
+
+    @once
     def _read_manifest(self) -> dict:
         path = self.folder / 'manifest.json'
         return read_json(path) if path.exists() else {}
@@ -343,27 +349,38 @@ def _config_in(manifest: str, state: tuple, backbones: tuple) -> RunConfig | Non
         return None
 
 
-@BACKBONES.held()
+@once
+def _found(study: str, recipe: str) -> tuple:  # of Run
+    runs, backbones = [], backbone_states()
+    for path in artifact_dir('runs').glob(f'{study}/{recipe}/*/manifest.json'):
+        if cfg := _config_in(str(path), file_state(path), backbones):
+            runs.append(Run(cfg, path.parent))
+    return tuple(in_row_order(runs, lambda run: run.cfg))
+
+
+@one_reading()
 def find_runs(
     study: str = '*',  # one study, or all
     recipe: str = '*',
 ) -> list:  # Run, in table order
     "Return every run in the store, finished or not."
-    runs, backbones = [], backbone_states()
-    for path in artifact_dir('runs').glob(f'{study}/{recipe}/*/manifest.json'):
-        if cfg := _config_in(str(path), file_state(path), backbones):
-            runs.append(Run(cfg, path.parent))
-    return in_row_order(runs, lambda run: run.cfg)
+    return list(_found(study, recipe))
 
 # %% ../../nbs/store/10_run.ipynb #7fbce5a6
-def finished_runs(study: str, recipe: str = '*') -> list:  # Run, in table order
-    "Return the study's finished runs; raise KitError if two of them fill the same row."
+@once
+def _finished(study: str, recipe: str) -> tuple:  # of Run
     files = project_root() / 'params' / study
     runs = [run for run in find_runs(study, recipe) if run.done]
     if any(files.rglob('*.yaml')):
         configs = read_configs([files], none=True)
         identities = {cfg.identity for cfg in configs}
         runs = [run for run in runs if not identities or run.cfg.identity in identities]
+    return tuple(runs)
+
+
+def finished_runs(study: str, recipe: str = '*') -> list:  # Run, in table order
+    "Return the study's finished runs; raise KitError if two of them fill the same row."
+    runs = list(_finished(study, recipe))
     rows = Counter((run.cfg.recipe, run.cfg.name) for run in runs)
     repeated = [run.folder.name for run in runs if rows[run.cfg.recipe, run.cfg.name] > 1]
     if repeated:

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SUPPORTED', 'NOT_SUPPORTED', 'ON_SOURCE', 'ON_READING', 'ON_BOTH', 'UNDECIDABLE', 'BACKGROUND', 'VERDICTS',
            'BRIEF_FACTS', 'FILE_KEYS', 'CLAIM_KEYS', 'CLAIMS_WIDTHS', 'Claim', 'Answer', 'ask', 'ask_everywhere',
-           'Judgment', 'judge_claim', 'claims_paths', 'ClaimsFile', 'read_claims', 'claims_study', 'judged_study',
-           'judge_all', 'verdict_counts', 'claims_table', 'claims_inputs']
+           'Judgment', 'judge_claim', 'ClaimsFile', 'read_claims', 'judged_study', 'judge_all', 'verdict_counts',
+           'claims_table', 'claims_inputs']
 
 # %% ../../nbs/verdicts/30_claims.ipynb #013b29a0
 import ast
@@ -17,10 +17,10 @@ import pandas as pd
 from simpleeval import EvalWithCompoundTypes, FeatureNotAvailable, InvalidExpression
 
 from ..config.messages import read_yaml
-from ..config.study import read_study
 from ..core import KitError, did_you_mean, project_root, sha256
 from ..data.published import Paper
 from ..results.table import Table
+from .claim_files import claims_paths, claims_study
 from .evidence import OUR_RUNS, Evidence
 from .table_words import EvidenceMissingError, SourcesDisagreeError
 from .vocabulary import ClaimVocabulary, claim_words
@@ -251,13 +251,6 @@ def _entry_problem(entry: dict, known_ids: set) -> str:
     problems = map(_expression_problem, readings.values())
     return next(filter(None, problems), '')
 
-# %% ../../nbs/verdicts/30_claims.ipynb #3767e284
-def claims_paths(
-    study: str,  # a folder of `params/`
-) -> list:
-    "Return the files of a study's claims."
-    return sorted((project_root() / 'params' / study / 'claims').glob('*.yaml'))
-
 # %% ../../nbs/verdicts/30_claims.ipynb #051a99e5
 @dataclass(frozen=True)
 class ClaimsFile:
@@ -298,16 +291,6 @@ def read_claims(
     "Read a study's claims; raise `KitError` naming the file and the claim that is malformed."
     known_ids = set()
     return [_read_claims_file(path, known_ids) for path in claims_paths(study)]
-
-# %% ../../nbs/verdicts/30_claims.ipynb #0e2e6a6d
-def claims_study(
-    study: str,  # a folder of `params/`
-) -> str:  # '' if there are no claims
-    "Return the study whose claims are shown with a study's runs."
-    if claims_paths(study):
-        return study
-    other = read_study(study).paper_of
-    return other if other and claims_paths(other) else ''
 
 # %% ../../nbs/verdicts/30_claims.ipynb #a23c6fcb
 def judged_study(
