@@ -45,15 +45,19 @@ def _modules_of(source: str) -> set:
     return set()
 
 # %% ../../nbs/publish/08_page_processes.ipynb #4f00dce2
+_NO_GRAMMAR = 'rfc3987_syntax'  # of web addresses, which no notebook has
+
+
 def import_modules_of(notebooks):
-    "Import what notebooks will import."
+    "Import what notebooks will import, and what executes them."
+    sys.modules.setdefault(_NO_GRAMMAR, None)  # else jsonschema builds it: half of all imports
     modules = {
         module
         for path in notebooks
         for source in cell_sources(path)
         for module in _modules_of(source)
     }
-    for module in sorted(modules):
+    for module in ('reproduce_kit.publish.page_shell', *sorted(modules)):
         with suppress(Exception):
             import_module(module)
 
@@ -119,12 +123,21 @@ class _Child:
         self.process.kill()
 
 # %% ../../nbs/publish/08_page_processes.ipynb #f17e3918
+def _read_and_start(read, name: str, job: tuple) -> _Child:
+    read()
+    return _Child(name, job)
+
+
 def execute_pages(
     jobs: dict,  # {name: (notebook, executed copy, parameters)}
+    first: tuple = (),  # names of pages that are started first, since they need nothing of `read`
+    read=tuple,  # a function, called before a process parts that executes another page
 ) -> Iterator[str]:  # the names in their order; close it to stop
     "Execute pages; raise what stopped one when its turn has come."
     most = max(1, min(MOST_PAGES, os.cpu_count() or 1))
-    starts = [partial(_Child, name, job) for name, job in jobs.items()]
+    starts = [partial(_Child, name, jobs[name]) for name in first if name in jobs]
+    others = [name for name in jobs if name not in first]
+    starts += [partial(_read_and_start, read, name, jobs[name]) for name in others]
     errors = {}
     with closing(as_they_end(starts, most)) as endings:
         for name in jobs:

@@ -107,3 +107,9 @@ def test_a_mistake_is_told_with_the_line_of_the_file(tmp_path):
     (tmp_path / 'run.yaml').write_text('seed: 12\nepochs: 2\nlayers: [1,\n')
     with pytest.raises(KitError, match=r'run.yaml is not valid YAML: .*line 4'):
         read_parameters(tmp_path / 'run.yaml')
+
+
+@pytest.mark.parametrize('word', ['l2-adamw-0', 'no-12', 'e-5', 'null-1', 'a.b-c_d', 'yes-', 'no'])
+def test_a_word_with_a_hyphen_is_text(word):
+    text = f'name: {word}\n'
+    assert list(_read_by_key(text).items()) == whole(text)

@@ -3,6 +3,10 @@
 import os
 import re
 import signal
+import subprocess
+import sys
+import time
+from base64 import b64decode
 
 import matplotlib
 import nbformat
@@ -158,3 +162,52 @@ def test_a_file_that_changed_since_the_last_rebuild_is_noticed(run):
     os.utime(run.folder / 'history.jsonl')  # so that the pages are made again
     with pytest.raises(KitError, match='is not the file that the run measured'):
         pages.make_outputs(('settings', 'memory'), 'smoke')
+
+
+def test_a_figure_that_was_written_is_shown_from_its_file(tmp_path, monkeypatch):
+    monkeypatch.delenv('MPLBACKEND', raising=False)  # with it, no figure is shown
+    monkeypatch.setenv('REPRODUCE_FIGURES', str(tmp_path / 'figures'))
+    draw = (
+        'import matplotlib.pyplot as plt\n'
+        'from reproduce_kit.results.figures import save_figure\n'
+        'figure, _ = plt.subplots(figsize=(2, 1))\n'
+        "_ = save_figure(figure, 'empty', [], 'nbs/analysis/empty.ipynb')"
+    )
+    page = job(write_page(tmp_path, 'figure', draw))
+    assert list(execute_pages(dict(figure=page))) == ['figure']
+    shown = nbformat.read(page[1], 4).cells[-1].outputs
+    assert [output.output_type for output in shown] == ['display_data']
+    written = (tmp_path / 'figures/empty.png').read_bytes()
+    assert b64decode(shown[0].data['image/png']) == written
+    assert shown[0].metadata['image/png']['width'] == 144
+
+
+def test_pages_that_need_nothing_start_before_the_others_are_read_for(tmp_path):
+    order, show = tmp_path / 'order', "print('before') if not open(study).read() else None"
+    order.write_text('')
+    first = write_page(tmp_path, 'first', show)
+    other = write_page(tmp_path, 'other', "print(open(study).read())")
+    jobs = {
+        page.stem: (*job(page)[:2], dict(study=str(order), recipe='')) for page in (other, first)
+    }
+
+    def read():
+        while not (tmp_path / 'first-executed.ipynb').exists():
+            time.sleep(0.01)
+        order.write_text('read')
+
+    assert list(execute_pages(jobs, ('first',), read)) == ['other', 'first']
+    texts = [nbformat.read(jobs[name][1], 4).cells[-1].outputs[0].text for name in jobs]
+    assert texts == ['read\n', 'before\n']
+
+
+def test_what_executes_pages_is_imported_once_for_all(tmp_path):
+    page = write_page(tmp_path, 'page', '1')
+    code = (
+        'import sys\n'
+        'from reproduce_kit.publish.page_processes import import_modules_of\n'
+        f'import_modules_of([{str(page)!r}])\n'
+        "print({'papermill', 'nbformat', 'IPython'} <= sys.modules.keys(), 'torch' in sys.modules)"
+    )
+    answer = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert answer.stdout == 'True False\n', answer.stderr
