@@ -29,9 +29,9 @@ from ..core import KitError, as_kit_error, did_you_mean
 SECTIONS = {
     'Set-up': (doctor, data_group, completion),
     'Study': (new_command, list_command, plan, prepare, sweep, run, logs),
-    'Results': (rerank, retrieve, tables, figures, paper, report, export, push),
+    'Results': (rerank, retrieve, evaluate, tables, figures, paper, report, export, push),
     'Checks': (check, claims, compare, why),
-    'Other machines': (engines_command, fetch, stop, evaluate),
+    'Other machines': (engines_command, fetch, stop),
 }
 
 # %% ../../nbs/cli/90_app.ipynb #cbb669b4

@@ -20,7 +20,7 @@ def _time_to_go(row):
 
 
 def _first_line(row):
-    return row.message.split('\n')[0][:80]
+    return row.message.split('\n')[0]
 
 
 def _gpu_hours(row):
@@ -42,10 +42,10 @@ def remote_list(
         columns |= {'GPU h': _gpu_hours}
         hours = sum(row.gpu_seconds for row in rows) / 3600
         total = f'{hours:,.1f} GPU hours so far'
-    columns |= {'': _first_line}
+    columns |= {'message': _first_line}
     command = 'report' if engine.shares_store else 'fetch'
     next_line = f'next: reproduce {command} {rows[0].study}'
-    return '\n\n'.join([text_table(rows, columns), total, next_line])
+    return '\n\n'.join([text_table(rows, columns, cut=('message',)), total, next_line])
 
 # %% ../../nbs/cli/08_render_remote.ipynb #86542ccd
 def _log_head(log):
