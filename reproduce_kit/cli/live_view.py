@@ -11,6 +11,8 @@ import sys
 import time
 from collections import Counter
 
+import click
+
 from .tables import text_table
 
 # %% ../../nbs/cli/12_live_view.ipynb #2323c444
@@ -104,27 +106,37 @@ def _start_live():  # rich.live.Live
     console.show_cursor(True)
     return live
 
+
+def _redraw(live, looks: list):
+    from rich.text import Text
+
+    size = live.console.size
+    live.update(Text(draw_looks(looks, size.width, size.height), no_wrap=True), refresh=True)
+
 # %% ../../nbs/cli/12_live_view.ipynb #d7f69dec
 REDRAW_SECONDS = 1
 
 
 class LiveView:
-    "Shows how far runs are, inside a `with` block."
+    "Tells what happens to runs, and shows how far they are, inside a `with` block."
 
-    def __init__(self):
-        self.live, self.drawn_at = None, 0.0
+    def __init__(self, err: bool):  # whether lines go to standard error, as `narrator` does it
+        self.err, self.live, self.drawn_at = err, None, 0.0
         self.is_possible = can_redraw()
+
+    def say(self, line: str):
+        "Print a line, above the view if both are on the terminal."
+        stream = sys.stderr if self.err else sys.stdout
+        if self.live and self.is_possible and stream.isatty():
+            self.live.console.print(line, markup=False, highlight=False)
+        else:
+            click.echo(line, err=self.err)
 
     def show(self, looks: list):  # of RunLook
         "Draw the view again, if the last one is old enough."
-        if not self.is_possible or time.monotonic() - self.drawn_at < REDRAW_SECONDS:
-            return
-        from rich.text import Text
-
-        self.live, self.drawn_at = self.live or _start_live(), time.monotonic()
-        size = self.live.console.size
-        text = draw_looks(looks, size.width, size.height)
-        self.live.update(Text(text, no_wrap=True), refresh=True)
+        if self.is_possible and time.monotonic() - self.drawn_at >= REDRAW_SECONDS:
+            self.live, self.drawn_at = self.live or _start_live(), time.monotonic()
+            _redraw(self.live, looks)
 
     def __enter__(self):
         return self

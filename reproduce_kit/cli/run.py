@@ -225,9 +225,8 @@ def run_here(paths, track, jobs, as_json):
     for line in tuning_notes(configs):
         tell(line)
     trials = configs_of(sweeps) if sweeps else []
-    say = narrator(as_json)
-    with LiveView() as view:
-        outcome = run_all(files, say, trials, jobs, view.show)
+    with LiveView(err=as_json) as view:
+        outcome = run_all(files, view.say, trials, jobs, view.show)
     answer = asdict(outcome) | dict(seconds=round(time.time() - start, 1))
     print_result(answer, as_json, lambda: run_report(outcome, configs, paths))
     finished = len(outcome.done) + len(outcome.skipped)

@@ -230,8 +230,8 @@ def follow(
 
     tell('watching; Ctrl-C leaves the runs alone')
     try:
-        with LiveView() as view:
-            rows = follow_runs(request.engine, configs, submission or '', tell, show=view.show)
+        with LiveView(err=True) as view:
+            rows = follow_runs(request.engine, configs, submission or '', view.say, show=view.show)
     except KeyboardInterrupt:
         tell(f'\nno longer watching; the runs go on. {request.next_commands}')
         sys.exit(130)

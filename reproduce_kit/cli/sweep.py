@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 import click
 
 from .live_view import LiveView
-from .options import as_json, jobs_option, narrator
+from .options import as_json, jobs_option
 from .render import print_result, text_columns
 from .resolve import state_of_sweep
 
@@ -106,8 +106,8 @@ def sweep(study, jobs, as_json):
     from reproduce_kit.results.selection import winner, write_results
 
     name = sweep_named(study)
-    with LiveView() as view:
-        state = run_sweep(name, narrator(as_json), jobs, view.show)
+    with LiveView(err=as_json) as view:
+        state = run_sweep(name, view.say, jobs, view.show)
     file = display_path(write_results(name, state))
     winners = {optimizer: winner(state.results, optimizer) for optimizer in state.edges}
     answer = dict(
