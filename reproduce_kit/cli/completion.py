@@ -100,7 +100,7 @@ def complete_recipe(context, incomplete: str) -> list:
     recipes = {path.parent.name for path in files if path.parent.parent != params}
     return _matching(sorted(recipes), incomplete)
 
-
+# %% ../../nbs/cli/16_completion.ipynb #6d179bbb
 _TEST_SETS = re.compile(r'^(?:final_)?test_sets: *\[([^\]]*)\]', re.MULTILINE)
 
 

@@ -36,14 +36,13 @@ def _total(widths: list) -> int:
     return sum(widths) + len(_GAP) * (len(widths) - 1)
 
 # %% ../../nbs/cli/04_tables.ipynb #50d3f2e6
-def _without_constants(lines: list) -> tuple:  # (what all rows have in common, other columns)
+def _without_constants(lines: list) -> tuple:  # (columns, lines of the other columns)
     "Part the columns that say the same in every row from the others."
     columns = [list(column) for column in zip(*lines)]
     is_constant = [len(set(cells)) <= 1 and len(cells) > 1 for _, *cells in columns]
     common = [column for column, constant in zip(columns, is_constant) if constant]
     others = [column for column, constant in zip(columns, is_constant) if not constant]
-    facts = [f'{head}: {cells[0]}' if head else cells[0] for head, *cells in common if cells[0]]
-    return ', '.join(facts), [list(line) for line in zip(*others)]
+    return common, [list(line) for line in zip(*others)]
 
 # %% ../../nbs/cli/04_tables.ipynb #f57df546
 _INTERVAL = re.compile(r'\[[^\[\]]*\]')
@@ -125,7 +124,8 @@ def _paragraph(head: list, row: list, width: int, cut) -> str:
 def _fitted(lines: list, width: int, cut) -> str:
     "Return a table that is at most so wide, unless a single word is wider."
     common, lines = _without_constants(lines)
-    facts = _wrap(common, width) if common else []
+    heads, cells = [[column[place] for column in common] for place in (0, 1)]
+    facts = [_paragraph(heads, cells, width, cut)] if any(cells) else []
     if not lines:
         return '\n'.join(facts)
     widths, folded = _narrowed(lines, width, cut), _folded(lines, width)
