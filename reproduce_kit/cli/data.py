@@ -16,7 +16,7 @@ from .render import print_result, text_columns
 from ..core import KitError
 
 # %% ../../nbs/cli/60_data.ipynb #b3529011
-@click.group('data')
+@click.group('data', epilog='Example: reproduce data list')
 def data_group():
     """List or fetch public data, or look up commits.
 
@@ -33,7 +33,7 @@ def data_report(
     return f'{table}\n\n{here} of {len(files)} files are here\n\nnext: reproduce data fetch'
 
 # %% ../../nbs/cli/60_data.ipynb #1be9ea4f
-@data_group.command('list')
+@data_group.command('list', epilog='Example: reproduce data list')
 @as_json
 def list_data(as_json):
     """List the public files, with source and state.
@@ -64,7 +64,7 @@ def fetch_missing() -> tuple:  # (paths fetched, problems with the other files)
     return fetched, missing
 
 # %% ../../nbs/cli/60_data.ipynb #09ee576e
-@data_group.command('fetch')
+@data_group.command('fetch', epilog='Example: reproduce data fetch')
 @as_json
 def fetch_data(as_json):
     """Fetch the public files that are missing here and have an address.
@@ -88,7 +88,7 @@ def pin_report(
     return text_columns(cells, ('entry', 'commit', ''))
 
 # %% ../../nbs/cli/60_data.ipynb #bd1732bb
-@data_group.command('pin')
+@data_group.command('pin', epilog='Example: reproduce data pin minilm-scaling')
 @click.argument('study')
 @as_json
 def pin_data(study, as_json):

@@ -39,12 +39,13 @@ class PlanReport:
         ]
         return dict(runs=runs, gpu_hours=round(self.gpu_hours, 1))
 
-    def lines(self) -> list:
+    def text(self) -> str:
         "Return the table, then a line per fact, then what to type next."
         notes = [*self._gpu_hours(), *self._hours_here(), *self._plan_errors(), *self._too_large()]
         notes += effect_lines(self.rows)
         command = f'next: reproduce run {" ".join(self.paths) or "params/embedded"}'
-        return [text_table(self.rows, PLAN_COLUMNS), '', *notes, *([''] if notes else []), command]
+        parts = [text_table(self.rows, PLAN_COLUMNS), '\n'.join(notes), command]
+        return '\n\n'.join(part for part in parts if part)
 
     def _gpu_hours(self):
         with_gpu = [row for row in self.rows if row.gpu and row.hours_from]

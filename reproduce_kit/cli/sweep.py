@@ -10,7 +10,8 @@ from dataclasses import asdict, replace
 
 import click
 
-from .options import as_json, jobs_option, narrator
+from .live_view import LiveView
+from .options import as_json, jobs_option
 from .render import print_result, text_columns
 from .resolve import state_of_sweep
 
@@ -40,11 +41,12 @@ def _check_machine(name: str, pending: list):
             f'`reproduce run {path} --on modal`, `reproduce fetch {config.study}`, then this again'
         )
 
-
+# %% ../../nbs/cli/22_sweep.ipynb #86b573dc
 def run_sweep(
     name: str,  # of the sweep
     say,  # told of each step
     jobs: int = 1,  # trials at a time
+    show=lambda looks: None,  # told every second how far they are
 ):  # results.selection.SweepState, finished
     "Run a sweep to its end; a trial that fails ends it."
     from reproduce_kit.core import KitError
@@ -53,7 +55,7 @@ def run_sweep(
     state = state_of_sweep(name)
     while not state.is_finished:
         _check_machine(name, state.pending)
-        outcome = run_study(state.pending, say=say, jobs=jobs)
+        outcome = run_study(state.pending, say=say, jobs=jobs, show=show)
         if outcome.failed:
             trial, reason = next(iter(outcome.failed.items()))
             raise KitError(
@@ -104,7 +106,8 @@ def sweep(study, jobs, as_json):
     from reproduce_kit.results.selection import winner, write_results
 
     name = sweep_named(study)
-    state = run_sweep(name, narrator(as_json), jobs)
+    with LiveView(err=as_json) as view:
+        state = run_sweep(name, view.say, jobs, view.show)
     file = display_path(write_results(name, state))
     winners = {optimizer: winner(state.results, optimizer) for optimizer in state.edges}
     answer = dict(

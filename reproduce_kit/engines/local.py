@@ -8,6 +8,7 @@ __all__ = ['NOTEBOOK_SECONDS', 'SETTINGS_NOTEBOOKS', 'estimate_seconds', 'prepar
 
 # %% ../../nbs/engines/70_local.ipynb #7ff9dc46
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -26,11 +27,12 @@ from ..core import KitError, atomic_write, project_root, read_json
 from .attempt import is_settled, notebook_of
 from .estimate import GPUS, estimate_hours, finished_runs_on
 from .papermill import check_notebook, execute_notebook, process_count
+from .run_look import first_measure, watch_runs
 from .run_rows import format_duration
-from .side_by_side import ProgressBar, make_attempts
+from .side_by_side import make_attempts, numbered_runs
 from ..models.backbone import weights_folder
 from ..models.reranker import reranker_folder
-from ..store.run import Run, devices, run_folder
+from ..store.run import Run, RunState, devices, run_folder
 
 # %% ../../nbs/engines/70_local.ipynb #8739f2a5
 NOTEBOOK_SECONDS = 15  # to start a notebook and its imports
@@ -172,11 +174,9 @@ def _todo_line(configs: list) -> str:
 def _score_line(cfg: RunConfig) -> str:
     "Say what a finished run scored after its last epoch: the first measure of the first test set."
     done = read_json(run_folder(cfg) / 'done.json')
-    test_set = cfg.test_sets[0]
-    means = done['epochs'][str(cfg.epochs)]['means'][test_set]
-    measure, score = next(iter(means.items()))
+    means = done['epochs'][str(cfg.epochs)]['means']
     when = f' after epoch {cfg.epochs}' if cfg.epochs else ''
-    return f'{measure} {score:.4f} on {test_set}{when}'
+    return first_measure(means, cfg.test_sets[0]) + when
 
 # %% ../../nbs/engines/70_local.ipynb #0fbced4d
 @dataclass
@@ -194,10 +194,22 @@ class StudyOutcome:
         self.failed |= other.failed
 
 # %% ../../nbs/engines/70_local.ipynb #770bac5e
+def _note(outcome: StudyOutcome, ended, say: Callable):
+    "Add an attempt that has ended to the outcome, and say how it ended."
+    name, result = ended.cfg.name, ended.result
+    if ended.is_done:
+        outcome.done.append(name)
+        say(f'{ended.label}: {_score_line(ended.cfg)}, {format_duration(ended.seconds)}')
+    else:
+        outcome.failed[name] = result.message
+        say(f'{ended.label} failed: {result.message}')
+
+# %% ../../nbs/engines/70_local.ipynb #170a9daf
 def run_study(
     configs: list,  # from `read_configs`
-    say=print,  # where a line per run goes
+    say: Callable = print,  # where a line for each event goes
     jobs: int = 1,  # how many runs at a time
+    show: Callable = lambda looks: None,  # told of a list of RunLook, once a second
 ) -> StudyOutcome:
     "Execute the training notebook for every config that has no finished run."
     todo = [cfg for cfg in configs if not is_settled(Run(cfg, run_folder(cfg)))]
@@ -210,17 +222,13 @@ def run_study(
     say(_todo_line(todo))
     if jobs > 1:
         prepare_configs(todo, say)  # once, on all cores, before the runs share them
-    with closing(make_attempts(todo, jobs)) as attempts:
+    with (
+        watch_runs(numbered_runs(todo), say, show) as watched,
+        closing(make_attempts(watched, jobs)) as attempts,
+    ):
         for ended in attempts:
-            name, result = ended.cfg.name, ended.result
-            if result.state in ('done', 'skipped'):
-                outcome.done.append(name)
-                duration = format_duration(ended.seconds)
-                say(f'{ended.label}: {_score_line(ended.cfg)}, {duration}')
-                continue
-            outcome.failed[name] = result.message
-            say(f'{ended.label} failed: {result.message}')
-            if result.is_disk_full:
+            _note(outcome, ended, say)
+            if ended.result.is_disk_full:
                 break  # the next run would fail the same way
     return outcome
 
@@ -240,9 +248,22 @@ def _training_line(settings) -> str:
     return f"loss {done['last']['loss']:.3f} after {done['tokens']:,} tokens"
 
 # %% ../../nbs/engines/70_local.ipynb #1ef0679e
+def _train_encoder(watched, run, notebook) -> str:
+    "Execute the notebook of an encoder or a bi-encoder, and say what it came to."
+    settings, start, state = run.settings, time.time(), RunState.FAILED
+    watched.begin(settings)
+    try:
+        execute_notebook(notebook, run.folder / notebook.name, settings.model_dump())
+        line, state = _training_line(settings), RunState.DONE
+    finally:
+        watched.end(settings, state)
+    return f'{line}, {format_duration(time.time() - start)}'
+
+# %% ../../nbs/engines/70_local.ipynb #e186b443
 def train_encoders(
     settings: list,  # EncoderSettings or BiEncoderSettings
-    say=print,  # where a line for each goes
+    say: Callable = print,  # where a line for each event goes
+    show: Callable = lambda looks: None,  # told of a list of RunLook, once a second
 ) -> StudyOutcome:
     "Execute the notebook of every encoder or bi-encoder that the run store does not have."
     todo = [s for s in settings if not is_trained(s)]
@@ -250,18 +271,18 @@ def train_encoders(
     notebooks = [project_root() / SETTINGS_NOTEBOOKS[type(s)] for s in todo]
     for model, notebook in zip(todo, notebooks):
         check_notebook(notebook, model.model_dump())
-    for number, (model, notebook) in enumerate(zip(todo, notebooks), 1):
-        label, start = f'[{number}/{len(todo)}] {model.name}', time.time()
-        try:
-            with ProgressBar(model.folder, model.updates, label):
-                execute_notebook(notebook, model.folder / notebook.name, model.model_dump())
-            line = _training_line(model)
-        except KitError as e:
-            outcome.failed[model.name] = str(e)
-            say(f'{label} failed: {e}')
-            continue
-        outcome.done.append(model.name)
-        say(f'{label}: {line}, {format_duration(time.time() - start)}')
+    runs = numbered_runs(todo, lambda model: model.folder)
+    with watch_runs(runs, say, show) as watched:
+        for run, notebook in zip(runs, notebooks):
+            name = run.settings.name
+            try:
+                line = _train_encoder(watched, run, notebook)
+            except KitError as e:
+                outcome.failed[name] = str(e)
+                say(f'{run.label} failed: {e}')
+                continue
+            outcome.done.append(name)
+            say(f'{run.label}: {line}')
     return outcome
 
 # %% ../../nbs/engines/70_local.ipynb #fe1cb46e
@@ -315,9 +336,10 @@ def _blocked(todo: list, failed: dict) -> dict:  # {name: message}
 # %% ../../nbs/engines/70_local.ipynb #ea320acd
 def run_all(
     paths,  # YAML files, or folders of params/
-    say=print,
+    say: Callable = print,
     trials: list = (),  # RunConfig: runs that no file of `paths` describes
     jobs: int = 1,  # how many runs at a time
+    show: Callable = lambda looks: None,  # told of a list of RunLook, once a second
 ) -> StudyOutcome:  # of all kinds together
     "Train all that `paths` describe, and first the encoders that it starts from."
     configs = [*read_configs(paths, none=True), *trials]
@@ -331,13 +353,13 @@ def run_all(
         raise KitError(f'{names}: no parameter file of a run, an encoder or a bi-encoder')
     _check_bi_encoders(bi_encoders, configs)
 
-    outcome = train_encoders(encoders, say)
+    outcome = train_encoders(encoders, say, show)
     blocked = _blocked(todo, outcome.failed)
     outcome.failed |= blocked
     for settings in [*configs, *bi_encoders]:
         _check_encoder_unchanged(settings)
-    runs = run_study([cfg for cfg in configs if cfg.name not in blocked], say, jobs)
-    rest = train_encoders([s for s in bi_encoders if s.name not in blocked], say)
+    runs = run_study([cfg for cfg in configs if cfg.name not in blocked], say, jobs, show)
+    rest = train_encoders([s for s in bi_encoders if s.name not in blocked], say, show)
     for part in (runs, rest):
         outcome.add(part)
     return outcome

@@ -26,15 +26,19 @@ from reproduce_kit.engines.run_rows import RunRow
 from reproduce_kit.store.run import RunState
 
 NAMES = {
+    'Set-up': ['doctor', 'data', 'completion'],
     'Study': ['new', 'list', 'plan', 'prepare', 'sweep', 'run', 'logs'],
-    'Results': ['rerank', 'retrieve', 'tables', 'figures', 'paper', 'report', 'export', 'push'],
-    'Engines': ['engines', 'fetch', 'stop', 'evaluate'],
-    'Checks': ['check', 'claims', 'compare', 'why', 'doctor', 'data'],
+    'Results': [
+        *['rerank', 'retrieve', 'evaluate', 'tables', 'figures', 'paper'],
+        *['report', 'export', 'push'],
+    ],
+    'Checks': ['check', 'claims', 'compare', 'why'],
+    'Other machines': ['engines', 'fetch', 'stop'],
 }
 OPTIONS = {
     'new': ['study', '--json'],
     'list': ['paths', '--on', '--json'],
-    'plan': ['paths', '--on', '--rates', '--script', '--json'],
+    'plan': ['paths', '--on', '--rates', '--max-dollars', '--script', '--json'],
     'prepare': ['paths', '--json'],
     'sweep': ['study', '--jobs', '--json'],
     'run': [
@@ -63,6 +67,7 @@ OPTIONS = {
     'why': ['file', 'cell', '--json'],
     'doctor': ['--on', '--json'],
     'data': [],
+    'completion': ['shell'],
 }
 EMBEDDED = 'params/embedded'
 AS_RUN = 'params/lion-vs-adamw/as-run'
@@ -114,7 +119,7 @@ def test_help_lists_the_commands_under_their_headings():
 
 def test_the_one_line_help_of_every_command_is_a_whole_sentence():
     lines = reproduce('--help').output.splitlines()
-    for line in lines[lines.index('Study:') :]:
+    for line in lines[lines.index('Set-up:') :]:
         if line.startswith('  '):
             assert line.endswith('.') and not line.endswith('...'), line
 
@@ -287,7 +292,7 @@ class FakeModal:
         self.calls.append(('start', names, list(order.secrets), order.track))
         return 'fc-1'
 
-    def follow_runs(self, engine, configs, submission, say):
+    def follow_runs(self, engine, configs, submission, say, show):
         self.calls.append(('follow', [config.name for config in configs]))
         if self.interrupt:
             raise KeyboardInterrupt

@@ -73,7 +73,7 @@ def test_only_trials_that_are_not_finished_are_run(monkeypatch):
     finish(done)
     asked = []
 
-    def run_study(configs, say, jobs):
+    def run_study(configs, say, jobs, show):
         asked.extend(configs)
         for config in configs:
             finish(config)
@@ -86,7 +86,7 @@ def test_only_trials_that_are_not_finished_are_run(monkeypatch):
 
 def test_a_trial_that_fails_ends_the_sweep(monkeypatch, tmp_path):
     outcome = StudyOutcome(failed={'adamw-01': 'the loss is not a number'})
-    monkeypatch.setattr(local, 'run_study', lambda configs, say, jobs: outcome)
+    monkeypatch.setattr(local, 'run_study', lambda configs, say, jobs, show: outcome)
     result = sweep()
     assert result.exit_code == 1
     assert 'trial adamw-01 failed: the loss is not a number' in result.output
@@ -113,7 +113,7 @@ def test_the_file_of_a_sweep_means_its_trials_and_a_folder_leaves_them_out():
 def test_the_trials_of_a_file_are_run_by_the_command_that_the_plan_names(monkeypatch):
     asked = []
 
-    def run_study(configs, say, jobs):
+    def run_study(configs, say, jobs, show):
         asked.extend(configs)
         return StudyOutcome(done=[config.name for config in configs])
 

@@ -103,6 +103,19 @@ def test_a_study_says_how_long_it_takes_and_what_comes_next(study):
     assert 'next: reproduce report smoke' in study.output
 
 
+def test_what_happens_to_a_run_is_told_line_by_line(study):
+    for name in ('smoke-adamw', 'smoke-lion'):
+        lines = [line for line in study.output.splitlines() if f'/2] {name}: ' in line]
+        told = [re.sub(r'0\.\d{4}|\d+ (s|min)$', '#', line.split(': ', 1)[1]) for line in lines]
+        assert told == [
+            'started',
+            'epoch 1 of 2: nDCG@10 # on test',
+            'epoch 2 of 2: nDCG@10 # on test',
+            'nDCG@10 # on test after epoch 2, #',
+        ]
+    assert '\x1b' not in study.output and '\r' not in study.output
+
+
 def test_a_finished_run_has_all_its_files_and_no_checkpoint(study):
     folder = study.run('smoke-lion')
     files = {p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file()}
