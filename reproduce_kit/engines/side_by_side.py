@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 from ..config.settings import RunConfig
 from .attempt import AttemptResult, attempt
-from ..store.run import core_count, run_folder
+from ..store.machine import core_count
+from ..store.run import run_folder
 
 # %% ../../nbs/engines/68_side_by_side.ipynb #a099529e
 class ProgressBar(threading.Thread):

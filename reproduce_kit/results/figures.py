@@ -25,7 +25,8 @@ from ..core import artifact_dir, atomic_write, write_json
 from ..evaluation.metrics import paired_interval
 from .latex import generated_header, latex_text, provenance
 from .read_once import file_hash
-from .run_tables import by_backbone, run_epochs
+from .run_groups import by_backbone
+from .run_tables import run_epochs
 from .table import Cell
 from ..store.history import read_history
 
