@@ -32,7 +32,7 @@ def _check_machine(name: str, pending: list):
     from reproduce_kit.config.sweep import sweep_file
     from reproduce_kit.core import KitError
     from reproduce_kit.publish.pages import display_path
-    from reproduce_kit.store.run import devices
+    from reproduce_kit.store.machine import devices
 
     if pending and pending[0].gpu and not devices():
         config, path = pending[0], display_path(sweep_file(name))

@@ -8,7 +8,6 @@ __all__ = ['Rate', 'Share', 'Count', 'Word', 'PairCount', 'PassageWords', 'Seed'
            'RunConfig', 'example_settings']
 
 # %% ../../nbs/config/20_settings.ipynb #96026fa8
-from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -260,7 +259,7 @@ class RunConfig(Settings):
         "The optimizer as tables print it."
         return optimizer_title(self.optimizer)
 
-    @cached_property
+    @property
     def identity(self) -> str:
         "Eight hexadecimal digits that change with every setting, placement aside."
         hashed = hashed_settings(self)
@@ -293,12 +292,6 @@ class RunConfig(Settings):
     def updates(self) -> int:
         "Updates of the whole run."
         return self.epochs * self.epoch_updates
-
-    def model_copy(self, **changes):
-        "Return a copy, whose identity is its own."
-        copy = super().model_copy(**changes)
-        vars(copy).pop('identity', None)
-        return copy
 
     def batch(
         self,

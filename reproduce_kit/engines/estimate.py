@@ -19,7 +19,8 @@ from ..config.settings import RunConfig
 from ..core import read_json
 from .workload import pair_operations, workload
 from ..speed.gpu_bars import measured_pair_speed
-from ..store.run import Run, core_count, core_share, find_runs
+from ..store.machine import core_count, core_share
+from ..store.run import Run, find_runs
 
 # %% ../../nbs/engines/40_estimate.ipynb #23fee1c1
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ from .run_rows import format_duration
 from .side_by_side import make_attempts, numbered_runs
 from ..models.backbone import weights_folder
 from ..models.reranker import reranker_folder
-from ..store.run import Run, RunState, devices, run_folder
+from ..store.machine import devices
+from ..store.run import Run, RunState, run_folder
 
 # %% ../../nbs/engines/70_local.ipynb #8739f2a5
 NOTEBOOK_SECONDS = 15  # to start a notebook and its imports

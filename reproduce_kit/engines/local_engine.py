@@ -9,7 +9,8 @@ __all__ = ['ENGINE', 'check_run_store', 'LocalEngine']
 from ..config.settings import RunConfig
 from ..core import artifact_dir, atomic_write
 from .run_rows import RunLog, StoredRun, run_log
-from ..store.run import Run, devices, run_folder
+from ..store.machine import devices
+from ..store.run import Run, run_folder
 
 # %% ../../nbs/engines/71_local_engine.ipynb #1dbd22c4
 def check_run_store() -> str:

@@ -44,7 +44,8 @@ from reproduce_kit.engines.modal_machines import (
     refresh,
     volume,
 )
-from ..store.run import Run, RunState, find_runs, git_state, run_folder
+from ..store.machine import git_state
+from ..store.run import Run, RunState, find_runs, run_folder
 
 # %% ../../nbs/engines/80_modal_app.ipynb #981e3959
 def prepare(jobs: list) -> dict:  # {'ready': rows, 'trouble': '' or what was wrong}

@@ -26,9 +26,10 @@ from reproduce_kit.engines.modal_session import (
 )
 from .run_rows import RunRow, run_status
 from ..store.events import EVENTS_FILE, parse_events
+from ..store.machine import git_state
 from ..store.old_runs import remote_old_events
 from ..store.progress import RunProgress, fold
-from ..store.run import git_state, run_folder
+from ..store.run import run_folder
 
 # %% ../../nbs/engines/90_modal_client.ipynb #eb7bec88
 def _remote_progress(volume, path: str) -> RunProgress:

@@ -26,7 +26,8 @@ from reproduce_kit.engines.lease import (
 )
 from ..store.events import EVENTS_FILE, EventKind
 from ..store.history import read_history
-from ..store.run import Run, devices
+from ..store.machine import devices
+from ..store.run import Run
 
 # %% ../../nbs/engines/60_monitor.ipynb #840b5c38
 @dataclass

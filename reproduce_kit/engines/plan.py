@@ -22,7 +22,8 @@ from reproduce_kit.engines.estimate import (
     planned_precision,
 )
 from .workload import pair_tokens, parameter_counts, workload
-from ..store.run import Run, RunState, devices, run_folder
+from ..store.machine import devices
+from ..store.run import Run, RunState, run_folder
 from ..training.schedules import planned_rate, schedule_span
 
 # %% ../../nbs/engines/45_plan.ipynb #e1a6b475

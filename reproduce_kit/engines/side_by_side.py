@@ -19,7 +19,8 @@ from multiprocessing import connection, get_context, parent_process
 from ..config.settings import RunConfig
 from .attempt import AttemptResult, attempt
 from .run_look import LocalRun, WatchedRuns
-from ..store.run import RunState, core_count, run_folder
+from ..store.machine import core_count
+from ..store.run import RunState, run_folder
 
 # %% ../../nbs/engines/68_side_by_side.ipynb #c68d9632
 @dataclass(frozen=True)

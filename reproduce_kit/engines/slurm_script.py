@@ -17,7 +17,7 @@ from pathlib import Path
 from ..config.settings import RunConfig
 from ..core import KitError, artifact_dir, did_you_mean, project_root
 from .slurm_settings import SlurmSettings, limit_minutes, slurm_file
-from ..store.run import git_state
+from ..store.machine import git_state
 
 # %% ../../nbs/engines/73_slurm_script.ipynb #3c4682cd
 @dataclass(frozen=True)

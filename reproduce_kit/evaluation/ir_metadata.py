@@ -18,7 +18,8 @@ from ..config.study import Publication, read_study
 from ..core import CHECKSUMS_FILE, atomic_write, project_root, read_json, read_record
 from .metrics import read_measured
 from .significance import CORRECTIONS
-from ..store.run import Run, process_rank
+from ..store.machine import process_rank
+from ..store.run import Run
 
 # %% ../../nbs/evaluation/58_ir_metadata.ipynb #9824566d
 @dataclass(frozen=True)

@@ -55,7 +55,8 @@ from .zero_shot import zero_shot
 from ..models.backbone import load_checkpoint
 from ..models.reranker import load_reranker
 from ..store.events import EventKind
-from ..store.run import Run, final_epoch, process_rank, wait_for_all
+from ..store.machine import process_rank, wait_for_all
+from ..store.run import Run, final_epoch
 
 # %% ../../nbs/evaluation/60_rerank.ipynb #689baeac
 def _candidate_pairs(topics: dict, corpus: dict, candidates: dict, depth: int) -> list:

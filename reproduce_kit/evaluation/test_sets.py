@@ -19,7 +19,7 @@ from ..data.msmarco_qa import qa_v11
 from ..data.msmarco_sets import LUCENE_INDEX, MSMARCO_SETS, eval_set
 from ..data.pairs import load_collection
 from .metrics import MEASURES, evaluate
-from ..store.run import process_rank
+from ..store.machine import process_rank
 
 # %% ../../nbs/evaluation/50_test_sets.ipynb #8dfbbdf8
 def split_set(

@@ -20,8 +20,6 @@ from nbformat.v4 import new_output
 from papermill.engines import Engine
 from traitlets.config import Config
 
-from ..results.figures import SAVED_AS
-
 # %% ../../nbs/publish/05_page_shell.ipynb #aa4fe3bf
 class _CellValue(DisplayHook):
     "Keeps the value of a cell's last line."
@@ -75,10 +73,11 @@ PIXELS_PER_INCH = 72
 
 def figure_png(figure: Figure) -> tuple:  # (PNG in base64, its metadata)
     "Return what a page shows of a figure."
-    saved = SAVED_AS.get(figure)
+    saved, metadata = getattr(figure, 'saved_as', None), {}
+    if saved:
+        metadata = dict(width=round(figure.get_figwidth() * PIXELS_PER_INCH))
     png = saved.read_bytes() if saved else print_figure(figure, 'png')
-    width = round(figure.get_figwidth() * PIXELS_PER_INCH)
-    return b64encode(png).decode(), dict(width=width) if saved else {}
+    return b64encode(png).decode(), metadata
 
 
 def _show_figures(shell: InteractiveShell):

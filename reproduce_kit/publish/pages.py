@@ -38,7 +38,8 @@ from reproduce_kit.publish.page_processes import (
     execute_pages,
     import_modules_of,
 )
-from ..store.run import PACKAGES, git_state, require_runs
+from ..store.machine import PACKAGES, git_state
+from ..store.run import require_runs
 from ..verdicts.claim_files import claims_paths, claims_study
 
 # %% ../../nbs/publish/10_pages.ipynb #6e6ece39

@@ -48,7 +48,8 @@ from reproduce_kit.results.significance_tables import (
 from ..results.system_table import table2
 from ..results.table import Table, format_interval, table_html
 from ..results.variance_figure import variance_figure
-from ..store.run import git_state, require_runs
+from ..store.machine import git_state
+from ..store.run import require_runs
 from ..verdicts.cells import CellVerdict, check_cells
 from ..verdicts.claim_files import claims_study
 from ..verdicts.claims import judge_all, read_claims, verdict_counts

@@ -16,7 +16,7 @@ from ..core import artifact_dir, atomic_write, write_json
 from .manifest import Commit
 from .read_once import file_hash
 from .table import Cell, Table, label_levels, repeated_levels
-from ..store.run import git_state
+from ..store.machine import git_state
 
 # %% ../../nbs/results/20_latex.ipynb #7140d2b2
 _COMMANDS = str.maketrans(

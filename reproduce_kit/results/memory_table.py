@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ..config.optimizers import optimizer_titles
 from ..core import artifact_dir, read_record
 from .read_once import file_hash
-from .run_tables import by_backbone
+from .run_groups import by_backbone
 from .table import MISSING, Table, format_signed
 from ..store.run import Run
 

@@ -13,7 +13,7 @@ from .manifest import read_manifest
 from .measure_columns import table_columns
 from .run_tables import chosen_row, first_stage, has_zero_shot
 from .table import MISSING, Table, format_interval, format_rate, format_signed
-from ..store.run import core_share
+from ..store.machine import core_share
 
 # %% ../../nbs/results/36_number_macros.ipynb #ba6eed1b
 def _listed(values) -> str:

@@ -4,19 +4,17 @@
 
 # %% auto #0
 __all__ = ['runs_or_none', 'ranking_source', 'run_epochs', 'final_evidence', 'first_stage', 'first_stage_name', 'has_zero_shot',
-           'seed_groups', 'by_backbone', 'seed_group_epochs', 'add_mean', 'row_label', 'table1', 'measures_table',
-           'chosen_epoch', 'chosen_row', 'last_evidence']
+           'seed_group_epochs', 'add_mean', 'row_label', 'table1', 'measures_table', 'chosen_epoch', 'chosen_row',
+           'last_evidence']
 
 # %% ../../nbs/results/30_run_tables.ipynb #fe84177e
 from dataclasses import dataclass, field
 
 import pandas as pd
 
-from ..config.settings import PLACEMENT_KEYS
 from reproduce_kit.core import (
     KitError,
     artifact_dir,
-    canonical_json,
     once,
     read_json,
     read_record,
@@ -31,6 +29,7 @@ from reproduce_kit.evaluation.metrics import (
 )
 from .measure_columns import all_columns, table_columns
 from .read_once import file_hash, study_of
+from .run_groups import seed_groups
 from .selected_epoch import final_caption, preferred_epoch, selection_scores
 from reproduce_kit.results.table import (
     MISSING,
@@ -181,27 +180,6 @@ def has_zero_shot(runs: list) -> bool:
         return False
     measured = read_measured(runs[0].folder / 'first-stage')
     return any(row.startswith('zero-shot/') for row in measured.means)
-
-# %% ../../nbs/results/30_run_tables.ipynb #e2d30ff7
-@once
-def _settings_but_seed(run: Run) -> str:
-    return canonical_json(run.cfg.model_dump(exclude={'name', 'seed', *PLACEMENT_KEYS}))
-
-
-def seed_groups(runs: list) -> list:
-    "Return lists of runs that differ in their seed only, in table order."
-    groups = {}
-    for run in runs:
-        groups.setdefault(_settings_but_seed(run), []).append(run)
-    return list(groups.values())
-
-# %% ../../nbs/results/30_run_tables.ipynb #b88080e7
-def by_backbone(runs: list) -> dict:
-    "Return {title of a backbone: its runs}, in table order."
-    groups = {}
-    for run in runs:
-        groups.setdefault(run.cfg.title, []).append(run)
-    return groups
 
 # %% ../../nbs/results/30_run_tables.ipynb #48d7f1a3
 def _sum(frames: list) -> pd.DataFrame:

@@ -34,13 +34,13 @@ from reproduce_kit.evaluation.significance import (
     topics_and_seeds,
 )
 from .measure_columns import table_columns
+from .run_groups import seed_groups
 from reproduce_kit.results.run_tables import (
     add_mean,
     first_stage,
     first_stage_name,
     last_evidence,
     row_label,
-    seed_groups,
 )
 from .selected_epoch import final_caption
 from reproduce_kit.results.table import (

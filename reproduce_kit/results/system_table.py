@@ -13,13 +13,8 @@ import pandas as pd
 from ..config.backbones import BACKBONES
 from ..data.published import Paper, listed_systems
 from .measure_columns import table_columns
-from reproduce_kit.results.run_tables import (
-    chosen_epoch,
-    first_stage,
-    has_zero_shot,
-    row_label,
-    seed_groups,
-)
+from .run_groups import seed_groups
+from .run_tables import chosen_epoch, first_stage, has_zero_shot, row_label
 from .table import MISSING, Table, mark_best
 
 # %% ../../nbs/results/31_system_table.ipynb #13088fe1

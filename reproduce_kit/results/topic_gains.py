@@ -14,7 +14,8 @@ import pandas as pd
 
 from ..config.comparison import Comparison, compared_optimizers
 from .figures import PALETTE, set_style
-from .run_tables import first_stage, seed_group_epochs, seed_groups
+from .run_groups import seed_groups
+from .run_tables import first_stage, seed_group_epochs
 from .significance_tables import leading_measures
 
 # %% ../../nbs/results/54_topic_gains.ipynb #7501c562

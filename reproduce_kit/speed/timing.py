@@ -178,7 +178,7 @@ def save_benchmark(
     "Write `paper/performance/NAME-cpu.csv` (or -cuda), and what it was measured on."
     import torch  # noqa: PLC0415  late: reading results must start fast
 
-    from reproduce_kit.store.run import PACKAGES, git_state, hardware  # noqa: PLC0415  the same
+    from reproduce_kit.store.machine import PACKAGES, git_state, hardware  # noqa: PLC0415  too
 
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     path = artifact_dir('paper') / 'performance' / f'{name}-{device}.csv'

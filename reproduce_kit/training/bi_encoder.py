@@ -49,7 +49,7 @@ from reproduce_kit.store.checkpoints import (
     whole_folder,
 )
 from ..store.history import append_history
-from ..store.run import git_state, hardware
+from ..store.machine import git_state, hardware
 from .callback import ProgressCallback, remove_printing_callbacks
 from .distillation import DistilLoss
 from .teacher import bi_encoder_collection

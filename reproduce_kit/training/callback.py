@@ -25,7 +25,8 @@ from ..models.backbone import count_parameters
 from ..store.checkpoints import export_epoch_model
 from ..store.events import EventKind
 from ..store.history import append_history
-from ..store.run import Run, process_rank, wait_for_all
+from ..store.machine import process_rank, wait_for_all
+from ..store.run import Run
 from .optimizers import describe_optimizer, optimizer_bytes
 from .stopping import STOP_FILE, is_asked_to_stop
 from .telemetry import Telemetry

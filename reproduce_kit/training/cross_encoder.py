@@ -19,7 +19,8 @@ from ..config.settings import RunConfig
 from ..core import Interrupted, KitError, checksum_error
 from ..models.backbone import quiet
 from ..store.checkpoints import ResumePoint, delete_checkpoints, resume_point, rewind
-from ..store.run import Run, process_rank, wait_for_all, world_size
+from ..store.machine import process_rank, wait_for_all, world_size
+from ..store.run import Run
 from .callback import TrainingCallback, remove_printing_callbacks
 from .group_losses import group_trainer
 from .microbatch import microbatch_trainer

@@ -31,7 +31,7 @@ from reproduce_kit.store.checkpoints import (
     whole_folder,
 )
 from ..store.history import append_history, read_history
-from ..store.run import git_state, hardware
+from ..store.machine import git_state, hardware
 from .optimizers import decay_groups
 from .pretraining_text import Pieces
 

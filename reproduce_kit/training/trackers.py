@@ -10,7 +10,8 @@ import os
 
 from transformers import TrainerCallback
 
-from ..store.run import Run, process_rank
+from ..store.machine import process_rank
+from ..store.run import Run
 
 # %% ../../nbs/training/48_trackers.ipynb #ae6e99be
 class TrackioCurves(TrainerCallback):

@@ -22,7 +22,8 @@ from reproduce_kit.data.published import (
     read_paper,
 )
 from ..engines.compliance import check_configs
-from ..results.run_tables import first_stage, seed_group_epochs, seed_groups
+from ..results.run_groups import seed_groups
+from ..results.run_tables import first_stage, seed_group_epochs
 from ..store.run import finished_runs
 from .sources import KEY, source_rows
 from .states import COMPATIBLE, DIFFERS, NOT_COMPARABLE, NOT_RUN, classify

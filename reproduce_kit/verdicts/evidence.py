@@ -25,7 +25,8 @@ from reproduce_kit.data.published import (
     read_paper,
 )
 from ..engines.workload import parameter_counts
-from ..results.run_tables import seed_group_epochs, seed_groups
+from ..results.run_groups import seed_groups
+from ..results.run_tables import seed_group_epochs
 from ..store.history import read_history
 from ..store.run import finished_runs
 from ..training.optimizers import make_optimizer

@@ -94,7 +94,7 @@ def test_a_trial_that_fails_ends_the_sweep(monkeypatch, tmp_path):
 
 
 def test_trials_that_are_meant_for_a_gpu_are_not_trained_without_one(monkeypatch):
-    monkeypatch.setattr('reproduce_kit.store.run.devices', lambda: [])
+    monkeypatch.setattr('reproduce_kit.store.machine.devices', lambda: [])
     result = CliRunner().invoke(main, ['sweep', 'lion-vs-adamw/minilm'])
     assert result.exit_code == 1
     assert '18 trials are to do, on H100' in result.output

@@ -8,7 +8,7 @@ from conftest import ROOT
 
 from reproduce_kit.cli.run import list_rows
 from reproduce_kit.config.backbones import BACKBONES, BACKBONES_FILE
-from reproduce_kit.config.files import make_config, read_configs
+from reproduce_kit.config.files import read_configs
 from reproduce_kit.config.settings import example_settings
 from reproduce_kit.core import KitError, once, one_reading
 
@@ -76,10 +76,3 @@ def test_a_block_within_another_ends_nothing(tmp_path):
         path.write_text('13')
         assert seed() == '12'
     assert seed() == '13'
-
-
-def test_a_copy_of_settings_has_an_identity_of_its_own():
-    config = make_config(example_settings())
-    assert config.identity
-    assert config.model_copy(update=dict(seed=13)).identity != config.identity
-    assert config.model_copy(update=dict(gpus=4)).identity == config.identity

@@ -17,7 +17,7 @@ from reproduce_kit.engines.estimate import (
 from reproduce_kit.engines.plan import plan_row
 from reproduce_kit.engines.workload import workload
 from reproduce_kit.speed.gpu_bars import Bar, BarMachine, append_bar
-from reproduce_kit.store.run import core_count
+from reproduce_kit.store.machine import core_count
 from reproduce_kit.testing.fake_runs import fake_run
 
 

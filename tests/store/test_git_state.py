@@ -1,6 +1,6 @@
 """What a manifest says of the clone."""
 
-from reproduce_kit.store.run import git_state
+from reproduce_kit.store.machine import git_state
 
 
 def test_a_machine_without_git_has_no_commit_and_no_error(monkeypatch):

@@ -17,7 +17,8 @@ from reproduce_kit.data.published import read_paper
 from reproduce_kit.evaluation.metrics import MEASURES
 from reproduce_kit.publish.trace import trace
 from reproduce_kit.results.latex import write_table
-from reproduce_kit.results.run_tables import seed_groups, table1
+from reproduce_kit.results.run_groups import seed_groups
+from reproduce_kit.results.run_tables import table1
 from reproduce_kit.results.significance_tables import gap_table, seed_gaps, variance_table
 from reproduce_kit.store.events import EventKind
 from reproduce_kit.store.run import finished_runs
