@@ -13,6 +13,7 @@ from collections import Counter
 
 import click
 
+from .render_remote import time_to_go, updates_text
 from .tables import text_table
 
 # %% ../../nbs/cli/12_live_view.ipynb #2323c444
@@ -41,23 +42,13 @@ def _epoch(look):
     return '' if look.epoch is None else f'{look.epoch:.1f}/{look.epochs}'
 
 
-def _updates(look):
-    return f'{look.step}/{look.of}' if look.of else ''
-
-
-def _to_go(look):
-    from reproduce_kit.engines.run_rows import format_duration
-
-    return '' if look.eta is None else format_duration(look.eta)
-
-
 LIVE_COLUMNS = {
     'run': 'name',
     'epoch': _epoch,
-    'updates': _updates,
+    'updates': updates_text,
     'rate': lambda look: '' if look.learning_rate is None else f'{look.learning_rate:.1e}',
     'loss': lambda look: '' if look.loss is None else f'{look.loss:.3f}',
-    'to go': _to_go,
+    'to go': time_to_go,
     'last measure': 'measure',
 }
 
@@ -95,7 +86,8 @@ def _start_live():  # rich.live.Live
     from rich.console import Console
     from rich.live import Live
 
-    console = Console(file=sys.stderr, force_terminal=True)
+    plain = dict(markup=False, highlight=False, emoji=False)
+    console = Console(file=sys.stderr, force_terminal=True, **plain)
     live = Live(
         console=console,
         auto_refresh=False,
@@ -128,7 +120,7 @@ class LiveView:
         "Print a line, above the view if both are on the terminal."
         stream = sys.stderr if self.err else sys.stdout
         if self.live and self.is_possible and stream.isatty():
-            self.live.console.print(line, markup=False, highlight=False)
+            self.live.console.print(line)
         else:
             click.echo(line, err=self.err)
 

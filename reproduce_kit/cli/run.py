@@ -260,8 +260,8 @@ def run(paths, on, jobs, as_json, track, **options):
     """Train, rerank and measure every config that is not done.
 
     PATHS are YAML files or folders. Encoders that the runs start from are trained first.
-    A run that was interrupted continues from its last checkpoint. The exit code is 1 unless
-    every run is done."""
+    A run that was interrupted, as by Ctrl-C, continues from its last checkpoint. On a terminal,
+    a table shows how far the runs are. The exit code is 1 unless every run is done."""
     if on == 'local':
         return run_here(paths, track, jobs, as_json)
     from reproduce_kit.cli.run_on_queue import queue_request, run_on_queue

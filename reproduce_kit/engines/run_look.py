@@ -177,7 +177,8 @@ class WatchedRuns:
         "Note that a run has ended; whoever made it says how."
         run = self.runs[settings.identity]
         self._look([run])
-        run.seen = replace(run.seen, state=state)
+        with self.lock:
+            run.seen = replace(run.seen, state=state)
 
     def look(self):
         "Look at all runs that are being made."
