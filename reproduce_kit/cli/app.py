@@ -18,7 +18,16 @@ from .doctor import doctor
 from .engines import engines_command, evaluate, fetch, logs, stop
 from .export import export
 from .new_study import new_command
-from .results import figures, paper, push, report, rerank, retrieve, tables
+from reproduce_kit.cli.results import (
+    figures,
+    paper,
+    push,
+    report,
+    rerank,
+    retrieve,
+    scoreboard,
+    tables,
+)
 from .run import list_command, plan, prepare, run
 from .sweep import sweep
 from ..core import KitError, as_kit_error, did_you_mean
@@ -26,7 +35,7 @@ from ..core import KitError, as_kit_error, did_you_mean
 # %% ../../nbs/cli/90_app.ipynb #b85c73d7
 SECTIONS = {
     'Study': (new_command, list_command, plan, prepare, sweep, run, logs),
-    'Results': (rerank, retrieve, tables, figures, paper, report, export, push),
+    'Results': (rerank, retrieve, tables, figures, paper, report, scoreboard, export, push),
     'Engines': (engines_command, fetch, stop, evaluate),
     'Checks': (check, claims, compare, why, doctor, data_group),
 }
