@@ -113,7 +113,7 @@ def board_effects(
         return None
     difference = ' minus '.join(paper.compared)
     caption = _EFFECTS_CAPTION.format(difference=difference)
-    table = Table('effects', caption, ('Model', 'Measure', 'Epoch'))
+    table = Table('source-effects', caption, ('Model', 'Measure', 'Epoch'))
     first, measures = next(iter(effects)), list(paper.measures.values())[:shown]
     rows = [row for row in effects[first] if row[1] in measures]
     for row in sorted(rows, key=lambda row: measures.index(row[1])):

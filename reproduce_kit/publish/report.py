@@ -22,7 +22,7 @@ from ..data.published import is_published, listing_paper, read_paper
 from ..engines.compliance import check_configs
 from ..evaluation.metrics import paired_interval
 from .board_lines import board_effects
-from .page_parts import figure_html, frame_html, render_page
+from .page_parts import figure_html, frame_html, render_page, table_part
 from .scoreboard import board_html
 from ..results.endpoint import endpoint_answers, endpoint_sentence
 from reproduce_kit.results.figures import (
@@ -48,7 +48,7 @@ from reproduce_kit.results.significance_tables import (
 )
 from ..results.sweep_tables import sweep_table
 from ..results.system_table import table2
-from ..results.table import Table, format_interval, table_html
+from ..results.table import Table, format_interval
 from ..results.trial_budget import sweep_figure
 from ..results.variance_figure import variance_figure
 from ..store.run import git_state, require_runs
@@ -134,7 +134,7 @@ SECTIONS = (
         'figures', 'Figures', 'How did training go, and does the difference change with model size?'
     ),
     Section('effects', 'Effects', 'Do the sources and our runs agree about the difference?'),
-    Section('sweep', 'Sweep', 'How were the optimizers tuned?'),
+    Section('tuning', 'Sweep', 'How were the optimizers tuned?'),
     Section('verdicts', 'Verdicts', 'Did the runs do what their files ask for?'),
     Section('claims', 'Claims', 'Which sentences of the texts do the data support?'),
     Section('provenance', 'Provenance and environment', 'What does it take to run this again?'),
@@ -162,11 +162,11 @@ def _figures_html(runs: list) -> str:
 # %% ../../nbs/publish/30_report.ipynb #f6cdc196
 def _evidence_html(runs: list, gaps: Table) -> str:
     if not runs[0].cfg.updates:
-        return table_html(letters_table(runs))
+        return table_part(letters_table(runs))
     _, test_set, measure = table_columns(runs)[0]
     endpoint = endpoint_of(runs[0].cfg)
     margin = endpoint.margin if endpoint else None
-    tables = ''.join(map(table_html, (gaps, letters_table(runs), variance_table(runs))))
+    tables = ''.join(map(table_part, (gaps, letters_table(runs), variance_table(runs))))
     by_seed = seed_gaps(runs, (test_set,), measure)
     if not by_seed:
         return tables
@@ -205,7 +205,7 @@ def _effects_html(study: str) -> str:  # '' if no effects are printed
     }
     difference = ' minus '.join(paper.compared)
     caption = f'{difference}, with 95 % intervals over topics where there are values by topic.'
-    return table_html(table) + figure_html(forest_figure(paper, gaps), caption)
+    return table_part(table) + figure_html(forest_figure(paper, gaps), caption)
 
 # %% ../../nbs/publish/30_report.ipynb #620ea7a1
 def _sweep_html(study: str) -> str:  # '' if no results of a sweep are kept
@@ -215,7 +215,7 @@ def _sweep_html(study: str) -> str:  # '' if no results of a sweep are kept
             continue
         results, sweep = read_results(name), read_sweep(name)
         caption = f'The sweep {name}: {sweep.measure} by rate, and the expected best of n trials.'
-        body += table_html(sweep_table(name, results))
+        body += table_part(sweep_table(name, results))
         body += figure_html(sweep_figure(results, sweep), caption)
     return body
 
@@ -290,7 +290,7 @@ def _tables_html(runs: list) -> str:
     paper = listing_paper(runs[0].cfg.study)
     tables = [table1(runs), table2(runs, paper), settings_table(runs)]
     tables += [memory_table(runs)] if runs[0].cfg.updates else []
-    return ''.join(map(table_html, tables))
+    return ''.join(map(table_part, tables))
 
 
 def _bodies(runs: list, gaps: Table, recipe: str) -> dict:
@@ -304,7 +304,7 @@ def _bodies(runs: list, gaps: Table, recipe: str) -> dict:
         evidence=_evidence_html(runs, gaps),
         figures=_figures_html(runs),
         effects=_effects_html(study),
-        sweep=_sweep_html(study),
+        tuning=_sweep_html(study),
         verdicts=_configs_html(runs),
         claims=_claims_html(claims) if claims else '',
         findings=frame_html(findings.frame(), 'finding-list') if findings else '',

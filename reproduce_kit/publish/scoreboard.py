@@ -20,8 +20,7 @@ from reproduce_kit.publish.board_lines import (
     board_effects,
     cells_by_source,
 )
-from .page_parts import render_page
-from ..results.table import table_html
+from .page_parts import render_page, table_part
 from ..verdicts.cells import PrintedCell
 from ..verdicts.states import STATES, references_disagree
 
@@ -103,10 +102,11 @@ class Board:
         "What the board says as a whole."
         cells = [cell for cell in self.cells if cell.others]
         differing = sum(cell.agreement == 'disagree' for cell in cells)
-        sentences = [f'{len(self.cells)} printed numbers.']
+        sentences = [f'The table has {len(self.cells)} numbers.']
         if cells:
             sentences.append(
-                f'Of {len(cells)} that several sources print, {differing} differ between them.'
+                f'Of the {len(cells)} that other sources of the same runs print too, {differing} '
+                'differ between sources.'
             )
         if not self.recipes_run:
             sentences.append('No run of the study is finished yet.')
@@ -188,7 +188,7 @@ def make_board(
     shown = [i for i in range(len(_KEYS)) if any(labels[i] for labels in rows)]
     return Board(
         study=study,
-        caption='; '.join(dict.fromkeys(cell.reference for cell in cells)),
+        caption='; '.join(sorted({cell.reference for cell in cells})),
         keys=[_KEYS[i] for i in shown],
         columns=columns,
         rows=_board_rows(rows, columns, shown),
@@ -210,7 +210,7 @@ def write_scoreboard(
         board=board,
         agreements=AGREEMENTS,
         publication=read_study(study).publication,
-        effects=table_html(effects) if effects else '',
+        effects=table_part(effects) if effects else '',
     )
     path = Path(file) if file else artifact_dir('runs') / study / 'scoreboard.html'
     with atomic_write(path) as output:
