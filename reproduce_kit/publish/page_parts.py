@@ -24,19 +24,21 @@ def frame_html(
     name: str,  # id of the table
     colour: str = '',  # the column whose word colours its cell
 ) -> str:
-    "Return a frame as an HTML table."
-    heads = ''.join(f"<th scope='col'>{html.escape(str(name))}</th>" for name in frame.columns)
+    "Return a frame as an HTML table; on a narrow screen each row becomes a block."
+    heads = {column: html.escape(str(column)) for column in frame.columns}
+    head = ''.join(f"<th scope='col' role='columnheader'>{text}</th>" for text in heads.values())
     rows = []
     for record in frame.to_dict('records'):
         cells = []
         for column, value in record.items():
             text = html.escape(str(value))
             css = f" class='v-{text.replace(' ', '-')}'" if column == colour else ''
-            cells.append(f'<td{css}>{text}</td>')
-        rows.append(f"<tr>{''.join(cells)}</tr>")
+            cells.append(f"<td role='cell' data-head='{heads[column]}'{css}>{text}</td>")
+        rows.append(f"<tr role='row'>{''.join(cells)}</tr>")
     return (
-        f"<div class='scroll' tabindex='0'><table id='{html.escape(name)}' class='text'>"
-        f"<thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f"<div class='scroll' tabindex='0'><table id='{html.escape(name)}' class='text' "
+        f"role='table'><thead role='rowgroup'><tr role='row'>{head}</tr></thead>"
+        f"<tbody role='rowgroup'>{''.join(rows)}</tbody></table></div>"
     )
 
 # %% ../../nbs/publish/25_page_parts.ipynb #3e6356bd

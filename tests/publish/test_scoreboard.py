@@ -146,6 +146,13 @@ def test_a_table_without_epochs_is_shown_at_one_epoch_of_each_row(listed):
     assert shown == {key: [number] for key, number in numbers_of('thesis').items()}
 
 
+def test_an_inferred_epoch_is_said_to_be_inferred(bare):
+    notes = [row.text for row in soup(bare).select('.panel tr') if 'thesis' in row.text]
+    shown = [note for note in notes if MISSING not in note]
+    assert len(shown) == len(numbers_of('thesis'))
+    assert all('(epoch inferred)' in note for note in shown)
+
+
 def test_42_numbers_differ_between_sources_of_the_same_runs(bare):
     page = soup(bare)
     assert len(page.select("td[data-sources='disagree']")) == 42
