@@ -289,12 +289,8 @@ class Printed:
         self.inferred = {name for name in paper.sources if _has_inferred_epochs(paper, name)}
         self.effects = source_effects(paper)
 
-    def lines(
-        self,
-        cell: PrintedCell,
-        reference: str,  # the source that the table shows; '' for that of the first stage
-    ) -> list:  # of SourceLine
-        "Return what each source says of a number."
+    def lines(self, cell: PrintedCell, reference: str) -> list:
+        "Return a SourceLine for each source; reference: the one shown, '' for the first stage's."
         if not reference:
             return [SourceLine(cell.reference, cell.printed, IN_TABLE)]
         return [self._line(cell, reference, name) for name in self.paper.sources]

@@ -23,7 +23,7 @@ from ..engines.compliance import check_configs
 from ..evaluation.metrics import paired_interval
 from .board_lines import board_effects
 from .page_parts import figure_html, frame_html, render_page, table_part
-from .scoreboard import board_html
+from .scoreboard import Board, board_html, make_board
 from ..results.endpoint import endpoint_answers, endpoint_sentence
 from reproduce_kit.results.figures import (
     figure1,
@@ -52,10 +52,10 @@ from ..results.table import Table, format_interval
 from ..results.trial_budget import sweep_figure
 from ..results.variance_figure import variance_figure
 from ..store.run import git_state, require_runs
-from ..verdicts.cells import check_cells
 from ..verdicts.claims import claims_study, judge_all, read_claims, verdict_counts
 from ..verdicts.evidence import collect_evidence
 from ..verdicts.forest import forest_figure, own_gaps, printed_gaps
+from ..verdicts.states import REPRODUCED
 
 # %% ../../nbs/publish/30_report.ipynb #39fc9b76
 _ROW = (
@@ -107,12 +107,12 @@ def _gap_sentence(runs: list) -> str:
     )
 
 
-def _cells_sentence(cells: list) -> str:
-    "How many printed cells were reproduced; `cells` is from `check_cells`."
-    if not cells:
+def _cells_sentence(board: Board | None) -> str:
+    "How many printed numbers were reproduced; None: no numbers are printed."
+    if board is None:
         return 'No numbers are printed for this study, so there are none to reproduce.'
-    reproduced = sum(cell.state == 'reproduced' for cell in cells)
-    return f'{reproduced} of {len(cells)} printed cells are reproduced.'
+    states = [line.state.name for cell in board.cells for line in cell.ours]
+    return f'{states.count(REPRODUCED)} of {len(states)} printed numbers are reproduced.'
 
 # %% ../../nbs/publish/30_report.ipynb #d3988db9
 @dataclass(frozen=True)
@@ -293,13 +293,13 @@ def _tables_html(runs: list) -> str:
     return ''.join(map(table_part, tables))
 
 
-def _bodies(runs: list, gaps: Table, recipe: str) -> dict:
+def _bodies(runs: list, gaps: Table, board: Board | None) -> dict:
     "{section: HTML, '' without one}; `gaps` is from `gap_table`."
     study = runs[0].cfg.study
     replicates = [run for group in seed_replicates(runs) for run in group]
     findings, claims = _findings(study), claims_study(study)
     return dict(
-        scoreboard=board_html(study, recipe) if is_published(study) else '',
+        scoreboard=board_html(board) if board else '',
         tables=_tables_html(runs),
         evidence=_evidence_html(runs, gaps),
         figures=_figures_html(runs),
@@ -334,14 +334,14 @@ def report(
 ) -> Path:
     "Write the report of a study's finished runs and return its path."
     runs = require_runs(study, recipe)
-    gaps, cells = gap_table(runs), check_cells(study, recipe)
-    bodies = _bodies(runs, gaps, recipe)
+    board = make_board(study, runs[0].cfg.recipe) if is_published(study) else None
+    bodies = _bodies(runs, gap_table(runs), board)
     page = render_page(
         'report.html',
         study=study,
         title=f'Study {study}, recipe {recipe}' if recipe else f'Study {study}',
         lead=_lead(runs),
-        findings=[*_row_sentences(runs), _gap_sentence(runs), _cells_sentence(cells)],
+        findings=[*_row_sentences(runs), _gap_sentence(runs), _cells_sentence(board)],
         sections=_sections(study, bodies),
         bodies=bodies,
     )

@@ -27,7 +27,17 @@ from reproduce_kit.store.run import RunState
 
 NAMES = {
     'Study': ['new', 'list', 'plan', 'prepare', 'sweep', 'run', 'logs'],
-    'Results': ['rerank', 'retrieve', 'tables', 'figures', 'paper', 'report', 'export', 'push'],
+    'Results': [
+        'rerank',
+        'retrieve',
+        'tables',
+        'figures',
+        'paper',
+        'report',
+        'scoreboard',
+        'export',
+        'push',
+    ],
     'Engines': ['engines', 'fetch', 'stop', 'evaluate'],
     'Checks': ['check', 'claims', 'compare', 'why', 'doctor', 'data'],
 }
