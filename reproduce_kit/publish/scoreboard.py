@@ -42,20 +42,16 @@ class BoardCell:
     others: tuple  # what other sources of the same runs print
 
     @property
+    def differing(self) -> list:
+        "What other sources of the same runs print instead."
+        return sorted({one for one in self.others if references_disagree(self.printed, one)})
+
+    @property
     def agreement(self) -> str:
         "A key of `AGREEMENTS`."
         if not self.others:
             return 'alone'
-        differ = any(references_disagree(self.printed, other) for other in self.others)
-        return 'disagree' if differ else 'agree'
-
-    @property
-    def agreement_text(self) -> str:
-        "What the sources of the same runs print, in a few words."
-        differing = {one for one in self.others if references_disagree(self.printed, one)}
-        if differing:
-            return f'≠ {", ".join(sorted(differing))}'
-        return f'= {len(self.others) + 1} sources' if self.others else ''
+        return 'disagree' if self.differing else 'agree'
 
 # %% ../../nbs/publish/35_scoreboard.ipynb #9bd66df4
 @dataclass(frozen=True)
