@@ -20,7 +20,16 @@ from .engines import engines_command, evaluate, fetch, logs, stop
 from .export import export
 from .new_study import new_command
 from .plan import plan
-from .results import figures, paper, push, report, rerank, retrieve, tables
+from reproduce_kit.cli.results import (
+    figures,
+    paper,
+    push,
+    report,
+    rerank,
+    retrieve,
+    scoreboard,
+    tables,
+)
 from .run import list_command, prepare, run
 from .sweep import sweep
 from ..core import KitError, as_kit_error, did_you_mean
@@ -29,7 +38,10 @@ from ..core import KitError, as_kit_error, did_you_mean
 SECTIONS = {
     'Set-up': (doctor, data_group, completion),
     'Study': (new_command, list_command, plan, prepare, sweep, run, logs),
-    'Results': (rerank, retrieve, evaluate, tables, figures, paper, report, export, push),
+    'Results': (
+        *(rerank, retrieve, evaluate, tables, figures, paper),
+        *(report, scoreboard, export, push),
+    ),
     'Checks': (check, claims, compare, why),
     'Other machines': (engines_command, fetch, stop),
 }

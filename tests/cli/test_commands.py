@@ -30,7 +30,7 @@ NAMES = {
     'Study': ['new', 'list', 'plan', 'prepare', 'sweep', 'run', 'logs'],
     'Results': [
         *['rerank', 'retrieve', 'evaluate', 'tables', 'figures', 'paper'],
-        *['report', 'export', 'push'],
+        *['report', 'scoreboard', 'export', 'push'],
     ],
     'Checks': ['check', 'claims', 'compare', 'why'],
     'Other machines': ['engines', 'fetch', 'stop'],
