@@ -23,8 +23,8 @@ from reproduce_kit.publish.topic_differences import (
 _WORD = re.compile(r'(\w+)')
 COMMON_WORDS = frozenset(
     _WORD.findall(
-        'a an and are as at be by can do does for from how if in is it its of on or that the this '
-        'to was were what when where which who why will with'
+        'a an and are as at be between by can do does for from how if in into is it its not of on or '
+        'that the their this to was were what when where which who why will with'
     )
 )
 
@@ -142,4 +142,5 @@ def topic_html(comparison: Comparison, topic: str) -> str:
             zip(comparison.rankings, (row.a, row.b), comparison.tops, reversed(ranks))
         )
     )
-    return f'{head}<table class=two role=presentation><tr>{columns}</tr></table>'
+    table = f'<table class=two role=presentation><tr>{columns}</tr></table>'
+    return f'{head}<div class=tops>{table}</div>'
