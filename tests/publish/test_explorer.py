@@ -6,12 +6,13 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from conftest import ROOT
 from kit import reproduce_here
@@ -51,10 +52,11 @@ def write_runs(study, topics):
     """Two finished runs of a study, with text at the top."""
     corpus = {f'd{i}': f'Passage {i} <b>not bold</b> & more.' for i in range(3)}
     qrels = {topic: {'d0': 3, 'd1': 0} for topic in topics}
-    texts = {
-        name: EvalSet(name, topics, qrels, {}, corpus, 'made up') for name in ('test', 'unseen')
-    }
     for config in read_configs([ROOT / 'params' / study]):
+        texts = {
+            name: EvalSet(name, topics, qrels, {}, corpus, 'made up')
+            for name in config.all_test_sets
+        }
         if config.seed == 12:
             fake_run(config, topic_values(config, topics), texts)
 
@@ -160,6 +162,10 @@ def lab(runs, new_page, tmp_path_factory):
         yield page
 
 
+def menu(lab, label, number=0):
+    return lab.locator('.kit-explorer').get_by_label(label, exact=True).nth(number)
+
+
 def line_count(lab):
     return lab.locator('.kit-topics option').count()
 
@@ -171,20 +177,24 @@ def wait_for_lines(lab, count):
 
 
 def choose_run(lab, letter, optimizer):
-    menu = lab.get_by_label('run', exact=True).nth('AB'.index(letter))
-    labels = menu.locator('option').all_inner_texts()
-    menu.select_option(next(label for label in labels if optimizer in label))
+    runs = menu(lab, 'run', 'AB'.index(letter))
+    labels = runs.locator('option').all_inner_texts()
+    runs.select_option(next(label for label in labels if optimizer in label))
 
 
 @pytest.fixture
 def explorer(lab):
     """The explorer as it opened: Lion as A, AdamW as B, all topics."""
     for letter in 'AB':
-        lab.get_by_label(f'{letter}: study').select_option('embedded/controlled')
+        menu(lab, f'{letter}: study').select_option('embedded/controlled')
     choose_run(lab, 'A', 'Lion')
     choose_run(lab, 'B', 'AdamW')
-    lab.get_by_label('show').select_option('all')
+    for number in range(2):
+        menu(lab, 'ranked by', number).select_option('epoch 3')
+    menu(lab, 'measure').select_option('nDCG@10')
+    menu(lab, 'show').select_option('all')
     lab.get_by_placeholder('search queries').fill('')
+    lab.get_by_text('nDCG@10 on 8 topics: A 0.4500, B 0.5000').wait_for()
     wait_for_lines(lab, len(TOPICS))
     return lab
 
@@ -231,27 +241,26 @@ def test_a_hostile_query_is_text(explorer):
 
 @needs_browser
 def test_the_menus_choose_the_measure_and_the_rankings(explorer):
-    explorer.get_by_label('measure').select_option('P(rel=2)@10')
+    menu(explorer, 'measure').select_option('P(rel=2)@10')
     explorer.get_by_text('P(rel=2)@10 on 8 topics').wait_for()
     choose_run(explorer, 'B', 'Lion')
     explorer.get_by_text('equal on 8').wait_for()
-    explorer.get_by_label('measure').select_option('nDCG@10')
 
 
 @needs_browser
 def test_a_run_is_compared_with_its_first_stage(explorer):
     choose_run(explorer, 'A', 'AdamW')
-    explorer.get_by_label('ranked by').nth(1).select_option('first stage')
+    menu(explorer, 'ranked by', 1).select_option('first stage')
     explorer.get_by_text('A 0.5000, B 0.2500').wait_for()
 
 
 @needs_browser
 def test_filters_and_words_choose_the_topics(explorer):
-    explorer.get_by_label('show').select_option('A higher')
+    menu(explorer, 'show').select_option('A higher')
     wait_for_lines(explorer, 3)
-    explorer.get_by_label('show').select_option('no headroom')
+    menu(explorer, 'show').select_option('no headroom')
     explorer.get_by_text('No topic matches.').wait_for()
-    explorer.get_by_label('show').select_option('all')
+    menu(explorer, 'show').select_option('all')
     explorer.get_by_placeholder('search queries').fill('THING 6')
     wait_for_lines(explorer, 1)
     explorer.locator('.kit h4', has_text=TOPICS['t6']).wait_for()
@@ -269,25 +278,36 @@ def test_the_training_of_both_runs_is_drawn_when_it_is_asked_for(explorer):
 
 @needs_browser
 def test_what_cannot_be_compared_is_said(explorer):
-    explorer.get_by_label('B: study').select_option('demo/controlled')
+    menu(explorer, 'B: study').select_option('demo/controlled')
     explorer.get_by_text('measure both on the same topics').wait_for()
     wait_for_lines(explorer, 0)
 
 
+def processor_seconds():
+    """Of this process's children: the browser, JupyterLab and the kernel."""
+    total = 0
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
 @needs_browser
-def test_a_thousand_topics_are_drawn_at_once(explorer):
-    explorer.get_by_label('A: study').select_option('demo/controlled')
+def test_a_thousand_topics_are_drawn_in_less_than_three_seconds(explorer):
+    """In seconds of the processor: other tests use it at the same time."""
+    menu(explorer, 'A: study').select_option('demo/controlled')
     wait_for_lines(explorer, len(MANY_TOPICS))  # B has followed
-    begin = time.monotonic()
-    explorer.get_by_label('measure').select_option('P(rel=2)@10')
+    before = processor_seconds()
+    menu(explorer, 'measure').select_option('P(rel=2)@10')
     explorer.get_by_text('P(rel=2)@10 on 1000 topics').wait_for()
     wait_for_lines(explorer, len(MANY_TOPICS))
-    assert time.monotonic() - begin < DRAWN_WITHIN_SECONDS
+    assert processor_seconds() - before < DRAWN_WITHIN_SECONDS
 
 
 @needs_browser
 def test_the_view_is_exported_as_a_page_that_loads_nothing(explorer, new_page):
-    explorer.get_by_label('show').select_option('B higher')
+    menu(explorer, 'show').select_option('B higher')
     wait_for_lines(explorer, 5)
     explorer.get_by_role('button', name='Export as HTML').click()
     note = explorer.get_by_text('wrote')
