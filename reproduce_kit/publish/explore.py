@@ -60,7 +60,7 @@ class TopicList(widgets.Select):
     "A list of topics, a line for each."
 
     def __init__(self):
-        super().__init__(layout=LIST_LAYOUT)
+        super().__init__(description='topics', layout=LIST_LAYOUT)  # read by screen readers
         self.add_class('kit-topics')
 
     def fill(self, view: View | None):
@@ -98,7 +98,7 @@ class TopicBrowser(widgets.VBox):
     def __init__(self):
         self.show, self.words = menu('show', list(Show)), search_field('search queries')
         self.picture, self.topics = widgets.HTML(), TopicList()
-        self.reading = widgets.HTML(layout=READING_LAYOUT)
+        self.reading = widgets.HTML(layout=READING_LAYOUT, tabbable=True)  # keys can scroll it
         filters = wrapped(self.show, self.words)
         super().__init__([filters, self.picture, wrapped(self.topics, self.reading)])
         for control in (self.show, self.words):
@@ -140,17 +140,18 @@ class Extras(widgets.VBox):
 
     def draw(self):
         "Draw the curves, if they are asked for."
-        view = self.browser.view
+        view, self.note.value = self.browser.view, ''
         self.curves.value = view_curves(view) if view and self.curves_button.value else ''
 
     def export(self):
         "Write the view as a file, and say where it is."
-        try:
-            path = write_page(self.browser.view, self.curves.value)
-            note = f'wrote <code>{html.escape(display_path(path))}</code>'
-        except KitError as error:
-            note = problem_html(error)
-        self.note.value = kit_html(note)
+        if view := self.browser.view:
+            try:
+                path = write_page(view, self.curves.value)
+                note = f'wrote <code>{html.escape(display_path(path))}</code>'
+            except KitError as error:
+                note = problem_html(error)
+            self.note.value = kit_html(note)
 
 # %% ../../nbs/publish/40_explore.ipynb #4a61fb54
 def problem_html(error: KitError) -> str:

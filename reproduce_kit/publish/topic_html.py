@@ -130,7 +130,7 @@ def topic_html(comparison: Comparison, topic: str) -> str:
     values = f'{measure}: A {row.a:.3f}, B {row.b:.3f}, difference {row.difference:+.3f}'
     if row.is_lost:
         values += '. No headroom: no candidate is relevant, so no reranker can score here'
-    head = f'<h4>{html.escape(row.text)} <span class=id>{html.escape(topic)}</span></h4>'
+    head = f'<h3>{html.escape(row.text)} <span class=id>{html.escape(topic)}</span></h3>'
     head += f'<p>{values}</p>'
     problem = missing_text(comparison, topic)
     if problem:

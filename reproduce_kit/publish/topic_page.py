@@ -20,7 +20,7 @@ import pandas as pd
 from ..core import artifact_dir, atomic_write
 from ..evaluation.metrics import paired_interval
 from .topic_differences import Comparison, Show, matching_topics
-from .topic_html import CSS, topic_html
+from .topic_html import CSS, LETTERS, topic_html
 
 # %% ../../nbs/publish/34_topic_page.ipynb #26ebdf14
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def names_html(comparison: Comparison) -> str:
     "Return which rankings A and B are."
     lines = [
         f'<b class={letter.lower()}>{letter}</b> {html.escape(ranked.name)}'
-        for letter, ranked in zip('AB', comparison.rankings)
+        for letter, ranked in zip(LETTERS, comparison.rankings)
     ]
     return f'<p>{"<br>".join(lines)}</p>'
 

@@ -201,15 +201,15 @@ def explorer(lab):
 
 def read_topic(lab, topic, key):
     """Press a key in the list, and wait until the topic is shown."""
-    lab.locator('.kit-topics select').focus()
+    menu(lab, 'topics').focus()
     lab.keyboard.press(key)
-    lab.locator('.kit h4', has_text=TOPICS[topic]).wait_for()
+    lab.locator('.kit h3', has_text=TOPICS[topic]).wait_for()
 
 
 @needs_browser
 def test_the_topic_that_differs_most_is_read_first(lab):
     assert line_count(lab) == len(TOPICS)
-    assert TOPICS['t7'] in lab.locator('.kit h4').inner_text()
+    assert TOPICS['t7'] in lab.locator('.kit h3').inner_text()
 
 
 @needs_browser
@@ -234,8 +234,8 @@ def test_passages_have_their_grades_and_what_moved(explorer):
 def test_a_hostile_query_is_text(explorer):
     line = explorer.locator('.kit-topics option').nth(3)
     assert line.inner_text().replace('\xa0', ' ').endswith(HOSTILE)
-    explorer.locator('.kit-topics select').select_option(index=3)
-    explorer.locator('.kit h4', has_text=HOSTILE).wait_for()
+    menu(explorer, 'topics').select_option(index=3)
+    explorer.locator('.kit h3', has_text=HOSTILE).wait_for()
     assert explorer.locator('img[src=x]').count() == 0
 
 
@@ -263,7 +263,7 @@ def test_filters_and_words_choose_the_topics(explorer):
     menu(explorer, 'show').select_option('all')
     explorer.get_by_placeholder('search queries').fill('THING 6')
     wait_for_lines(explorer, 1)
-    explorer.locator('.kit h4', has_text=TOPICS['t6']).wait_for()
+    explorer.locator('.kit h3', has_text=TOPICS['t6']).wait_for()
 
 
 @needs_browser
