@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 TEX := texlive-latex-base texlive-latex-recommended texlive-publishers texlive-fonts-recommended latexmk
 
+FIRST_PAGE := $(notdir $(firstword $(wildcard $(addprefix nbs/tutorials/,first_run.ipynb paper_study.ipynb))))
+
 .PHONY: reproduce sweep demo test soak format lab readme bench gpu-bars gpu-wheels clean latex browser slurm triton
 
 # Two runs at a time: faster on two cores than each run on both.
@@ -33,8 +35,9 @@ format: $(VENV)/.ready
 	$(BIN)/ruff format .
 	$(BIN)/nbdev_export
 
+# Opens a tutorial; the file browser on the left has the rooms, and each room's pages in reading order.
 lab: $(VENV)/.ready
-	$(BIN)/jupyter lab $$([ "$$(id -u)" = 0 ] && echo --allow-root) nbs
+	$(BIN)/jupyter lab $$([ "$$(id -u)" = 0 ] && echo --allow-root) --LabApp.default_url=/lab/tree/tutorials/$(FIRST_PAGE) nbs
 
 readme: $(VENV)/.ready
 	$(BIN)/python tools/readme.py

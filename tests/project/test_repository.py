@@ -75,6 +75,12 @@ def test_the_kernel_is_this_environment(tmp_path):
     assert sys.prefix in executed.cells[0].outputs[0]['data']['text/plain']
 
 
+def test_make_lab_opens_a_page_that_is_there():
+    p = subprocess.run(['make', '-n', 'lab'], cwd=ROOT, capture_output=True, text=True)
+    page = re.search(r'default_url=/lab/tree/(\S+\.ipynb) nbs', p.stdout)
+    assert page and (ROOT / 'nbs' / page[1]).exists(), p.stdout
+
+
 @pytest.fixture
 def jupyterlab(tmp_path):
     """`make lab`'s server; its address."""
