@@ -99,7 +99,7 @@ def main():
     page = nbformat.read(PAGE, as_version=4)
     try:
         for cell in page.cells:
-            if cell.cell_type == 'code':
+            if cell.cell_type == 'code' and not cell.source.startswith('#| hide'):
                 record_cell(cell, cloud, base)
         nbformat.write(page, PAGE)
     finally:

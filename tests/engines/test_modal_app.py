@@ -206,8 +206,9 @@ def tutorial_outputs() -> dict:
     """{command: its recorded output}."""
     outputs = {}
     for cell in tutorial_cells():
-        if cell['cell_type'] == 'code':
-            command = ''.join(cell['source']).splitlines()[-1][1:]
+        source = ''.join(cell['source'])
+        if cell['cell_type'] == 'code' and not source.startswith('#| hide'):
+            command = source.splitlines()[-1][1:]
             outputs[command] = ''.join(''.join(o['text']) for o in cell['outputs'])
     return outputs
 
