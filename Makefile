@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 TEX := texlive-latex-base texlive-latex-recommended texlive-publishers texlive-fonts-recommended latexmk
 
-.PHONY: reproduce sweep demo test soak format lab readme bench gpu-bars gpu-wheels clean latex browser slurm triton
+.PHONY: reproduce sweep demo test soak format lab readme docs bench gpu-bars gpu-wheels clean latex browser slurm triton
 
 # Two runs at a time: faster on two cores than each run on both.
 reproduce: $(VENV)/.ready latex
@@ -39,6 +39,10 @@ lab: $(VENV)/.ready
 readme: $(VENV)/.ready
 	$(BIN)/python tools/readme.py
 
+# The site, in docs/_build/html: all notebooks, the reference, the scoreboards. It needs no network to be read.
+docs: $(VENV)/.ready
+	$(BIN)/python tools/docs.py
+
 # Both sides of every speed that the table of speeds shows (about 25 minutes on two idle cores).
 # DL2019=FOLDER: TREC DL 2019's passages, topics, judgments and candidates as a collection
 #   (nbs/data/20_collection.ipynb says in which files); without it, the embedded collection's texts.
@@ -57,7 +61,7 @@ gpu-wheels:
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 --implementation py --abi none --platform any -d .gpu-wheels -r tools/gpu_wheels.txt
 
 clean:
-	rm -rf $(VENV) .gpu-wheels cache paper/build paper/main.pdf *.egg-info _proc
+	rm -rf $(VENV) .gpu-wheels cache docs/_build paper/build paper/main.pdf *.egg-info _proc
 	@echo "kept: runs/ (delete it yourself to train everything again)"
 
 $(VENV)/.ready: requirements.lock pyproject.toml
