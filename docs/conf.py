@@ -50,7 +50,17 @@ html_js_files = ['offline.js']
 html_copy_source = False
 html_show_sourcelink = False
 html_context = {'default_mode': 'auto'}  # light or dark, as the reader's system is
-html_sidebars = {'index': [], 'search': []}
+ALONE = (
+    'index',
+    'search',
+    'genindex',
+    'py-modindex',
+    'scoreboards',
+    'glossary',
+    'changelog',
+    'cite',
+)
+html_sidebars = {page: [] for page in ALONE}
 html_theme_options = {
     'logo': {'text': 'reproduce-kit'},
     'icon_links': [

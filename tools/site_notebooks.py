@@ -57,6 +57,11 @@ class Page:
         quoted = re.findall(r'^> ?(.*)', self.cells[0].source, re.MULTILINE)
         return re.sub(r'\[([^\]]*)\]\([^)]*\)', r'\1', ' '.join(quoted))
 
+    @property
+    def question(self) -> str:
+        """The subtitle without the files that the page writes."""
+        return re.sub(r' ?Written to .*', '', self.subtitle)
+
     @cached_property
     def definitions(self) -> list:
         """The public names that the API reference describes."""
@@ -201,9 +206,10 @@ def tags(cell) -> list:
 
 
 def has_only_imports(cell) -> bool:
-    if not is_export(cell):
+    try:
+        statements = ast.parse(without_directives(cell.source)).body
+    except SyntaxError:  # a command of a shell
         return False
-    statements = ast.parse(without_directives(cell.source)).body
     return all(isinstance(each, (ast.Import, ast.ImportFrom)) for each in statements)
 
 

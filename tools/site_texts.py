@@ -4,6 +4,7 @@ A mark is a comment with a name and words: `<!-- readme: What we found -->`."""
 
 import re
 import sys
+import textwrap
 from pathlib import Path
 
 import click
@@ -89,7 +90,7 @@ def pages(site: Site, page: str, words: str) -> str:
         return names.index(each.name) if each.name in names else len(names), each.name
 
     listed = sorted(site.of_folder(folder), key=place)
-    cards = [card(each.title, each.subtitle, each.name) for each in listed]
+    cards = [card(each.title, each.question, each.name) for each in listed]
     return grid(cards) + '\n\n' + toctree(f'/{each.name}' for each in listed)
 
 
@@ -134,7 +135,11 @@ def reference(site: Site, page: str, words: str) -> str:
         site.files[f'api/{room}.md'] = reference_text(site, room)
     sentences = room_sentences()
     cards = [card(room_title(room), sentence(sentences[room]), f'api/{room}') for room in found]
-    return grid(cards) + '\n\n' + toctree(['/commands', *(f'/api/{room}' for room in found)])
+    return (
+        grid(cards)
+        + '\n\n'
+        + toctree(['/commands', *(f'{room_title(room)} </api/{room}>' for room in found)])
+    )
 
 
 def reference_text(site: Site, room: str) -> str:
@@ -205,12 +210,13 @@ def bibtex(site: Site, page: str, words: str) -> str:
     """The entry of CITATION.cff for BibTeX."""
     entry = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
     released = str(entry['date-released'])
+    summary = textwrap.fill(entry['abstract'], 72, subsequent_indent=' ' * 10)
     fields = dict(
-        title=f'{{{entry["title"]}}}: {entry["abstract"].rstrip(".")}',
+        title=f'{{{entry["title"]}}}',
         author=' and '.join(f'{{{author["name"]}}}' for author in entry['authors']),
         year=released[:4],
         version=entry['version'],
-        note=entry['license'],
+        note=summary,
     )
     lines = [f'  {key} = {{{value}}},' for key, value in fields.items()]
     return '\n'.join(['```bibtex', '@software{reproduce_kit,', *lines, '}', '```'])

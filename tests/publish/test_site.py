@@ -109,22 +109,24 @@ def test_the_front_page_has_the_figure_the_commands_and_the_findings(site):
 
 def test_a_function_leads_from_its_page_to_the_reference_and_back(site):
     page, reference = (
-        (site / name).read_text() for name in ('config/44_study.html', 'api/config.html')
+        (site / name).read_text() for name in ('store/20_history.html', 'api/store.html')
     )
-    assert '../api/config.html#reproduce_kit.config.study.read_study' in page
-    assert 'config/44_study.html#function-read-study' in reference
-    assert '_modules/reproduce_kit/config/study.html#read_study' in reference
+    assert '../api/store.html#reproduce_kit.store.history.truncate_history' in page
+    assert 'store/20_history.html#function-truncate-history' in reference
+    assert '_modules/reproduce_kit/store/history.html#truncate_history' in reference
 
 
 def test_the_reference_has_the_comments_of_parameters(site):
-    reference = (site / 'api/config.html').read_text()
-    entry = reference.split('id="reproduce_kit.config.study.read_study"')[1].split('</dl>')[0]
-    assert '<strong>study</strong>' in entry and 'a folder of' in entry
+    reference = (site / 'api/store.html').read_text()
+    entry = reference.split('id="reproduce_kit.store.history.truncate_history"')[1].split('</dl>')[
+        0
+    ]
+    assert '<strong>step</strong>' in entry and 'the last update to keep' in entry
 
 
 def test_the_source_of_the_library_is_in_the_site(site):
-    source = text_of(site / '_modules/reproduce_kit/config/study.html')
-    assert 'def read_study(' in source
+    source = text_of(site / '_modules/reproduce_kit/store/history.html')
+    assert 'def truncate_history(' in source
 
 
 def test_hidden_cells_and_directives_are_not_shown(site):
