@@ -1,6 +1,7 @@
 """What Sphinx does not do by itself: comments of parameters, links to pages, formulas as MathML.
 
-- The comment behind a parameter (`study: str,  # a folder of params/`) describes it in the API reference.
+- The comment behind a parameter (`study: str,  # a folder of params/`) describes it in the
+  reference.
 - A function there has a link to the notebook that explains it, next to the link to its source.
 - Formulas are MathML, which browsers draw without a script or a font from elsewhere."""
 

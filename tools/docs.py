@@ -46,7 +46,7 @@ def collect(pages: list[Page]) -> Site:
 
 
 def write_source(files: dict, folder: Path):
-    """Write what has changed, so that Sphinx reads only that, and delete what is no longer there."""
+    """Write what has changed, so that Sphinx reads only that, and delete what is gone."""
     for name, content in files.items():
         path = folder / name
         data = content.encode() if isinstance(content, str) else content.read_bytes()

@@ -74,7 +74,7 @@ def is_export(cell) -> bool:
 
 
 def is_described(node) -> bool:
-    """Tell whether a definition is in the API reference: public, with a docstring, and no command."""
+    """Tell whether a definition is in the API reference: public, documented, no command."""
     decorators = {ast.unparse(each).partition('(')[0] for each in node.decorator_list}
     return (
         not node.name.startswith('_')
@@ -115,7 +115,7 @@ class Site:
 
     @cached_property
     def full_names(self) -> dict:
-        """{name: full name} of what the API reference describes; names that are there twice left out."""
+        """{name: full name} of what the API reference describes, without ambiguous names."""
         count = Counter(name for page in self.pages for name in page.definitions)
         return {
             name: f'{page.module}.{name}'
@@ -199,7 +199,7 @@ def name_cell(cell, page: Page):
 
 
 def tags(cell) -> list:
-    """Return how myst-nb shows a cell: imports can be opened, and some cells have only an output."""
+    """Return how myst-nb shows a cell: imports are folded, some cells have only an output."""
     if has_hidden_source(cell):
         return ['remove-input']
     return ['hide-input'] if has_only_imports(cell) else []

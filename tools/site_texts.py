@@ -2,6 +2,7 @@
 
 A mark is a comment with a name and words: `<!-- readme: What we found -->`."""
 
+import html
 import re
 import sys
 import textwrap
@@ -63,8 +64,9 @@ def readme(site: Site, page: str, words: str) -> str:
     return site.prose(sections[words].strip(), ROOT, page, {})
 
 
-def toctree(entries, options: str = ':hidden:') -> str:
-    return '\n'.join(['```{toctree}', options, '', *entries, '```'])
+def toctree(entries) -> str:
+    """Return a list of pages for the navigation alone."""
+    return '\n'.join(['```{toctree}', ':hidden:', '', *entries, '```'])
 
 
 def card(title: str, text: str, page: str) -> str:
@@ -85,6 +87,9 @@ def pages(site: Site, page: str, words: str) -> str:
     """The pages of a folder as cards; names that follow the folder come first."""
     folder, *first = words.split()
     names = [f'{folder}/{name}' for name in first]
+    missing = [name for name in names if not (NOTEBOOKS / f'{name}.ipynb').exists()]
+    if missing:
+        sys.exit(f'docs/{page}: there is no page nbs/{missing[0]}.ipynb; correct its name')
 
     def place(each: Page):
         return names.index(each.name) if each.name in names else len(names), each.name
@@ -135,11 +140,8 @@ def reference(site: Site, page: str, words: str) -> str:
         site.files[f'api/{room}.md'] = reference_text(site, room)
     sentences = room_sentences()
     cards = [card(room_title(room), sentence(sentences[room]), f'api/{room}') for room in found]
-    return (
-        grid(cards)
-        + '\n\n'
-        + toctree(['/commands', *(f'{room_title(room)} </api/{room}>' for room in found)])
-    )
+    entries = [f'{room_title(room)} </api/{room}>' for room in found]
+    return grid(cards) + '\n\n' + toctree(['/commands', *entries])
 
 
 def reference_text(site: Site, room: str) -> str:
@@ -181,7 +183,8 @@ def help_of(command: click.Command, group: str) -> list:
 def scoreboards(site: Site, page: str, words: str) -> str:
     """A link for each study with printed numbers; the scoreboards are pages of their own."""
     links = [
-        f'<li><a href="{SCOREBOARD.format(study=study)}">{title}</a> (<code>{study}</code>)</li>'
+        f'<li><a href="{SCOREBOARD.format(study=study)}">{html.escape(title)}</a> '
+        f'(<code>{study}</code>)</li>'
         for study, title in published_studies().items()
     ]
     return '\n'.join(['<ul>', *links, '</ul>'])
