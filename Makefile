@@ -5,9 +5,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 TEX := texlive-latex-base texlive-latex-recommended texlive-publishers texlive-fonts-recommended latexmk
 
-FIRST_PAGE := $(notdir $(firstword $(wildcard $(addprefix nbs/tutorials/,first_run.ipynb paper_study.ipynb))))
-
-.PHONY: reproduce sweep demo test soak format lab readme bench gpu-bars gpu-wheels clean latex browser slurm triton
+.PHONY: reproduce sweep demo test soak format lab readme docs bench gpu-bars gpu-wheels clean latex browser slurm triton
 
 # Two runs at a time: faster on two cores than each run on both.
 reproduce: $(VENV)/.ready latex
@@ -37,10 +35,14 @@ format: $(VENV)/.ready
 
 # Opens a tutorial; the file browser on the left has the rooms, and each room's pages in reading order.
 lab: $(VENV)/.ready
-	$(BIN)/jupyter lab $$([ "$$(id -u)" = 0 ] && echo --allow-root) --LabApp.default_url=/lab/tree/tutorials/$(FIRST_PAGE) nbs
+	$(BIN)/jupyter lab $$([ "$$(id -u)" = 0 ] && echo --allow-root) --LabApp.default_url=/lab/tree/tutorials/first_run.ipynb nbs
 
 readme: $(VENV)/.ready
 	$(BIN)/python tools/readme.py
+
+# The site, in docs/_build/html: all notebooks, the reference, the scoreboards. It needs no network to be read.
+docs: $(VENV)/.ready
+	$(BIN)/python tools/docs.py
 
 # Both sides of every speed that the table of speeds shows (about 25 minutes on two idle cores).
 # DL2019=FOLDER: TREC DL 2019's passages, topics, judgments and candidates as a collection
@@ -60,7 +62,7 @@ gpu-wheels:
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 --implementation py --abi none --platform any -d .gpu-wheels -r tools/gpu_wheels.txt
 
 clean:
-	rm -rf $(VENV) .gpu-wheels cache paper/build paper/main.pdf *.egg-info _proc
+	rm -rf $(VENV) .gpu-wheels cache docs/_build paper/build paper/main.pdf *.egg-info _proc
 	@echo "kept: runs/ (delete it yourself to train everything again)"
 
 $(VENV)/.ready: requirements.lock pyproject.toml

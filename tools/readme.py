@@ -14,20 +14,27 @@ ROOT = Path(__file__).resolve().parent.parent
 HEAD = '<!-- Rendered from nbs/index.ipynb by tools/readme.py; edit the notebook. -->\n'
 
 
-def apply_directives(cell):
-    """Hide the source of a cell with `#| echo: false`, and drop all directives."""
-    if '#| echo: false' in cell.source:
-        cell.metadata['transient'] = {'remove_source': True}
-    cell.source = re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M)
+def is_hidden(cell) -> bool:
+    return '#| hide' in cell.source
+
+
+def has_hidden_source(cell) -> bool:
+    return '#| echo: false' in cell.source
+
+
+def without_directives(source: str) -> str:
+    """Return the source of a cell without the lines that are written for nbdev."""
+    return re.sub(r'^#\|.*\n?', '', source, flags=re.M)
 
 
 def render() -> str:
     """Return the README: the cells of the index that are not hidden, as Markdown."""
     notebook = nbformat.read(ROOT / 'nbs/index.ipynb', as_version=4)
-    notebook.cells = [cell for cell in notebook.cells if '#| hide' not in cell.source]
+    notebook.cells = [cell for cell in notebook.cells if not is_hidden(cell)]
     for cell in notebook.cells:
         if cell.cell_type == 'code':
-            apply_directives(cell)
+            cell.metadata['transient'] = {'remove_source': has_hidden_source(cell)}
+            cell.source = without_directives(cell.source)
     text, _ = MarkdownExporter().from_notebook_node(notebook)
     text = text.replace('](../', '](')  # links are relative to nbs/ there, to the clone here
     return HEAD + re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'

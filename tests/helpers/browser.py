@@ -15,7 +15,7 @@ needs_browser = pytest.mark.skipif(
 
 @contextmanager
 def chromium():
-    """A headless browser."""
+    """Yield a headless browser."""
     from playwright.sync_api import sync_playwright  # noqa: PLC0415
 
     with sync_playwright() as playwright:
@@ -26,8 +26,18 @@ def chromium():
             browser.close()
 
 
+@contextmanager
+def browser_without_network():
+    """Yield a context of a browser; what a page asks a network for fails."""
+    with chromium() as browser:
+        context = browser.new_context()
+        context.set_offline(True)
+        context.route('http*://**', lambda route: route.abort())
+        yield context
+
+
 def serious_violations(page) -> list:
-    """What axe-core finds on a page that keeps people from using it."""
+    """Return what axe-core finds on a page that keeps people from using it."""
     axe = pytest.importorskip('axe_playwright_python.sync_playwright')
     violations = axe.Axe().run(page).response['violations']
     return [

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from browser import chromium, needs_browser
 from conftest import ROOT
 from kit import reproduce_here
 
@@ -23,12 +24,6 @@ from reproduce_kit.engines.papermill import execute_notebook
 from reproduce_kit.evaluation.metrics import MEASURES
 from reproduce_kit.testing.fake_runs import fake_run
 
-PROGRAMS = ('chromium', 'chromium-browser', 'google-chrome')
-CHROMIUM = next(filter(None, map(shutil.which, PROGRAMS)), None)
-needs_browser = pytest.mark.skipif(
-    not CHROMIUM,
-    reason='no browser: chromium is not installed (`make browser` installs it where it may)',
-)
 PAGE = ROOT / 'nbs/analysis/explore.ipynb'
 TOPICS = {f't{i}': f'how to do thing number {i}' for i in range(8)}
 HOSTILE = '</option><img src=x onerror="alert(1)"> $x^2$'
@@ -78,10 +73,7 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope='module')
 def new_page():
     """A function that opens a page; one browser for all of them."""
-    from playwright.sync_api import sync_playwright  # noqa: PLC0415
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
+    with chromium() as browser:
 
         def new_page():
             page = browser.new_page(viewport=dict(width=1500, height=1000))
@@ -89,7 +81,6 @@ def new_page():
             return page
 
         yield new_page
-        browser.close()
 
 
 def free_port():
