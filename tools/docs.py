@@ -19,13 +19,13 @@ from reproduce_kit.publish.scoreboard import write_scoreboard
 def read_pages(
     chosen: list,  # names of folders of nbs/ or of pages; [] for all
 ) -> list:
-    """Return the notebooks that become pages: all but the README's."""
+    """Return the notebooks that become pages: all but the README's and lists of others."""
     paths = sorted(NOTEBOOKS.rglob('*.ipynb'))
     names = {path: path.relative_to(NOTEBOOKS).with_suffix('').as_posix() for path in paths}
     return [
         read_page(path)
         for path, name in names.items()
-        if name != 'index'
+        if path.stem != 'index'
         and '.ipynb_checkpoints' not in path.parts
         and (not chosen or any(name == each or name.startswith(f'{each}/') for each in chosen))
     ]

@@ -24,6 +24,7 @@ PAGES_OF_FILES = {  # files of the repository that are pages of the site under a
     'README.md': 'index.md',
     'CHANGELOG.md': 'changelog.md',
     'CITATION.cff': 'cite.md',
+    'nbs/tutorials/index.ipynb': 'tutorials.md',
 }
 # What they decorate stays a function or a class; a command is neither, and has a page of its own.
 KEEPING_DECORATORS = {'cache', 'contextmanager', 'dataclass', 'lru_cache', 'runtime_checkable'}

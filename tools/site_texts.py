@@ -99,6 +99,16 @@ def pages(site: Site, page: str, words: str) -> str:
     return grid(cards) + '\n\n' + toctree(f'/{each.name}' for each in listed)
 
 
+def listed(site: Site, page: str, words: str) -> str:
+    """The page that lists a folder's pages, and those pages in its order."""
+    path = NOTEBOOKS / words / 'index.ipynb'
+    text = '\n\n'.join(cell.source for cell in read_page(path).cells)
+    names = [f'{words}/{name}' for name in re.findall(r'\]\((\w+)\.ipynb\)', text)]
+    chosen = {each.name for each in site.of_folder(words)}
+    entries = [f'/{name}' for name in names if name in chosen]
+    return site.prose(text, path.parent, page, {}) + '\n\n' + toctree(entries)
+
+
 def chosen_rooms(site: Site) -> dict:  # {room: what is in it}
     """Return the rooms of the library that the site has pages of."""
     return {room: text for room, text in room_sentences().items() if site.of_folder(room)}
@@ -228,7 +238,7 @@ def bibtex(site: Site, page: str, words: str) -> str:
 MARKS = {
     mark.__name__: mark
     for mark in (
-        *(readme, pages, rooms, reference, commands),
+        *(readme, pages, listed, rooms, reference, commands),
         *(scoreboards, terms, paper, changelog, bibtex),
     )
 }
