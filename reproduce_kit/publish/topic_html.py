@@ -23,8 +23,8 @@ from reproduce_kit.publish.topic_differences import (
 _WORD = re.compile(r'(\w+)')
 COMMON_WORDS = frozenset(
     _WORD.findall(
-        'a an and are as at be between by can do does for from how if in into is it its not of on or '
-        'that the their this to was were what when where which who why will with'
+        'a an and are as at be between by can do does for from how if in into is it its not '
+        'of on or that the their this to was were what when where which who why will with'
     )
 )
 

@@ -7,7 +7,6 @@ __all__ = ['RunState', 'Run', 'run_folder', 'open_run', 'record_data', 'selected
            'finished_runs', 'require_runs']
 
 # %% ../../nbs/store/10_run.ipynb #25d71170
-import os
 import time
 from collections import Counter
 from dataclasses import dataclass, field

@@ -37,7 +37,8 @@ from reproduce_kit.store.history import append_history
 from reproduce_kit.store.run import RunState, run_folder
 
 configs = read_configs(['params/demo'])
-with LiveView(err=False) as view, watch_runs(numbered_runs(configs), view.say, view.show) as watched:
+runs = numbered_runs(configs)
+with LiveView(err=False) as view, watch_runs(runs, view.say, view.show) as watched:
     for cfg in configs:
         folder = run_folder(cfg)
         folder.mkdir(parents=True)
