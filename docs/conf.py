@@ -70,7 +70,7 @@ html_theme_options = {
             'icon': 'fa-brands fa-github',
         }
     ],
-    'header_links_before_dropdown': 5,
+    'header_links_before_dropdown': 8,
     'navbar_align': 'left',
     'show_nav_level': 1,
     'show_toc_level': 1,

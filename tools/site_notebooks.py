@@ -27,7 +27,10 @@ PAGES_OF_FILES = {  # files of the repository that are pages of the site under a
     'nbs/tutorials/index.ipynb': 'tutorials.md',
 }
 # What they decorate stays a function or a class; a command is neither, and has a page of its own.
-KEEPING_DECORATORS = {'cache', 'contextmanager', 'dataclass', 'lru_cache', 'runtime_checkable'}
+KEEPING_DECORATORS = {
+    *('cache', 'contextmanager', 'dataclass', 'lru_cache', 'runtime_checkable'),
+    *('once', 'one_reading'),  # the kit's
+}
 FENCES = re.compile(r'(^```.*?^```)', re.DOTALL | re.MULTILINE)
 
 

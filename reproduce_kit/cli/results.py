@@ -231,7 +231,7 @@ def report(study, recipe, out, as_json):
 )
 @as_json
 def scoreboard(study, out, as_json):
-    """Write every printed number of a study, with its sources and ours, as a page.
+    """Write each printed number, its sources and ours as one page.
 
     Each number of STUDY opens to the commands that make it, and to the hashes of our runs. Before
     a run is finished, the page shows what the sources say of each other."""

@@ -81,7 +81,8 @@ def figure_png(figure: Figure) -> tuple:  # (PNG in base64, its metadata)
 
 
 def _show_figures(shell: InteractiveShell):
-    "Show the figures of a cell below it."
+    "Show the figures of a cell below it, and none that this process had before."
+    plt.close('all')
     shell.enable_matplotlib('inline')
     with suppress(ValueError):  # it is not installed in a second shell
         plt.uninstall_repl_displayhook()

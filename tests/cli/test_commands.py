@@ -55,6 +55,7 @@ OPTIONS = {
     'figures': ['--study', '--recipe', '--json'],
     'paper': ['--study', '--recipe', '--json'],
     'report': ['study', '--recipe', '--out', '--json'],
+    'scoreboard': ['study', '--out', '--json'],
     'export': ['what', '--trec', '--crate', '--to', '--epoch', '--set', '--json'],
     'push': ['run', '--epoch', '--to', '--yes', '--json'],
     'engines': ['--write', '--json'],

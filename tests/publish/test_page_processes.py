@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 from kit import SMOKE
+from matplotlib import pyplot as plt
 
 import reproduce_kit.publish.pages as pages
 from reproduce_kit.config.files import make_config
@@ -63,6 +64,16 @@ def test_a_page_shows_what_it_shows_in_a_kernel(tmp_path, monkeypatch):
     monkeypatch.delenv('MPLBACKEND', raising=False)  # with it, no figure is shown
     page = write_page(tmp_path, 'page', *SHOWN)
     assert list(execute_pages({'page': job(page)})) == ['page']
+    execute_notebook(page, tmp_path / 'kernel.ipynb', dict(study='smoke', recipe=''))
+    assert outputs_of(tmp_path / 'page-executed.ipynb') == outputs_of(tmp_path / 'kernel.ipynb')
+
+
+def test_a_page_shows_no_figure_that_was_open_before(tmp_path, monkeypatch):
+    monkeypatch.delenv('MPLBACKEND', raising=False)
+    page = write_page(tmp_path, 'page', *SHOWN)
+    figure = plt.figure()
+    list(execute_pages({'page': job(page)}))
+    plt.close(figure)
     execute_notebook(page, tmp_path / 'kernel.ipynb', dict(study='smoke', recipe=''))
     assert outputs_of(tmp_path / 'page-executed.ipynb') == outputs_of(tmp_path / 'kernel.ipynb')
 
