@@ -72,7 +72,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-# LaTeX and a browser where apt and the right to use it are there; otherwise `reproduce paper` says what to install, and the tests that need a browser are skipped.
+# With apt and root (or sudo), LaTeX and a browser are installed. Otherwise `reproduce paper` says what to install, and the tests that need a browser are skipped.
 # $(1): a test that it is there, $(2): its name, $(3): the packages
 define apt
 	@if ! { $(1); }; then \

@@ -66,7 +66,7 @@ def new_study(name: str) -> NewStudy:
 def new_command(study, as_json):
     """Write a study of your own, which runs at once.
 
-    The files in params/STUDY compare two optimizers on the embedded collection. Each key has
-    a comment that says what it may be."""
+    The files in params/STUDY compare two optimizers on the embedded collection. Comments say
+    what a key may be."""
     written = new_study(study)
     print_result(written.as_dict(), as_json, written.text)

@@ -64,6 +64,7 @@ def _final_scores(row):
 # %% ../../nbs/cli/05_render.ipynb #634d837a
 def run_list(
     rows: list,  # RunRow, from `cli.run.list_rows`
+    command: str,  # to type next, without `reproduce`
 ) -> str:
     "Return the runs, how far they are, and what to type next."
     columns = {key: key for key in ('study', 'recipe', 'name', 'identity', 'state')}
@@ -74,8 +75,6 @@ def run_list(
     }
     if any(row.final for row in rows):
         columns['once'] = _final_scores
-    unfinished = [row for row in rows if not is_done(row)]
-    command = f'run params/{unfinished[0].study}' if unfinished else 'paper'
     return f'{text_table(rows, columns)}\n\nnext: reproduce {command}'
 
 # %% ../../nbs/cli/05_render.ipynb #02764926

@@ -231,10 +231,10 @@ def report(study, recipe, out, as_json):
 )
 @as_json
 def scoreboard(study, out, as_json):
-    """Write each printed number, its sources and ours as one page.
+    """Write all printed numbers of a study, with ours, as one page.
 
     Each number of STUDY opens to the commands that make it, and to the hashes of our runs. Before
-    a run is finished, the page shows what the sources say of each other."""
+    a run is finished, the page compares the sources with each other."""
     from reproduce_kit.publish.scoreboard import write_scoreboard
 
     print_page(write_scoreboard(study_name(study), out), as_json)

@@ -142,7 +142,7 @@ def _made_json(file) -> Path:
         files = [p for kind in ('paper', 'figures') for p in artifact_dir(kind).rglob('*.json')]
         known = [display_path(p) for p in files if 'build' not in p.parts]
         hint = did_you_mean(str(Path(file).with_suffix('.json')), known)
-        raise KitError(f'{file} is no generated file (no {made.name} beside it){hint}')
+        raise KitError(f'{file} is no generated file (no {made.name} next to it){hint}')
     return made
 
 # %% ../../nbs/publish/20_trace.ipynb #1f56a94b
