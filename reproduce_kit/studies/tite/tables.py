@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'NOT_RUN', 'MEANS', 'BEIR', 'MARGIN', 'effectiveness_table', 'docs_table', 'speed_table', 'pooling_of',
-           'cross_table']
+           'cross_table', 'rates_table']
 
 # %% ../../../nbs/studies/tite/10_tables.ipynb #dc142b48
 import statistics
@@ -21,7 +21,7 @@ from ...models.tite_config import PUBLISHED, published_config
 from ...results.measure_columns import table_columns
 from ...results.memory_table import telemetry_hashes, telemetry_means
 from ...results.run_tables import add_mean, first_stage, ranking_source, run_epochs
-from ...results.table import MISSING, Table, format_interval
+from ...results.table import MISSING, Table, format_interval, format_rate
 from ...speed.tite_speed import max_speedup
 from reproduce_kit.studies.tite.measured import (
     MeasuredBiEncoder,
@@ -368,4 +368,22 @@ def cross_table(runs: list) -> Table:
             own = throughput.get((run.cfg.backbone, optimizer))
             _add_throughput(table, row, own, throughput.get((without, optimizer)))
         _add_memory(table, row, run)
+    return table
+
+# %% ../../../nbs/studies/tite/10_tables.ipynb #dfb84c29
+_RATES_CAPTION = (
+    'Mean {measure} on the dev topics after one training at each learning rate, with a seed of its '
+    'own. The best rate of an encoder is that of its run in Table~\\ref{{tab:titecross}}.'
+)
+
+
+def rates_table(
+    runs: list,  # finished trials, measured on dev topics alone
+) -> Table:
+    "Return what each learning rate that was tried gave each cross-encoder."
+    _, main, lead = table_columns(runs)[0]
+    table = Table('titerates', _RATES_CAPTION.format(measure=lead), ('Backbone',), 'r')
+    for run in sorted(runs, key=lambda run: run.cfg.learning_rate):
+        _, evidence = _selected_evidence(run, main)
+        add_mean(table, run.cfg.title, format_rate(run.cfg.learning_rate), evidence, lead)
     return table
