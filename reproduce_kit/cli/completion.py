@@ -18,9 +18,10 @@ from ..core import KitError, artifact_dir, project_root
 # %% ../../nbs/cli/16_completion.ipynb #c9cfc52f
 def _params() -> Path | None:  # None: this is no clone
     try:
-        return project_root() / 'params'
+        params = project_root() / 'params'
     except KitError:
         return None
+    return params if params.is_dir() else None
 
 
 def _studies(params: Path) -> list:  # names

@@ -47,7 +47,7 @@ class Ranking:
         else:
             evidence = dict(run_epochs(self.run))[self.epoch]
             if any(self.run.epoch(self.epoch).glob('also-*')):
-                evidence |= final_evidence(self.run)
+                evidence = evidence | final_evidence(self.run)  # others read the epoch, too
         return {test_set: frame for test_set, (frame, _) in evidence.items()}
 
     def folder(self, test_set: str) -> Path:
