@@ -140,20 +140,34 @@ def test_an_unknown_measure_is_an_error_with_the_nearest_one(store):
         explore('demo', measure='nDCG10')
 
 
-def test_a_set_that_was_measured_once_is_no_part_of_what_tables_read(store):
+@pytest.fixture
+def run_with_final_sets(store):
+    """A run whose last epoch alone was measured on some of its sets."""
     (config,) = (
         config
         for config in read_configs([ROOT / 'params/lion-vs-adamw/as-run'])
         if config.name == 'minilm-lion'
     )
-    index = pd.Index(['q1', 'q2'], name='qid')
-    frame = pd.DataFrame(dict.fromkeys(MEASURES, 0.5), index=index)
+    frame = pd.DataFrame(dict.fromkeys(MEASURES, 0.5), index=pd.Index(['q1', 'q2'], name='qid'))
     sets = dict.fromkeys(config.all_test_sets, frame)
-    run = fake_run(config, dict.fromkeys(config.measured_epochs, sets))
+    return fake_run(config, dict.fromkeys(config.measured_epochs, sets))
+
+
+def test_a_set_that_was_measured_once_is_no_part_of_what_tables_read(run_with_final_sets):
+    run = run_with_final_sets
     with one_reading():
         before = {epoch: list(evidence) for epoch, evidence in run_epochs(run)}
-        assert config.final_test_sets[0] in Ranking(run, config.epochs, '').frames
+        assert run.cfg.final_test_sets[0] in Ranking(run, run.cfg.epochs, '').frames
         assert {epoch: list(evidence) for epoch, evidence in run_epochs(run)} == before
+
+
+def test_an_epoch_that_was_measured_on_more_sets_later_has_no_values_of_the_last(
+    run_with_final_sets,
+):
+    run = run_with_final_sets
+    (run.epoch(1) / f'also-{run.cfg.final_test_sets[0]}').mkdir()  # `reproduce evaluate`
+    assert set(Ranking(run, 1, '').frames) == set(run.cfg.test_sets)
+    assert set(Ranking(run, run.cfg.epochs, '').frames) == set(run.cfg.all_test_sets)
 
 
 # --- menus ---
