@@ -15,8 +15,9 @@ from kit import REPRODUCE, reproduce_here, write_yaml
 from terminal import printed, screen, spawn, spawn_python
 
 from reproduce_kit.cli.app import SECTIONS, main
+from reproduce_kit.cli.completion import _config_files
 from reproduce_kit.cli.tables import text_columns
-from reproduce_kit.config.files import read_configs
+from reproduce_kit.config.files import describes_runs, read_configs
 from reproduce_kit.core import write_json
 from reproduce_kit.engines.hand_over import note_hand_over
 from reproduce_kit.engines.run_look import look_at
@@ -324,6 +325,19 @@ def offered(*words) -> list:
 )
 def test_the_tab_key_offers(words, some):
     assert set(some) <= set(offered(*words))
+
+
+def test_the_files_of_runs_are_known_without_reading_them(tmp_path):
+    named = tmp_path / 'mine/recipe/study-a.yaml'
+    named.parent.mkdir(parents=True)
+    named.touch()
+    assert _config_files(tmp_path) == [named]
+    files = sorted((ROOT / 'params').rglob('*.yaml'))
+    assert _config_files(ROOT / 'params') == list(filter(describes_runs, files))
+
+
+def test_a_folder_of_encoders_is_no_recipe():
+    assert offered('tables', '--recipe', 'bi-') == []
 
 
 def test_only_finished_runs_are_offered_where_only_they_can_be_meant():
