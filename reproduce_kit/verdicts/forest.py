@@ -98,7 +98,8 @@ def _draw_panel(ax, gaps: list, label: str, sources: list):
         if gap.low is None:
             ax.plot([gap.value], [y], ms=3.5, **_look(i))
             continue
-        error = [[max(0, gap.value - gap.low)], [max(0, gap.high - gap.value)]]  # no rounding
+        # Without a spread over topics, a rounding would make a length negative.
+        error = [[max(0, gap.value - gap.low)], [max(0, gap.high - gap.value)]]
         ax.errorbar([gap.value], [y], xerr=error, capsize=2, lw=0.8, ms=3.5, **_look(i))
     ax.axvline(0, color='#999999', lw=0.8)
     ax.set_yticks([-i for i in range(len(rows))], [f'{model}, epoch {e}' for model, e in rows])
