@@ -26,6 +26,7 @@ OTHER_ROOMS = {  # that the README does not list
     'experiments': 'the notebooks that runs execute',
 }
 SCOREBOARD = 'scoreboard/{study}.html'
+HELP_WIDTH = 86  # columns, whatever the terminal of whoever builds the site
 
 
 def readme_sections() -> dict:  # {heading: text}; the text before the first heading has ''
@@ -183,7 +184,7 @@ def commands(site: Site, page: str, words: str) -> str:
 def help_of(command: click.Command, group: str) -> list:
     """Return heading and help of a command, then those of its own commands."""
     name = f'{group} {command.name}'
-    text = command.get_help(click.Context(command, info_name=name, max_content_width=88))
+    text = command.get_help(click.Context(command, info_name=name, terminal_width=HELP_WIDTH))
     parts = [f'### {name}', f'```text\n{text}\n```']
     for each in getattr(command, 'commands', {}).values():
         parts += help_of(each, name)

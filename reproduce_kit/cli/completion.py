@@ -18,9 +18,10 @@ from ..core import KitError, artifact_dir, project_root
 # %% ../../nbs/cli/16_completion.ipynb #c9cfc52f
 def _params() -> Path | None:  # None: this is no clone
     try:
-        return project_root() / 'params'
+        params = project_root() / 'params'
     except KitError:
         return None
+    return params if params.is_dir() else None
 
 
 def _studies(params: Path) -> list:  # names
@@ -58,17 +59,19 @@ def complete_path(context, incomplete: str) -> list:
     return _matching([f'{parent}/{path.name}' for path in paths], incomplete)
 
 # %% ../../nbs/cli/16_completion.ipynb #e68b1da4
-_NO_CONFIGS = ('backbones', 'rerankers', 'study', 'endpoint', 'tuning')  # files of a whole study
+_OF_A_STUDY = ('backbones', 'rerankers', 'study', 'endpoint')  # files that describe no run
+_NO_RUNS = ('claims', 'encoders', 'bi-encoders')  # folders, likewise
+
+
+def _is_config(path: Path) -> bool:
+    "Do what `config.files.describes_runs` does, without its slow imports."
+    is_sweep = path.stem.split('-')[0] == 'tuning'
+    return not is_sweep and path.stem not in _OF_A_STUDY and path.parent.name not in _NO_RUNS
 
 
 def _config_files(params: Path) -> list:
-    "Return the files that describe a run; claims and published tables do not."
-    files = [*params.glob('*/*.yaml'), *params.glob('*/*/*.yaml')]
-    return sorted(
-        path
-        for path in files
-        if path.stem.split('-')[0] not in _NO_CONFIGS and path.parent.name != 'claims'
-    )
+    "Return the files that describe a run."
+    return sorted(filter(_is_config, [*params.glob('*/*.yaml'), *params.glob('*/*/*.yaml')]))
 
 
 def complete_run(context, incomplete: str) -> list:

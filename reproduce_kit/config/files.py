@@ -97,7 +97,8 @@ def _missing_file(path: Path) -> KitError:
     return KitError(f"{path} does not exist{did_you_mean(str(path), near)}")
 
 # %% ../../nbs/config/40_files.ipynb #13847c5b
-_KEY_LINES = re.compile(r'[A-Za-z]\w*:.*\n?(?:(?:[ #]|- ).*\n?|\n)*')  # and what belongs to the key
+_LINE = r'.*(?:\n|\Z)'  # whole: a line that could end anywhere would be tried in all ways
+_KEY_LINES = re.compile(rf'[A-Za-z]\w*:{_LINE}(?:(?:[ #]|- ){_LINE}|\n)*')
 _TEXT = re.compile(r'([A-Za-z]\w*): ([a-z][\w.]*-[\w.-]*)\n', re.ASCII)  # YAML: no number, no date
 _COMMENTS = re.compile(r'(?:#.*\n|\n)*')
 _OTHER_BREAKS = re.compile('[\r\x85\u2028\u2029]')
@@ -255,7 +256,7 @@ def read_configs(
             problems.append(f"{path} describes no run, but {there[0].parent.name}")
         files += of_runs
     backbones = backbone_states()
-    for file in dict.fromkeys(files):
+    for file in {file.absolute(): file for file in files}.values():
         try:
             runs += _runs_at(str(file), file_state(file), backbones)
         except KitError as error:

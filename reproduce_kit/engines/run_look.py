@@ -70,7 +70,8 @@ def first_measure(
 # %% ../../nbs/engines/16_run_look.ipynb #0b99f612
 def _measured_epoch(folder: Path) -> tuple:  # (number, measure); (0, '') before the first
     "Return the last epoch that was measured."
-    found = {int(path.parent.name[6:]): path for path in folder.glob('epoch-*/metrics.json')}
+    paths = {path.parent.name[6:]: path for path in folder.glob('epoch-*/metrics.json')}
+    found = {int(number): path for number, path in paths.items() if number.isdecimal()}
     if not found:
         return 0, ''
     with suppress(KitError, KeyError):  # no file of this version of the kit

@@ -96,7 +96,7 @@ def listed_runs(
         for label, run in run_labels(runs).items()
         if run == chosen or all(word in f'{label} {run.folder.name}'.casefold() for word in wanted)
     ]
-    return sorted(found, key=lambda pair: pair[1] != chosen) if wanted else found
+    return sorted(found, key=lambda pair: pair[1] != chosen)
 
 # %% ../../nbs/publish/38_ranking_menus.ipynb #0fefb12c
 def menu(
@@ -142,8 +142,8 @@ class RankingMenu(widgets.HBox):
         self.place, self.words = menu(f'{letter}: study', list(places)), search_field('search runs')
         self.run, self.epoch = menu('run', width=360), menu('ranked by', width=190)
         super().__init__([self.place, self.words, self.run, self.epoch], layout=WRAPPED)
-        for control in (self.place, self.words):
-            control.observe(lambda _: self._list_runs(), 'value')
+        self.place.observe(lambda _: self._list_all_runs(), 'value')
+        self.words.observe(lambda _: self._list_runs(), 'value')
         self.run.observe(lambda _: self._list_rankings(), 'value')
         self.epoch.observe(lambda change: self.set_trait('ranking', change.new), 'value')
         self._list_runs()
@@ -153,6 +153,10 @@ class RankingMenu(widgets.HBox):
         self.words.value, self.place.value = '', place_of(ranked.run)
         self.run.value = ranked.run
         self.epoch.value = ranked
+
+    def _list_all_runs(self):
+        self.words.value = ''
+        self._list_runs()
 
     def _list_runs(self):
         runs = self.places[self.place.value]

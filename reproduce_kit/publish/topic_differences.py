@@ -45,9 +45,9 @@ class Ranking:
         if self.epoch is None:
             evidence = first_stage([self.run], 'BM25')
         else:
-            evidence = dict(run_epochs(self.run))[self.epoch]
-            if any(self.run.epoch(self.epoch).glob('also-*')):
-                evidence |= final_evidence(self.run)
+            once = final_evidence(self.run).items()
+            once = {name: found for name, found in once if found[1].get('epoch') == self.epoch}
+            evidence = dict(run_epochs(self.run))[self.epoch] | once
         return {test_set: frame for test_set, (frame, _) in evidence.items()}
 
     def folder(self, test_set: str) -> Path:

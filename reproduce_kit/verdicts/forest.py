@@ -83,18 +83,24 @@ MARKS = ('o', 's', 'D', '^', 'v', 'P')
 SHADES = ('#0b3c6f', '#de8f05', '#7a7a7a', '#111111', '#5aa469', '#b5651d')
 
 
+def _look(i: int) -> dict:  # of the mark of a source
+    shade = SHADES[(i + i // len(MARKS)) % len(SHADES)]
+    fill = 'white' if i % 2 else shade
+    return dict(marker=MARKS[i % len(MARKS)], ls='', color=shade, mfc=fill)
+
+
 def _draw_panel(ax, gaps: list, label: str, sources: list):
     "Draw one measure: a line per model and epoch, a mark per source."
     rows = list(dict.fromkeys((gap.model, gap.epoch) for gap in gaps))
     for gap in gaps:
         i = sources.index(gap.source)
         y = -rows.index((gap.model, gap.epoch)) + 0.22 * ((len(sources) - 1) / 2 - i)
-        style = dict(color=SHADES[i], fmt=MARKS[i], ms=3.5, mfc='white' if i % 2 else SHADES[i])
         if gap.low is None:
-            ax.plot([gap.value], [y], MARKS[i], ms=3.5, color=SHADES[i], mfc=style['mfc'])
+            ax.plot([gap.value], [y], ms=3.5, **_look(i))
             continue
-        error = [[gap.value - gap.low], [gap.high - gap.value]]
-        ax.errorbar([gap.value], [y], xerr=error, capsize=2, lw=0.8, **style)
+        # Without a spread over topics, a rounding would make a length negative.
+        error = [[max(0, gap.value - gap.low)], [max(0, gap.high - gap.value)]]
+        ax.errorbar([gap.value], [y], xerr=error, capsize=2, lw=0.8, ms=3.5, **_look(i))
     ax.axvline(0, color='#999999', lw=0.8)
     ax.set_yticks([-i for i in range(len(rows))], [f'{model}, epoch {e}' for model, e in rows])
     ax.set(xlabel=label)
@@ -110,23 +116,11 @@ def forest_figure(
     difference = ' minus '.join(paper.compared)
     titles = {name: source.title for name, source in paper.sources.items()}
     sources = list(dict.fromkeys(gap.source for gaps in gaps_by_measure.values() for gap in gaps))
-    fig, axes = plt.subplots(
-        1, len(gaps_by_measure), figsize=(7.1, 3.0), sharey=True, constrained_layout=True
-    )
-    for ax, (measure, gaps) in zip(axes, gaps_by_measure.items()):
+    size = dict(figsize=(7.1, 3.0), constrained_layout=True)
+    fig, axes = plt.subplots(1, len(gaps_by_measure), sharey=True, squeeze=False, **size)
+    for ax, (measure, gaps) in zip(axes.flat, gaps_by_measure.items()):
         _draw_panel(ax, gaps, f'{difference}, {measure}', sources)
-    marks = [
-        plt.Line2D(
-            [],
-            [],
-            ls='',
-            marker=MARKS[i],
-            ms=4,
-            color=SHADES[i],
-            mfc='white' if i % 2 else SHADES[i],
-        )
-        for i in range(len(sources))
-    ]
+    marks = [plt.Line2D([], [], ms=4, **_look(i)) for i in range(len(sources))]
     names = [titles.get(source, source) for source in sources]
     fig.legend(marks, names, loc='outside upper center', ncols=len(sources), frameon=False)
     return fig

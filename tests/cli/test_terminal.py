@@ -15,8 +15,10 @@ from kit import REPRODUCE, reproduce_here, write_yaml
 from terminal import printed, screen, spawn, spawn_python
 
 from reproduce_kit.cli.app import SECTIONS, main
+from reproduce_kit.cli.completion import _config_files
 from reproduce_kit.cli.tables import text_columns
-from reproduce_kit.config.files import read_configs
+from reproduce_kit.config.files import describes_runs, read_configs
+from reproduce_kit.core import write_json
 from reproduce_kit.engines.hand_over import note_hand_over
 from reproduce_kit.engines.run_look import look_at
 from reproduce_kit.engines.run_rows import RunRow
@@ -157,6 +159,15 @@ def test_runs_of_every_engine_are_looked_at_in_the_same_way():
     elsewhere, here = look_at(row, False), look_at(row, True)
     assert (elsewhere.step, elsewhere.epoch, elsewhere.loss) == (10, 0.5, None)
     assert (here.step, here.epoch, here.loss, here.eta) == (12, 0.6, 0.4, 60.0)
+
+
+def test_a_copy_of_an_epoch_next_to_it_is_no_epoch():
+    (cfg, _) = read_configs(['params/demo'])
+    row = RunRow(cfg=cfg, path='', job='1', state=RunState.RUNNING, step=10, of=20, eta=60.0)
+    for name, value in {'epoch-1': 0.25, 'epoch-2-copy': 0.75}.items():
+        write_json(run_folder(cfg) / name / 'metrics.json', dict(means={'test': {'MAP': value}}))
+    look = look_at(row, True)
+    assert (look.measured, look.measure) == (1, 'MAP 0.2500 on test')
 
 
 # --- tables and sentences ---
@@ -316,6 +327,19 @@ def test_the_tab_key_offers(words, some):
     assert set(some) <= set(offered(*words))
 
 
+def test_the_files_of_runs_are_known_without_reading_them(tmp_path):
+    named = tmp_path / 'mine/recipe/study-a.yaml'
+    named.parent.mkdir(parents=True)
+    named.touch()
+    assert _config_files(tmp_path) == [named]
+    files = sorted((ROOT / 'params').rglob('*.yaml'))
+    assert _config_files(ROOT / 'params') == list(filter(describes_runs, files))
+
+
+def test_a_folder_of_encoders_is_no_recipe():
+    assert offered('tables', '--recipe', 'bi-') == []
+
+
 def test_only_finished_runs_are_offered_where_only_they_can_be_meant():
     assert offered('compare', '') == []
     for config in read_configs(['params/demo/demo-lion.yaml']):
@@ -332,6 +356,11 @@ def test_a_new_study_is_not_completed_to_one_that_exists():
 def test_outside_a_clone_nothing_is_offered_and_nothing_fails(tmp_path, monkeypatch):
     monkeypatch.delenv('REPRODUCE_ROOT')
     monkeypatch.chdir(tmp_path)
+    assert offered('report', '') == [] and offered('logs', '') == []
+
+
+def test_a_folder_that_is_no_clone_offers_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv('REPRODUCE_ROOT', str(tmp_path))
     assert offered('report', '') == [] and offered('logs', '') == []
 
 

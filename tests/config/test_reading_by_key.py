@@ -1,5 +1,7 @@
 """A parameter file that is read key by key is what it is when it is read as a whole."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 from conftest import ROOT
@@ -8,6 +10,7 @@ from reproduce_kit.config.files import (
     _parse_lines,
     _read_by_key,
     describes_runs,
+    read_configs,
     read_parameters,
 )
 from reproduce_kit.core import KitError
@@ -113,3 +116,15 @@ def test_a_mistake_is_told_with_the_line_of_the_file(tmp_path):
 def test_a_word_with_a_hyphen_is_text(word):
     text = f'name: {word}\n'
     assert list(_read_by_key(text).items()) == whole(text)
+
+
+def test_long_text_above_a_separator_takes_no_time():
+    """Each of the words would double it, if a line could be divided at its spaces."""
+    text = f'title: {"word " * 60}\n---\nseed: 12\n'
+    assert _read_by_key(text) == {}
+
+
+def test_a_file_that_is_named_in_two_ways_describes_its_run_once(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    path = Path('params/demo/demo-lion.yaml')
+    assert len(read_configs([path, path.absolute(), path.parent])) == 2

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from conftest import DATA, ROOT
 
 from reproduce_kit.config.settings import example_settings
+from reproduce_kit.testing.page_clone import LINKED
 
 SMOKE = example_settings()
 REPRODUCE = Path(sys.executable).parent / 'reproduce'
@@ -63,7 +64,7 @@ def reproduce_here(*args, env=None):
 def link_clone(root: Path) -> Path:
     """Make a folder a clone to the kit: its notebooks and code, and no studies."""
     (root / 'params').mkdir(parents=True)
-    for name in ('nbs', 'reproduce_kit', 'settings.ini', 'pyproject.toml'):
+    for name in LINKED:
         (root / name).symlink_to(ROOT / name)
     return root
 

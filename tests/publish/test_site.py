@@ -12,6 +12,7 @@ import pytest
 from browser import browser_without_network, needs_browser, serious_violations
 from conftest import ROOT
 
+from reproduce_kit.cli.app import main
 from reproduce_kit.evaluation.metrics import MEASURES
 from reproduce_kit.verdicts.states import STATES
 
@@ -145,6 +146,17 @@ def test_a_formula_is_drawn_by_the_browser_itself(site):
     if not page.exists():
         pytest.skip('the small site has no page with a formula')
     assert '<math' in page.read_text()
+
+
+def test_help_is_the_same_whoever_builds_the_site(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    from site_texts import help_of  # noqa: PLC0415
+
+    shown = []
+    for columns in ('50', '200'):
+        monkeypatch.setenv('COLUMNS', columns)
+        shown.append(help_of(main.commands['run'], 'reproduce'))
+    assert shown[0] == shown[1]
 
 
 # --- in a browser ---

@@ -7,15 +7,19 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from reproduce_kit.config.files import read_configs
-from reproduce_kit.core import KitError
+from reproduce_kit.config.files import make_config, read_configs
+from reproduce_kit.config.settings import example_settings
+from reproduce_kit.core import KitError, one_reading
 from reproduce_kit.data.collection import EvalSet
 from reproduce_kit.data.trec import write_run
 from reproduce_kit.evaluation.metrics import MEASURES
 from reproduce_kit.publish.explore import explore
+from reproduce_kit.publish.ranking_menus import MANY_RUNS, RankingMenu, runs_by_place
 from reproduce_kit.publish.topic_differences import Ranking, compare, document_ranks, read_tops
 from reproduce_kit.publish.topic_html import missing_text, topic_html
 from reproduce_kit.publish.topic_page import View, counts_html, page_html, static_html, write_page
+from reproduce_kit.results.run_tables import run_epochs
+from reproduce_kit.store.run import Run, run_folder
 from reproduce_kit.testing.fake_runs import fake_run
 
 HOSTILE = '</style></option><script>alert(1)</script><img src=x onerror="alert(1)">'
@@ -136,6 +140,70 @@ def test_an_unknown_measure_is_an_error_with_the_nearest_one(store):
         explore('demo', measure='nDCG10')
 
 
+@pytest.fixture
+def run_with_final_sets(store):
+    """A run whose last epoch alone was measured on some of its sets."""
+    (config,) = (
+        config
+        for config in read_configs([ROOT / 'params/lion-vs-adamw/as-run'])
+        if config.name == 'minilm-lion'
+    )
+    frame = pd.DataFrame(dict.fromkeys(MEASURES, 0.5), index=pd.Index(['q1', 'q2'], name='qid'))
+    sets = dict.fromkeys(config.all_test_sets, frame)
+    return fake_run(config, dict.fromkeys(config.measured_epochs, sets))
+
+
+def test_a_set_that_was_measured_once_is_no_part_of_what_tables_read(run_with_final_sets):
+    run = run_with_final_sets
+    with one_reading():
+        before = {epoch: list(evidence) for epoch, evidence in run_epochs(run)}
+        assert run.cfg.final_test_sets[0] in Ranking(run, run.cfg.epochs, '').frames
+        assert {epoch: list(evidence) for epoch, evidence in run_epochs(run)} == before
+
+
+def test_an_epoch_that_was_measured_on_more_sets_later_has_no_values_of_the_last(
+    run_with_final_sets,
+):
+    run = run_with_final_sets
+    (run.epoch(1) / f'also-{run.cfg.final_test_sets[0]}').mkdir()  # `reproduce evaluate`
+    assert set(Ranking(run, 1, '').frames) == set(run.cfg.test_sets)
+    assert set(Ranking(run, run.cfg.epochs, '').frames) == set(run.cfg.all_test_sets)
+
+
+# --- menus ---
+
+
+def many_runs(study):
+    """More runs of a study than are listed without a search field."""
+    configs = [
+        make_config(example_settings(study=study, name=f's{seed}', seed=seed))
+        for seed in range(MANY_RUNS + 1)
+    ]
+    return [Run(config, run_folder(config)) for config in configs]
+
+
+def test_a_search_ends_where_another_study_is_chosen():
+    runs = [*many_runs('one'), *many_runs('two')]
+    menus = RankingMenu('A', runs_by_place(runs))
+    menus.choose(Ranking(runs[0], 1, ''))
+    menus.words.value = 'nothing has this name'
+    menus.place.value = 'two/smoke'
+    assert menus.words.value == '' and len(menus.run.options) == MANY_RUNS + 1
+    assert menus.ranking.run.cfg.study == 'two'
+
+
+def test_a_run_stays_chosen_after_the_search_for_it():
+    runs = many_runs('one')
+    menus = RankingMenu('A', runs_by_place(runs))
+    menus.choose(Ranking(runs[0], 1, ''))
+    menus.words.value = 'seed 7'
+    menus.run.value = next(run for label, run in menus.run.options if label.endswith('seed 7'))
+    menus.epoch.label = 'first stage'
+    menus.words.value = ''
+    assert len(menus.run.options) == MANY_RUNS + 1
+    assert (menus.ranking.run.cfg.seed, menus.ranking.epoch) == (7, None)
+
+
 # --- texts ---
 
 
@@ -178,3 +246,8 @@ def test_a_large_page_opens_its_first_topics_only(store):
     page = page_html(View(comparison(count=150)))
     assert page.count('<details>') == 100 and page.count('<p class=line>') == 50
     assert 'the first 100 open to their passages' in page
+
+
+def test_a_page_of_a_long_search_in_any_script_can_be_written(store):
+    path = write_page(View(comparison(), words='検索' * 60))
+    assert path.exists() and len(path.name.encode()) < 240

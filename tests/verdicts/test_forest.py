@@ -7,7 +7,7 @@ import pytest
 from reproduce_kit.data.published import read_paper
 from reproduce_kit.verdicts.effects import compare_effects
 from reproduce_kit.verdicts.evidence import collect_evidence
-from reproduce_kit.verdicts.forest import forest_figure, own_gaps, printed_gaps
+from reproduce_kit.verdicts.forest import Gap, forest_figure, own_gaps, printed_gaps
 
 PAPER = read_paper('lion-vs-adamw')
 EVIDENCE = collect_evidence('lion-vs-adamw')
@@ -44,3 +44,24 @@ def test_the_figure_has_a_line_per_model_and_epoch():
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert len(labels) == 9
     assert 'GTE, epoch 3' in labels
+
+
+def test_an_interval_without_width_is_drawn():
+    """Two runs that differ by the same amount on every topic: the mean differs by a rounding."""
+    gap = Gap('draft', 'GTE', 3, 0.1, 0.1 + 1e-16, 0.1 - 1e-16)
+    assert gap.high < gap.value < gap.low
+    figure = forest_figure(PAPER, {'nDCG@10': [gap], 'MAP': [gap]})
+    assert len(figure.axes) == 2
+
+
+def test_a_paper_with_one_measure_has_one_panel():
+    figure = forest_figure(PAPER, {'MAP': printed_gaps(EVIDENCE, 'MAP', SOURCES)})
+    (panel,) = figure.axes
+    assert len(panel.get_yticklabels()) == 9
+
+
+def test_any_number_of_sources_can_be_told_apart():
+    gaps = [Gap(f'recipe {i}', 'GTE', 3, 0.1) for i in range(12)]
+    figure = forest_figure(PAPER, {'nDCG@10': gaps, 'MAP': gaps})
+    looks = {(line.get_marker(), line.get_color()) for line in figure.legends[0].get_lines()}
+    assert len(looks) == 12
