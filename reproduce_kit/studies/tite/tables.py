@@ -373,7 +373,7 @@ def cross_table(runs: list) -> Table:
 # %% ../../../nbs/studies/tite/10_tables.ipynb #dfb84c29
 _RATES_CAPTION = (
     'Mean {measure} on the dev topics after one training at each learning rate, with a seed of its '
-    'own. The best rate of an encoder is that of its run in Table~\\ref{{tab:titecross}}.'
+    'own. The best rate of each encoder is that of its run on the test topics.'
 )
 
 
