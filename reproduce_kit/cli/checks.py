@@ -200,7 +200,7 @@ def read_trace(
     return Trace(
         file=answer['file'],
         notebook=answer['notebook'],
-        commit=str(answer['commit']['commit']),
+        commit=str(answer['commit']['commit'] or 'unknown'),
         inputs=list(answer['inputs']),
         today=answer['today'],
         cells=[traced_cell(cell) for cell in answer['cells']],
