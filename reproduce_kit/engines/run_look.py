@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..core import KitError, read_json
@@ -36,7 +36,12 @@ class RunLook:
     learning_rate: float | None = None  # of the last logged update
     loss: float | None = None
     measured: int = 0  # the last epoch that has ended, and was measured if it is to be
-    measure: str = ''  # of that epoch, as `nDCG@10 0.5012 on test`
+    measures: dict = field(default_factory=dict)  # {epoch: `nDCG@10 0.5012 on test`}
+
+    @property
+    def measure(self) -> str:
+        "What the last epoch was measured as; '' if nothing is known."
+        return self.measures.get(self.measured, '')
 
 # %% ../../nbs/engines/16_run_look.ipynb #f7ea63a2
 _TAIL_BYTES = 4096
@@ -68,28 +73,31 @@ def first_measure(
     return f'{measure} {value:.4f} on {test_set}'
 
 # %% ../../nbs/engines/16_run_look.ipynb #0b99f612
-def _measured_epoch(folder: Path) -> tuple:  # (number, measure); (0, '') before the first
-    "Return the last epoch that was measured."
+def _measure_of(path: Path) -> str:
+    with suppress(KitError, KeyError):  # no file of this version of the kit
+        return first_measure(read_json(path)['means'])
+    return ''
+
+
+def _measured_epochs(folder: Path, known: dict) -> dict:  # {epoch: measure}
+    "Return the epochs that were measured, those that are known already as they are."
     paths = {path.parent.name[6:]: path for path in folder.glob('epoch-*/metrics.json')}
     found = {int(number): path for number, path in paths.items() if number.isdecimal()}
-    if not found:
-        return 0, ''
-    with suppress(KitError, KeyError):  # no file of this version of the kit
-        return max(found), first_measure(read_json(found[max(found)])['means'])
-    return max(found), ''
+    new = {number: _measure_of(found[number]) for number in sorted(found.keys() - known.keys())}
+    return known | new
 
 # %% ../../nbs/engines/16_run_look.ipynb #dafbdeff
 def with_files(look: RunLook, folder: Path) -> RunLook:
     "Return a look with what the files in a run's folder say."
-    update, (measured, measure) = _last_update(folder), _measured_epoch(folder)
+    update, measures = _last_update(folder), _measured_epochs(folder, look.measures)
     return replace(
         look,
         step=max(look.step, update.get('step', 0)),
         epoch=update.get('epoch'),
         learning_rate=update.get('learning_rate'),
         loss=update.get('loss'),
-        measured=measured,
-        measure=measure,
+        measured=max(measures, default=0),
+        measures=measures,
     )
 
 # %% ../../nbs/engines/16_run_look.ipynb #734aedda
@@ -125,9 +133,10 @@ def events_between(
     before = before or RunLook(now.name, RunState.NOT_RUN)
     if now.state != before.state:
         yield _state_line(now)
-    if now.measured > before.measured and now.epochs:
-        measure = f': {now.measure}' if now.measure else ''
-        yield f'epoch {now.measured} of {now.epochs}{measure}'
+    epochs = set(now.measures) | {now.measured}  # several may have ended since
+    for epoch in sorted(epoch for epoch in epochs if epoch > before.measured and now.epochs):
+        measure = f': {now.measures[epoch]}' if now.measures.get(epoch) else ''
+        yield f'epoch {epoch} of {now.epochs}{measure}'
 
 # %% ../../nbs/engines/16_run_look.ipynb #46f20828
 def _seconds_to_go(first: tuple | None, last: tuple | None, of: int, now: float) -> float | None:
