@@ -22,7 +22,7 @@ from ..data.published import is_published, listing_paper, read_paper
 from ..engines.compliance import check_configs
 from ..evaluation.metrics import paired_interval
 from .board_lines import board_effects
-from .page_parts import figure_html, frame_html, render_page, table_part
+from .page_parts import figure_html, frame_html, render_page
 from .scoreboard import Board, board_html, make_board
 from ..results.endpoint import endpoint_answers, endpoint_sentence
 from reproduce_kit.results.figures import (
@@ -48,7 +48,7 @@ from reproduce_kit.results.significance_tables import (
 )
 from ..results.sweep_tables import sweep_table
 from ..results.system_table import table2
-from ..results.table import Table, format_interval
+from ..results.table import Table, format_interval, table_html
 from ..results.trial_budget import sweep_figure
 from ..results.variance_figure import variance_figure
 from ..store.machine import git_state
@@ -164,11 +164,11 @@ def _figures_html(runs: list) -> str:
 # %% ../../nbs/publish/30_report.ipynb #f6cdc196
 def _evidence_html(runs: list, gaps: Table) -> str:
     if not runs[0].cfg.updates:
-        return table_part(letters_table(runs))
+        return table_html(letters_table(runs))
     _, test_set, measure = table_columns(runs)[0]
     endpoint = endpoint_of(runs[0].cfg)
     margin = endpoint.margin if endpoint else None
-    tables = ''.join(map(table_part, (gaps, letters_table(runs), variance_table(runs))))
+    tables = ''.join(map(table_html, (gaps, letters_table(runs), variance_table(runs))))
     by_seed = seed_gaps(runs, (test_set,), measure)
     if not by_seed:
         return tables
@@ -207,7 +207,7 @@ def _effects_html(study: str) -> str:  # '' if no effects are printed
     }
     difference = ' minus '.join(paper.compared)
     caption = f'{difference}, with 95 % intervals over topics where there are values by topic.'
-    return table_part(table) + figure_html(forest_figure(paper, gaps), caption)
+    return table_html(table) + figure_html(forest_figure(paper, gaps), caption)
 
 # %% ../../nbs/publish/30_report.ipynb #620ea7a1
 def _sweep_html(study: str) -> str:  # '' if no results of a sweep are kept
@@ -217,7 +217,7 @@ def _sweep_html(study: str) -> str:  # '' if no results of a sweep are kept
             continue
         results, sweep = read_results(name), read_sweep(name)
         caption = f'The sweep {name}: {sweep.measure} by rate, and the expected best of n trials.'
-        body += table_part(sweep_table(name, results))
+        body += table_html(sweep_table(name, results))
         body += figure_html(sweep_figure(results, sweep), caption)
     return body
 
@@ -292,7 +292,7 @@ def _tables_html(runs: list) -> str:
     paper = listing_paper(runs[0].cfg.study)
     tables = [table1(runs), table2(runs, paper), settings_table(runs)]
     tables += [memory_table(runs)] if runs[0].cfg.updates else []
-    return ''.join(map(table_part, tables))
+    return ''.join(map(table_html, tables))
 
 
 def _bodies(runs: list, gaps: Table, board: Board | None) -> dict:

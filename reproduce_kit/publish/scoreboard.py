@@ -21,7 +21,8 @@ from reproduce_kit.publish.board_lines import (
     board_effects,
     cells_by_source,
 )
-from .page_parts import render_page, table_part
+from .page_parts import render_page
+from ..results.table import table_html
 from ..verdicts.cells import PrintedCell
 from ..verdicts.states import STATES, references_disagree
 
@@ -207,12 +208,12 @@ def write_scoreboard(
     effects = board_effects(read_paper(study))
     page = render_page(
         'scoreboard.html',
-        'board.js',
+        script='board.js',
         board=board,
         sentences=board_sentences(board),
         agreements=AGREEMENTS,
         publication=read_study(study).publication,
-        effects=table_part(effects) if effects else '',
+        effects=table_html(effects) if effects else '',
     )
     path = Path(file) if file else artifact_dir('runs') / study / 'scoreboard.html'
     with atomic_write(path) as output:

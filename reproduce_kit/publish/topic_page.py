@@ -19,6 +19,7 @@ import pandas as pd
 
 from ..core import artifact_dir, atomic_write
 from ..evaluation.metrics import paired_interval
+from .page_parts import render_page
 from .topic_differences import Comparison, Show, matching_topics
 from .topic_html import CSS, LETTERS, topic_html
 
@@ -167,16 +168,6 @@ def static_html(view: View) -> str:
 
 # %% ../../nbs/publish/34_topic_page.ipynb #00aaa79a
 MAX_OPEN_TOPICS = 100  # with passages; about 6 kB each
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-_PAGE = """<!doctype html>
-<html lang=en><head><meta charset=utf-8>
-<meta http-equiv=Content-Security-Policy content="{policy}">
-<meta name=viewport content="width=device-width, initial-scale=1">
-<title>{title}</title><style>{css}</style></head>
-<body class="kit kit-page"><main><h1>{title}</h1>
-{body}
-</main></body></html>
-"""
 
 
 def _topic_details(view: View) -> str:
@@ -208,8 +199,7 @@ def page_html(
         parts += ['<h2>The topic that was read</h2>', topic_html(comparison, view.topic)]
     parts.append(f'<h2>{html.escape(listed)}</h2>{_topic_details(view)}')
     parts.append(f'<h2>Training</h2>{curves}' if curves else '')
-    texts = dict(policy=_POLICY, css=CSS, title=html.escape(title))
-    return _PAGE.format(body=''.join(parts), **texts)
+    return render_page('topics.html', ('explore.css',), title=title, body=''.join(parts))
 
 # %% ../../nbs/publish/34_topic_page.ipynb #63d0e223
 MAX_NAME_BYTES = 200  # of a file; file systems allow 255
