@@ -89,11 +89,12 @@ def describes_runs(file: Path) -> bool:
 
 
 def _missing_file(path: Path) -> KitError:
-    "Return the error for a file that does not exist, with the nearest one that does."
+    "Return the error for a file or a study that does not exist, with the nearest that does."
     near = [str(file) for file in path.parent.glob('*.yaml')]
     if not near:
         files = project_root().glob('params/**/*.yaml')
         near = [str(file.relative_to(project_root())) for file in files if describes_runs(file)]
+        near += {file.split('/')[1] for file in near}
     return KitError(f"{path} does not exist{did_you_mean(str(path), near)}")
 
 # %% ../../nbs/config/40_files.ipynb #13847c5b

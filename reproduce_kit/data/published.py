@@ -16,7 +16,7 @@ import pandas as pd
 from ..config.backbones import BACKBONES
 from ..config.comparison import compared_optimizers
 from ..config.files import read_configs
-from ..config.study import read_study
+from ..config.study import read_study, require_study
 from ..core import KitError, did_you_mean, project_root, sha256
 
 # %% ../../nbs/data/80_published.ipynb #99178b6e
@@ -197,6 +197,7 @@ def read_paper(
     if (project_root() / 'params' / study / CELLS_FILE).exists():
         return _paper_of_cells(study)
     if not is_published(study):
+        require_study(study)
         raise KitError(
             f'{study}: no printed numbers; write them to params/{study}/{CELLS_FILE}, with the '
             f'columns {",".join(_CELL_COLUMNS)}'

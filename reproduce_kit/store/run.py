@@ -18,6 +18,7 @@ from pathlib import Path
 from ..config.backbones import backbone_states, file_state
 from ..config.files import in_row_order, make_config, read_configs
 from ..config.settings import RunConfig
+from ..config.study import require_study
 from reproduce_kit.core import (
     KitError,
     artifact_dir,
@@ -296,6 +297,7 @@ def require_runs(
     "Return the study's finished runs; raise `KitError` if there are none."
     runs = finished_runs(study, recipe or '*')
     if not runs:
+        require_study(study)
         named = f', recipe {recipe!r}' if recipe else ''
         folder = f'params/{study}/{recipe}' if recipe else f'params/{study}'
         raise KitError(

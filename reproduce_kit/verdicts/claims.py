@@ -17,6 +17,7 @@ import pandas as pd
 from simpleeval import EvalWithCompoundTypes, FeatureNotAvailable, InvalidExpression
 
 from ..config.messages import read_yaml
+from ..config.study import require_study
 from ..core import KitError, did_you_mean, project_root, sha256
 from ..data.published import Paper
 from ..results.table import Table
@@ -297,9 +298,7 @@ def judged_study(
     study: str,  # a folder of `params/`
 ) -> str:
     "Return the study whose claims are judged; raise `KitError` if there are none."
-    if not (project_root() / 'params' / study).is_dir():
-        known = [path.name for path in (project_root() / 'params').iterdir()]
-        raise KitError(f'{study}: no such study in params/{did_you_mean(study, known)}')
+    require_study(study)
     claimed = claims_study(study)
     if not claimed:
         raise KitError(f'{study}: no claims; write params/{study}/claims/paper.yaml')
