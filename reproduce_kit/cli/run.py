@@ -76,11 +76,10 @@ def _started(row: RunRow, updates: int) -> RunRow:
     return replace(row, state=RunState.UNFINISHED, updates=updates)
 
 # %% ../../nbs/cli/20_run.ipynb #73b4a3cb
-def _last_update(folder) -> int | None:  # None: nothing was logged
-    from reproduce_kit.store.history import read_history
+def _updates_done(folder) -> int | None:  # None: nothing was logged
+    from reproduce_kit.engines.run_look import last_update
 
-    history = read_history(folder)
-    return history[-1]['step'] if history else None
+    return last_update(folder).get('step')
 
 # %% ../../nbs/cli/20_run.ipynb #870a9d22
 def _final_scores(done: dict) -> dict:  # {test set: its first measure}
@@ -96,7 +95,7 @@ def run_row(config) -> RunRow:
     labels = dict(recipe=config.recipe, title=config.title, optimizer=config.optimizer)
     row = _not_run(config, folder, **labels)
     if not (folder / 'done.json').exists():
-        updates = _last_update(folder)
+        updates = _updates_done(folder)
         return row if updates is None else _started(row, updates)
     done, test_set = read_json(folder / 'done.json'), config.test_sets[0]
     selected, epochs = done['selected'], done['epochs']
@@ -121,7 +120,7 @@ def encoder_row(settings) -> RunRow:
     folder = settings.folder
     row = _not_run(settings, folder, recipe=SETTINGS_FOLDERS[type(settings)])
     if not is_trained(settings):
-        updates = _last_update(folder)
+        updates = _updates_done(folder)
         return _started(row, updates) if updates else row
     row = replace(row, state=RunState.DONE, updates=settings.updates)
     means = read_json(folder / 'done.json').get('means', {})

@@ -8,6 +8,7 @@ __all__ = ['STATE_WORDS', 'IN_TABLE', 'INFERRED', 'SourceLine', 'source_note', '
            'Printed', 'Verdicts']
 
 # %% ../../nbs/publish/26_board_lines.ipynb #24205772
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def _effect_texts(
     if own is None:
         return '', ''
     ratio = effect_ratio(first, own) if first is not None and source != against else None
-    has_ratio = ratio is not None and ratio == ratio
+    has_ratio = ratio is not None and not math.isnan(ratio)
     return format_signed(own), f'{ratio:.2f}' if has_ratio else ''
 
 # %% ../../nbs/publish/26_board_lines.ipynb #e331a8bf

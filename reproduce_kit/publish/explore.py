@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIST_LAYOUT', 'READING_LAYOUT', 'PICTURE_WORDS', 'kit_html', 'TopicList', 'shown_html', 'TopicBrowser', 'view_curves',
-           'Extras', 'problem_html', 'held', 'Choices', 'chosen_comparison', 'Explorer', 'explore']
+           'Extras', 'problem_html', 'Choices', 'chosen_comparison', 'Explorer', 'explore']
 
 # %% ../../nbs/publish/40_explore.ipynb #c0086259
 import html
@@ -158,16 +158,6 @@ def problem_html(error: KitError) -> str:
     "Return an error as HTML."
     return f'<p class=problem>{html.escape(str(error))}</p>'
 
-# %% ../../nbs/publish/40_explore.ipynb #4563a3c9
-@contextmanager
-def held(choices):
-    "Let the menus of `Choices` say nothing until the block ends."
-    choices.is_held = True
-    try:
-        yield
-    finally:
-        choices.is_held = False
-
 # %% ../../nbs/publish/40_explore.ipynb #0ea93090
 class Choices(widgets.VBox):
     "Menus of two rankings, a test set and a measure."
@@ -180,10 +170,23 @@ class Choices(widgets.VBox):
         self.test_set, self.measure = menu('test set'), menu('measure')
         super().__init__([self.a, self.b, wrapped(self.test_set, self.measure)])
         self.a.place.observe(lambda change: self.follow(change.old), 'value')
-        for control, name in zip(
-            (self.a, self.b, self.test_set, self.measure), ('ranking', 'ranking', 'value', 'value')
-        ):
-            control.observe(lambda _: self.is_held or self.on_change(), name)
+        for rankings in (self.a, self.b):
+            rankings.observe(self._note_change, 'ranking')
+        for control in (self.test_set, self.measure):
+            control.observe(self._note_change, 'value')
+
+    def _note_change(self, _):
+        if not self.is_held:
+            self.on_change()
+
+    @contextmanager
+    def held(self):
+        "Say nothing of changes until the block ends."
+        self.is_held = True
+        try:
+            yield
+        finally:
+            self.is_held = False
 
     def choose(self, pair: tuple, test_set: str = '', measure: str = ''):
         "Set the menus to two rankings; '' for the first test set or measure."
@@ -191,7 +194,7 @@ class Choices(widgets.VBox):
         test_set = one_of(test_set, sets, 'test set {!r} was not measured')
         measures = shared_measures(*pair, test_set)
         measure = one_of(measure, measures, 'measure {!r} is unknown')
-        with held(self):
+        with self.held():
             for control, ranked in zip((self.a, self.b), pair):
                 control.choose(ranked)
             set_menu(self.test_set, sets, test_set)
@@ -210,7 +213,7 @@ def chosen_comparison(choices: Choices) -> Comparison:
     sets = shared_test_sets(a, b)
     if not sets:
         raise KitError(f'{a.name} and {b.name} share no test set; choose runs of one collection')
-    with held(choices):
+    with choices.held():
         set_menu(choices.test_set, sets, choices.test_set.value)
         test_set = choices.test_set.value
         measures = shared_measures(a, b, test_set)
