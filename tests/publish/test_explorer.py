@@ -389,6 +389,11 @@ def test_the_report_fits_the_width_of_a_window(report_page):
     assert page.evaluate('document.body.scrollWidth <= window.innerWidth')
 
 
-def test_a_report_without_runs_is_an_error():
-    process = reproduce_here('report', 'nobody')
+def test_a_report_without_runs_is_an_error(tmp_path):
+    process = reproduce_here('report', 'smoke', env=dict(REPRODUCE_RUNS=tmp_path))
     assert process.returncode == 1 and 'no finished runs' in process.stderr
+
+
+def test_a_report_of_a_study_that_does_not_exist_names_the_nearest():
+    process = reproduce_here('report', 'embeded')
+    assert process.returncode == 1 and "did you mean 'embedded'" in process.stderr
