@@ -75,7 +75,7 @@ def _interrupt_once(number, frame):
 def _execute_here(job: tuple, sender):
     "Execute a page in the process that was started for it; send its error, or None."
     signal.signal(signal.SIGINT, _interrupt_once)
-    gc.freeze()  # what was copied is shared as long as nobody looks for garbage in it
+    gc.disable()  # a page ends soon, and what was copied is shared while nobody looks for garbage
     error = None
     try:
         from papermill.engines import papermill_engines

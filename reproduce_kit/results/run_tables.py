@@ -10,6 +10,7 @@ __all__ = ['runs_or_none', 'ranking_source', 'run_epochs', 'final_evidence', 'fi
 # %% ../../nbs/results/30_run_tables.ipynb #fe84177e
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 
 from reproduce_kit.core import (
@@ -193,13 +194,22 @@ def _sum(frames: list) -> pd.DataFrame:
     return pd.DataFrame(total, index=first.index, columns=first.columns)
 
 
+def _means(frames: list) -> pd.DataFrame:
+    "The mean of each measure over topics, a row per frame."
+    first, *others = frames
+    if not all(frame.columns.equals(first.columns) for frame in others):
+        return pd.DataFrame([frame.mean() for frame in frames])
+    return pd.DataFrame(
+        [np.nanmean(frame.to_numpy(), axis=0) for frame in frames], columns=first.columns
+    )
+
+
 def _seed_mean(frames: list) -> pd.DataFrame:
     "Per-topic means over seeds; `attrs['spread']` has the deviation of each measure's mean."
     topics = frames[0].index
     aligned = [frame if frame.index.equals(topics) else frame.loc[topics] for frame in frames]
     mean = _sum(aligned) / len(frames)
-    by_seed = pd.DataFrame([frame.mean() for frame in frames])
-    mean.attrs = dict(spread=by_seed.std(ddof=1).to_dict())
+    mean.attrs = dict(spread=_means(frames).std(ddof=1).to_dict())
     return mean
 
 # %% ../../nbs/results/30_run_tables.ipynb #34f88591
