@@ -1,19 +1,16 @@
 """The repository agrees with its notebooks, and its tools work on them."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import nbformat
 import papermill
-import pytest
 from conftest import ROOT
+from jupyterlab import ask, jupyterlab
 
 BIN = Path(sys.executable).parent
 
@@ -81,36 +78,8 @@ def test_make_lab_opens_a_page_that_is_there():
     assert page and (ROOT / 'nbs' / page[1]).exists(), p.stdout
 
 
-@pytest.fixture
-def jupyterlab(tmp_path):
-    """`make lab`'s server; its address."""
-    folders = {
-        f'JUPYTER_{name}_DIR': str(tmp_path / name) for name in ('CONFIG', 'RUNTIME', 'DATA')
-    }
-    options = ['--no-browser', '--allow-root', '--ip=127.0.0.1', '--port=0']
-    command = [BIN / 'jupyter', 'lab', *options, '--IdentityProvider.token=t', 'nbs']
-    log = tmp_path / 'log'
-    with open(log, 'w') as file:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | folders, stdout=file, stderr=file
-        )
-    try:
-        deadline, address = time.time() + 90, None
-        while time.time() < deadline and not address:
-            time.sleep(0.5)
-            address = re.search(r'(http://127\.0\.0\.1:\d+)/lab', log.read_text())
-        assert address, log.read_text()[-2000:]
-        yield address[1]
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def test_jupyterlab_serves_the_notebooks_with_this_kernel(jupyterlab):
-    def get(path):
-        request = urllib.request.Request(jupyterlab + path, headers={'Authorization': 'token t'})
-        return json.load(urllib.request.urlopen(request, timeout=30))
-
-    names = {entry['name'] for entry in get('/api/contents')['content']}
-    assert {'index.ipynb', 'training', 'experiments'} <= names
-    assert 'python3' in get('/api/kernelspecs')['kernelspecs']
+def test_jupyterlab_serves_the_notebooks_with_this_kernel(tmp_path):
+    with jupyterlab(ROOT / 'nbs', tmp_path) as address:
+        names = {entry['name'] for entry in ask(address, '/api/contents')['content']}
+        assert {'index.ipynb', 'training', 'experiments'} <= names
+        assert 'python3' in ask(address, '/api/kernelspecs')['kernelspecs']

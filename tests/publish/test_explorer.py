@@ -1,13 +1,7 @@
 """Pages in a real browser: the explorer in JupyterLab, the report opened as a file."""
 
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import suppress
 
 import nbformat
 import numpy as np
@@ -16,6 +10,7 @@ import psutil
 import pytest
 from browser import chromium, needs_browser
 from conftest import ROOT
+from jupyterlab import jupyterlab, open_page
 from kit import reproduce_here
 
 from reproduce_kit.config.files import read_configs
@@ -30,7 +25,6 @@ HOSTILE = '</option><img src=x onerror="alert(1)"> $x^2$'
 TOPICS['t3'] = HOSTILE
 MANY_TOPICS = {f'q{i}': f'topic number {i}' for i in range(1000)}
 DRAWN_WITHIN_SECONDS = 3
-SERVER_STARTS_WITHIN_SECONDS = 120
 ELEMENT_APPEARS_WITHIN_MILLISECONDS = 90_000
 
 
@@ -67,7 +61,7 @@ def runs(tmp_path_factory):
         yield folder
 
 
-# --- a browser and a server ---
+# --- a browser ---
 
 
 @pytest.fixture(scope='module')
@@ -83,57 +77,6 @@ def new_page():
         yield new_page
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(('127.0.0.1', 0))
-        return listener.getsockname()[1]
-
-
-def wait_for(port, process, log):
-    """Return once the port answers; fail with the log if the process ends before."""
-    end = time.time() + SERVER_STARTS_WITHIN_SECONDS
-    while time.time() < end:
-        try:
-            socket.create_connection(('127.0.0.1', port), 1).close()
-            return
-        except OSError:
-            time.sleep(0.5)
-        assert process.poll() is None, log.read_text()[-2000:]
-    pytest.fail(f'JupyterLab does not answer: {log.read_text()[-2000:]}')
-
-
-@contextmanager
-def jupyterlab(folder: Path, runs: Path):
-    """A server of this folder, with settings of its own."""
-    port, log = free_port(), folder / 'lab.log'
-    env = dict(
-        REPRODUCE_RUNS=str(runs),
-        REPRODUCE_ROOT=str(ROOT),
-        JUPYTER_CONFIG_DIR=str(folder / 'config'),
-        JUPYTERLAB_SETTINGS_DIR=str(folder / 'settings'),
-        JUPYTERLAB_WORKSPACES_DIR=str(folder / 'workspaces'),
-    )
-    options = [
-        *['--no-browser', '--allow-root', f'--port={port}', '--ServerApp.port_retries=0'],
-        *['--IdentityProvider.token=test', f'--ServerApp.root_dir={folder}'],
-        *['--LabApp.news_url=', '--ServerApp.use_redirect_file=False'],
-    ]
-    with log.open('w') as output:
-        process = subprocess.Popen(
-            [sys.executable, '-m', 'jupyterlab', *options],
-            cwd=folder,
-            env=os.environ | env,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            wait_for(port, process, log)
-            yield f'http://127.0.0.1:{port}'
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
 # --- the explorer ---
 
 
@@ -142,10 +85,9 @@ def lab(runs, new_page, tmp_path_factory):
     """The explorer in JupyterLab, all its cells executed."""
     folder = tmp_path_factory.mktemp('lab')
     shutil.copyfile(PAGE, folder / PAGE.name)
-    with jupyterlab(folder, runs) as url:
+    with jupyterlab(folder, folder, REPRODUCE_RUNS=runs) as address:
         page = new_page()
-        page.goto(f'{url}/lab/tree/{PAGE.name}?token=test')
-        page.locator('.jp-Notebook .jp-CodeCell').first.wait_for()
+        open_page(page, address, PAGE.name)
         page.get_by_text('Python 3 (ipykernel) | Idle').wait_for()
         page.get_by_role('menuitem', name='Run', exact=True).click()
         page.get_by_role('menuitem', name='Run All Cells', exact=True).click()
