@@ -13,6 +13,7 @@ from pathlib import Path
 from conftest import ROOT
 
 STARTS_WITHIN_SECONDS = 120
+ENDS_WITHIN_SECONDS = 30
 TOKEN = 'test'
 OPTIONS = (
     *('--no-browser', '--allow-root', '--ip=127.0.0.1', '--port=0'),
@@ -31,6 +32,16 @@ def wait_for_address(log: Path, process) -> str:
         assert process.poll() is None, log.read_text()[-2000:]
         time.sleep(0.5)
     raise AssertionError(f'JupyterLab does not answer: {log.read_text()[-2000:]}')
+
+
+def end(process):
+    """End the server; one that is stuck in its own end is killed."""
+    process.terminate()
+    try:
+        process.wait(ENDS_WITHIN_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 @contextmanager
@@ -55,8 +66,7 @@ def jupyterlab(shown: Path, folder: Path, **env):
         try:
             yield wait_for_address(log, process)
         finally:
-            process.terminate()
-            process.wait(60)
+            end(process)
 
 
 def ask(address: str, path: str, method: str = 'GET'):
