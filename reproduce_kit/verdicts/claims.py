@@ -219,7 +219,9 @@ def _expression_problem(expression: str) -> str:
     try:
         ast.parse(expression, mode='eval')
     except SyntaxError as error:
-        return f'the expression does not parse ({error.msg}): {expression}'
+        return f'the expression does not parse ({error.msg}): {expression[:200]}'
+    except (ValueError, MemoryError, RecursionError) as error:  # NUL bytes, too many brackets
+        return f'the expression does not parse ({error}): {expression[:200]!r}'
     return ''
 
 
@@ -233,17 +235,31 @@ def _readings(entry: dict) -> dict:  # {reading: expression}
 def _unknown_key(entry: dict, known: tuple) -> str:
     for key in entry:
         if key not in known:
-            return f'key {key!r} is unknown{did_you_mean(key, known)}'
+            return f'key {str(key)[:80]!r} is unknown{did_you_mean(key, known)}'
     return ''
+
+
+def _over_problem(entry: dict) -> str:
+    over = entry.get('over')
+    if over is None or (isinstance(over, list) and all(isinstance(name, str) for name in over)):
+        return ''
+    return 'over: expected a list of grounds, or null'
 
 
 def _entry_problem(entry: dict, known_ids: set) -> str:
     "Return what is wrong with an entry of a claims file, or ''."
+    if not isinstance(entry, dict):
+        return f'expected id, where, words and holds; found {str(entry)[:80]!r}'
     if unknown := _unknown_key(entry, CLAIM_KEYS):
         return unknown
-    missing = [key for key in ('id', 'where', 'words') if not entry.get(key)]
-    if missing:
-        return f'{missing[0]} is missing'
+    for key in ('id', 'where', 'words'):
+        if not entry.get(key):
+            return f'{key} is missing'
+    for key in ('id', 'where', 'words', 'why'):
+        if not isinstance(entry.get(key, ''), str | int | float):
+            return f'{key}: expected a text'
+    if problem := _over_problem(entry):
+        return problem
     if entry.get('id') in known_ids:
         return 'the id appears twice'
     readings = _readings(entry)
@@ -267,16 +283,26 @@ class ClaimsFile:
         return self.path.stem
 
 # %% ../../nbs/verdicts/30_claims.ipynb #705c349e
+def _document_problem(document: dict) -> str:
+    if problem := _unknown_key(document, FILE_KEYS) or _over_problem(document):
+        return problem
+    if not isinstance(document.get('title', ''), str):
+        return 'title: expected a text'
+    if not isinstance(document.get('claims') or [], list):
+        return 'claims: expected a list'
+    return ''
+
+
 def _read_claims_file(path: Path, known_ids: set) -> ClaimsFile:
     "Read one file; add its ids to the known ones."
     document, _ = read_yaml(path)
-    if problem := _unknown_key(document, FILE_KEYS):
+    if problem := _document_problem(document):
         raise KitError(f'{path}: {problem}')
     claims = []
     for number, entry in enumerate(document.get('claims') or [], 1):
-        problem = _entry_problem(entry, known_ids)
-        if problem:
-            raise KitError(f'{path}, claim {entry.get("id", number)}: {problem}')
+        if problem := _entry_problem(entry, known_ids):
+            name = entry.get('id', number) if isinstance(entry, dict) else number
+            raise KitError(f'{path}, claim {str(name)[:80]}: {problem}')
         texts = {key: _one_line(entry.get(key, '')) for key in ('words', 'why')}
         over = entry.get('over', document.get('over'))
         asked = dict(source=path.stem, over=over and tuple(over), holds=_readings(entry))
