@@ -80,8 +80,11 @@ def _excess(value) -> str:
     return ''
 
 # %% ../../nbs/config/30_messages.ipynb #b14f4828
-# What PyYAML raises for text that it takes for a number, a date or a key.
-_NO_VALUE = (yaml.YAMLError, ValueError, TypeError, AttributeError, OverflowError, RecursionError)
+# What PyYAML raises for a text that it takes for a number, a date or a key.
+_NO_VALUE = (
+    *(yaml.YAMLError, ValueError, TypeError, AttributeError, OverflowError, RecursionError),
+    LookupError,
+)
 
 
 def parse_yaml(
@@ -233,7 +236,7 @@ def validated(
 ):
     "Return `values` as settings of a kind, or raise a `KitError` that lists all that is wrong."
     try:
-        return kind(**values)
+        return kind.model_validate(values)
     except ValidationError as invalid:
         problems = [Problem(**error) for error in invalid.errors(include_url=False)]
         told = problems[:MOST_TOLD]

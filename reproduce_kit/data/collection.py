@@ -115,6 +115,7 @@ def _checked_id(value) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise ValueError('an id is a text or a whole number')
     docid = str(value)
+    docid.encode()
     if docid.split() != [docid] or '\0' in docid:
         raise ValueError(
             f'the id {docid[:40]!r} is empty or has a space, which run files cannot hold'
@@ -140,7 +141,7 @@ def _passages_of(path):
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise KitError(
                 f"{path}, line {number}: expected {{\"id\": ..., \"contents\": ...}} "
-                f"or BEIR's _id/title/text, found {line[:80]!r} ({error})"
+                f"or BEIR's _id/title/text, found {line[:80]!r} ({str(error)[:120]})"
             ) from None
         yield docid, text
 
@@ -155,7 +156,7 @@ def _read_corpus(path: Path) -> Mapping:  # {docid: passage}
     corpus = {}
     for docid, text in _passages_of(path):
         if docid in corpus:
-            raise KitError(f"{path}: passage {docid!r} is there twice")
+            raise KitError(f"{path}: passage {docid[:80]!r} is there twice")
         corpus[docid] = text
     if not corpus:
         raise KitError(f"{path} holds no passages")
@@ -178,7 +179,7 @@ def _read_hits(path) -> tuple:
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise KitError(
             f"{path}: expected a list of {{query, hits: [{{qid, docid, score, content}}]}} "
-            f"({type(error).__name__}: {error})"
+            f"({type(error).__name__}: {str(error)[:120]})"
         ) from None
     return corpus, topics, candidates
 

@@ -135,7 +135,7 @@ def _read_file(path, lookup: _Lookup) -> _Labelled:
             for passage in shape(row, lookup):
                 labelled.add(*passage)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            cause = f'{error} is missing' if isinstance(error, KeyError) else error
+            cause = f'{error} is missing' if isinstance(error, KeyError) else str(error)[:120]
             raise KitError(
                 f"{path}, line {number}: {cause}; expected {EXPECTED}, found {line[:80]!r}"
             ) from None
@@ -171,7 +171,7 @@ def _check_passages(labelled: _Labelled, corpus: Mapping, source: str):
         for docid in labels:
             if docid not in corpus:
                 raise KitError(
-                    f'train_from: passage {docid!r} of {source} is not in the collection; '
+                    f'train_from: passage {docid[:80]!r} of {source} is not in the collection; '
                     'name the data set that it belongs to as collection'
                 )
 
@@ -193,7 +193,7 @@ def _check_leaks(labelled: _Labelled, tested: dict, source: str):
     for text in labelled.topics.values():
         if text in texts:
             raise KitError(
-                f'train_from: {source} has the test topic {texts[text]!r} ({text[:60]!r}); '
+                f'train_from: {source} has the test topic {texts[text][:80]!r} ({text[:60]!r}); '
                 'take it out of the file'
             )
 

@@ -8,6 +8,7 @@ __all__ = ['GZIP_MAGIC', 'MOST_BYTES', 'ranking', 'read_lines', 'each_line', 'sc
 
 # %% ../../nbs/data/10_trec.ipynb #d32928eb
 import gzip
+import re
 import zlib
 from contextlib import contextmanager
 from io import BytesIO
@@ -107,6 +108,10 @@ def each_line(
                 yield number, _decoded(content, path).removesuffix('\n').removesuffix('\r')
 
 # %% ../../nbs/data/10_trec.ipynb #377a83dd
+# What parts words for Python, and is a part of a word for trec_eval.
+_ODD_SPACE = re.compile(r'[^\S \t\r\n\f\v]')
+
+
 def _read_columns(
     path,
     columns: str,  # names of the columns, for messages
@@ -119,7 +124,7 @@ def _read_columns(
         words = line.split()
         if not words:
             continue
-        if len(words) != count:
+        if _ODD_SPACE.search(line) or len(words) != count:
             raise KitError(
                 f"{path}, line {number}: expected `{columns}`, found {line[:80]!r}; "
                 "is the file truncated?"
@@ -128,11 +133,11 @@ def _read_columns(
             topic, docid, value = parse(words)
         except ValueError as error:
             raise KitError(
-                f"{path}, line {number}: {error}; expected `{columns}`, found {line[:80]!r}"
+                f"{path}, line {number}: {str(error)[:120]}; expected `{columns}`, found {line[:80]!r}"
             ) from None
         if docid in table.setdefault(topic, {}):
             raise KitError(
-                f"{path}, line {number}: document {docid!r} is there twice for topic {topic!r}"
+                f"{path}, line {number}: document {docid[:80]!r} is there twice for topic {topic[:80]!r}"
             )
         table[topic][docid] = value
     if not table:
@@ -199,7 +204,7 @@ def read_topics(
         if not tab or not text.strip():
             raise KitError(f"{path}, line {number}: expected `topic<TAB>text`, found {line[:80]!r}")
         if topic in topics:
-            raise KitError(f"{path}, line {number}: topic {topic!r} is there twice")
+            raise KitError(f"{path}, line {number}: topic {topic[:80]!r} is there twice")
         topics[topic] = text.strip()
     if not topics:
         raise KitError(f"{path} holds no topics; expected lines of `topic<TAB>text`")
