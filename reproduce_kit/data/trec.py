@@ -122,9 +122,10 @@ def _read_columns(
     table = {}
     for number, line in enumerate(read_lines(path), 1):
         words = line.split()
-        if not words:
+        has_odd_space = _ODD_SPACE.search(line)
+        if not words and not has_odd_space:
             continue
-        if _ODD_SPACE.search(line) or len(words) != count:
+        if has_odd_space or len(words) != count:
             raise KitError(
                 f"{path}, line {number}: expected `{columns}`, found {line[:80]!r}; "
                 "is the file truncated?"

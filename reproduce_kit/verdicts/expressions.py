@@ -38,6 +38,16 @@ def _modulo(number, divisor):
         raise InvalidExpression('% is for numbers')
     return operator.mod(number, divisor)
 
+# %% ../../nbs/verdicts/28_expressions.ipynb #3e6263cd
+_MOST_DIGITS = 300
+
+
+def _round(number, digits: int | None = None):
+    "Round a number; raise `InvalidExpression` for a number of digits that no number has."
+    if digits is not None and abs(digits) > _MOST_DIGITS:
+        raise InvalidExpression(f'round takes up to {_MOST_DIGITS} digits')
+    return round(number, digits)
+
 # %% ../../nbs/verdicts/28_expressions.ipynb #65a81494
 MOST_CHARACTERS = 10_000  # of an expression
 MOST_STEPS = 100_000  # forms that are evaluated
@@ -48,7 +58,8 @@ class _Evaluator(EvalWithCompoundTypes):
     "Evaluates the forms that claims need, and gives up on what takes long."
 
     def __init__(self, functions: dict, names: dict):
-        super().__init__(functions=functions, names=names)
+        bounded = dict(round=_round) if functions.get('round') is round else {}
+        super().__init__(functions=functions | bounded, names=names)
         known = {form: self.nodes[form] for form in _FORMS if form in self.nodes}
         old_constants = [form for form in self.nodes if form.__name__ in ('Num', 'Str')]
         self.nodes = known | {form: self.nodes[form] for form in old_constants}
