@@ -266,7 +266,7 @@ class RunConfig(Settings):
     @property
     def title(self) -> str:
         "The backbone as tables print it."
-        return BACKBONES[self.backbone].title.format(layers=self.layers)
+        return BACKBONES[self.backbone].title_of(self.layers)
 
     @property
     def optimizer_title(self) -> str:

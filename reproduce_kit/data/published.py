@@ -198,7 +198,7 @@ def _title(backbone: str, configs: list) -> str:
     "Return a backbone as the study's tables print it: with the layers that its runs keep."
     own = [config.title for config in configs if config.backbone == backbone]
     spec = BACKBONES[backbone]
-    return own[0] if own else spec.title.format(layers=spec.max_layers)
+    return own[0] if own else spec.title_of(spec.max_layers)
 
 
 def _paper_of_cells(study: str) -> Paper:

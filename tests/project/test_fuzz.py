@@ -135,7 +135,7 @@ def as_number(value):
     """What a text means as a number: YAML 1.1 reads `1e-5` as text."""
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return value
 
 
