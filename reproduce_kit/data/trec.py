@@ -134,11 +134,13 @@ def _read_columns(
             topic, docid, value = parse(words)
         except ValueError as error:
             raise KitError(
-                f"{path}, line {number}: {str(error)[:120]}; expected `{columns}`, found {line[:80]!r}"
+                f"{path}, line {number}: {str(error)[:120]}; expected `{columns}`, "
+                f"found {line[:80]!r}"
             ) from None
         if docid in table.setdefault(topic, {}):
             raise KitError(
-                f"{path}, line {number}: document {docid[:80]!r} is there twice for topic {topic[:80]!r}"
+                f"{path}, line {number}: document {docid[:80]!r} is there twice "
+                f"for topic {topic[:80]!r}"
             )
         table[topic][docid] = value
     if not table:

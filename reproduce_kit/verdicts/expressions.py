@@ -71,12 +71,12 @@ class _Evaluator(EvalWithCompoundTypes):
         self.steps += 1
         if self.steps > MOST_STEPS or time.monotonic() > self.until:
             raise InvalidExpression(
-                f'it takes more than {MOST_STEPS:,} steps, or {MOST_SECONDS} s; ask for less at once'
+                f'it takes more than {MOST_STEPS:,} steps, or {MOST_SECONDS} s; ask for less'
             )
         return super()._eval(node)
 
 # %% ../../nbs/verdicts/28_expressions.ipynb #4372c2b0
-# Of an expression: a wrong word, a wrong type, a division by zero, an empty list, too many brackets.
+# A wrong word, a wrong type, a division by zero, an empty list, too many brackets.
 _ERRORS = (
     *(InvalidExpression, FeatureNotAvailable, TypeError, ValueError, ArithmeticError, LookupError),
     *(AttributeError, SyntaxError, RecursionError, MemoryError),
@@ -90,7 +90,7 @@ class ExpressionError(Exception):
         super().__init__(str(error) or type(error).__name__)
         self.word = getattr(error, 'func_name', '')  # that is not known
 
-
+# %% ../../nbs/verdicts/28_expressions.ipynb #56b81796
 def evaluate_expression(
     expression: str,
     functions: dict,  # {word: function}

@@ -210,7 +210,7 @@ class Reader:
     named: str = ''  # what a message names, if not the file
 
     def outcome(self, data: bytes) -> str:
-        """Read a file that holds these bytes; anything but a `KitError` or a right answer escapes."""
+        """Read a file of these bytes; anything but a `KitError` or a right answer escapes."""
         replace_file(self.file, data)
         try:
             with bounded():

@@ -271,7 +271,7 @@ publication:
   venue: ECIR
   year: 2026
   doi: 10.1145/3726302.3730094
-findings: {title: Findings, question: 'What was found?', function: 'reproduce_kit.core:project_root'}
+findings: {title: Findings, question: 'What was found?', function: 'mine:findings'}
 """
 
 

@@ -1,4 +1,4 @@
-"""Texts that want to be code: in every page that the kit writes, and in its LaTeX, they stay texts."""
+"""Texts that want to be code: in every page of the kit, and in its LaTeX, they stay texts."""
 
 import re
 import shutil
@@ -25,7 +25,10 @@ from reproduce_kit.results.table import Table
 from reproduce_kit.testing.fake_runs import fake_run
 from reproduce_kit.verdicts.claims import read_claims
 
-SCRIPT = '''</style></title>"'><script>document.title = "taken"</script><img src=x onerror="document.title='taken'">'''
+SCRIPT = (
+    '</style></title>"\'><script>document.title = "taken"</script>'
+    '<img src=x onerror="document.title=\'taken\'">'
+)
 FORMAT = '{layers.__class__} {layers:>9999999}'
 PAGES = ('report', 'scoreboard', 'topics')
 
@@ -180,7 +183,10 @@ def test_no_command_of_a_text_is_one_of_latex(is_long):
 def test_latex_prints_the_commands_of_a_text(tmp_path):
     body = table_latex(hostile_table())
     packages = r'\usepackage[T1]{fontenc}\usepackage{booktabs,array,amsmath}'
-    document = rf'\documentclass{{article}}{packages}\begin{{document}}\begin{{table}}{body}\end{{table}}\end{{document}}'
+    document = (
+        rf'\documentclass{{article}}{packages}\begin{{document}}\begin{{table}}{body}'
+        r'\end{table}\end{document}'
+    )
     (tmp_path / 'page.tex').write_text(document)
     command = [
         'pdflatex',
