@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MOST_NAMED', 'DISK_ADVICE', 'CHECKSUMS_FILE', 'KitError', 'DiskFull', 'NotCached', 'NotLoggedIn', 'OutOfData',
            'Interrupted', 'did_you_mean', 'project_root', 'project_path', 'artifact_dir', 'data_folder', 'as_kit_error',
-           'atomic_write', 'write_json', 'read_json', 'read_record', 'canonical_json', 'sha256', 'one_reading', 'once',
-           'cache_lock', 'write_checksums', 'checksum_error']
+           'atomic_write', 'write_json', 'parse_json', 'read_json', 'read_record', 'canonical_json', 'sha256',
+           'one_reading', 'once', 'cache_lock', 'write_checksums', 'checksum_error']
 
 # %% ../nbs/00_core.ipynb #083bdb59
 import difflib
@@ -144,11 +144,19 @@ def write_json(path, value):
     with atomic_write(path) as file:
         file.write(json.dumps(value, indent=1, ensure_ascii=False) + '\n')
 
+# %% ../nbs/00_core.ipynb #a34062aa
+def parse_json(text):
+    "Return the value of a JSON text; raise `ValueError` for what is no JSON, or nested too deeply."
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError('nested too deeply') from None
+
 # %% ../nbs/00_core.ipynb #03c746e4
 def read_json(path):
     "Read a JSON file; raise an error that names the file when it is missing or damaged."
     try:
-        return json.loads(Path(path).read_bytes().decode())
+        return parse_json(Path(path).read_bytes().decode())
     except FileNotFoundError:
         raise KitError(f"{path} does not exist") from None
     except ValueError as error:

@@ -80,3 +80,15 @@ def pytest_sessionfinish(exitstatus):
             path.unlink()
     if not os.listdir(BASE):
         os.rmdir(BASE)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What the fuzz tests counted, by reader."""
+    reports = terminalreporter.stats.get('passed', []) + terminalreporter.stats.get('failed', [])
+    counted = [
+        value for report in reports for name, value in report.user_properties if name == 'fuzz'
+    ]
+    for reader, outcomes in counted:
+        total = sum(outcomes.values())
+        cells = ', '.join(f'{name} {count:,}' for name, count in sorted(outcomes.items()))
+        terminalreporter.write_line(f'fuzz: {reader:<18} {total:>6,} files: {cells}')

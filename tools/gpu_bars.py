@@ -56,6 +56,9 @@ def missing_packages() -> list:  # of (name, version)
     return missing
 
 
+MOST_WHEEL_MIB = 100  # unpacked; the largest of the pure ones has 30
+
+
 def unpack_wheels(missing: list, wheels: Path, site: Path):
     """Unpack the wheels of missing packages: a pure wheel is a package in a zip file."""
     for name, number in missing:
@@ -67,6 +70,9 @@ def unpack_wheels(missing: list, wheels: Path, site: Path):
                 'run `make gpu-wheels` on a machine with a network and bring the folder here'
             )
         with zipfile.ZipFile(wheel) as archive:
+            size = sum(member.file_size for member in archive.infolist()) >> 20
+            if size > MOST_WHEEL_MIB:
+                raise KitError(f'{wheel.name} unpacks to {size:,} MiB; no pure wheel does')
             archive.extractall(site)
 
 

@@ -51,6 +51,10 @@ class Backbone(BaseModel):
     )
     repo: str | None = Field(None, description='hub repository, where there is one')
 
+    def title_of(self, layers: int) -> str:
+        "Return the title of the encoder that keeps some layers."
+        return self.title.replace('{layers}', str(layers))  # no format: a file could ask for more
+
     @property
     def expect(self) -> dict:
         "What its `config.json` must say."

@@ -18,7 +18,7 @@ from ..core import project_root
 class Endpoint(BaseModel):
     "One comparison, chosen before the test topics are scored."
 
-    model_config = ConfigDict(extra='forbid', frozen=True)
+    model_config = ConfigDict(extra='forbid', frozen=True, allow_inf_nan=False)
 
     baseline: str = Field(description='the optimizer that is compared with')
     advanced: str = Field(description='the optimizer that is asked about')

@@ -35,7 +35,7 @@ Range = Annotated[list[float], Field(min_length=2, max_length=2)]
 class Point(BaseModel):
     "A point that is tried because somebody chose it."
 
-    model_config = ConfigDict(extra='forbid', frozen=True)
+    model_config = ConfigDict(extra='forbid', frozen=True, allow_inf_nan=False)
 
     learning_rate: Rate = Field(description='peak rate')
     weight_decay: Share = Field(description='decoupled weight decay')
@@ -45,7 +45,7 @@ class Point(BaseModel):
 class SearchSpace(BaseModel):
     "The ranges in which one optimizer is tuned."
 
-    model_config = ConfigDict(extra='forbid', frozen=True)
+    model_config = ConfigDict(extra='forbid', frozen=True, allow_inf_nan=False)
 
     base: str = Field(description='parameter file of the runs that are tuned, from this folder on')
     learning_rate: Range = Field(description='lowest and highest peak rate')
@@ -89,7 +89,7 @@ class SearchSpace(BaseModel):
 class TrialSettings(BaseModel):
     "What a trial has instead of the tuned runs' own; null: the same."
 
-    model_config = ConfigDict(extra='forbid', frozen=True)
+    model_config = ConfigDict(extra='forbid', frozen=True, allow_inf_nan=False)
 
     train_pairs: PairCount | None = Field(None, description='labelled pairs of one epoch')
     epochs: Count | None = Field(None, description='passes over the training pairs')
@@ -99,7 +99,7 @@ class TrialSettings(BaseModel):
 class Sweep(BaseModel):
     "How the optimizers of a study are tuned."
 
-    model_config = ConfigDict(extra='forbid', frozen=True)
+    model_config = ConfigDict(extra='forbid', frozen=True, allow_inf_nan=False)
 
     trials: int = Field(ge=2, description='points drawn for each optimizer')
     extension: int = Field(
@@ -166,11 +166,19 @@ def sweep_names(
 TUNED_KEYS = {'name', 'optimizer', 'learning_rate', 'beta1', 'beta2', 'weight_decay', 'warmup'}
 
 
+def _base_of(path: Path, space: SearchSpace) -> RunConfig:
+    "Return the run that is tuned; raise `KitError` that names the sweep's file, too."
+    try:
+        return read_runs(path.parent / space.base)[0]
+    except KitError as error:
+        raise KitError(f'{path}: base: {error}') from None
+
+
 def _check_bases(path: Path, sweep: Sweep):
     "Raise `KitError` unless the tuned files differ in their optimizer alone."
     first = None
     for optimizer, space in sweep.optimizers.items():
-        base = read_runs(path.parent / space.base)[0]
+        base = _base_of(path, space)
         if base.optimizer != optimizer:
             raise KitError(
                 f'{path}: base of {optimizer}: {space.base} trains with {base.optimizer}; '

@@ -7,12 +7,13 @@ __all__ = ['STORED_FROM_BYTES', 'LAYOUT', 'Collection', 'EvalSet', 'write_collec
 
 # %% ../../nbs/data/20_collection.ipynb #ecea1e9e
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from ..core import KitError, atomic_write, did_you_mean, sha256
+from ..core import KitError, atomic_write, did_you_mean, parse_json, sha256
 from .passages import content_of, store_passages
 from reproduce_kit.data.trec import (
     each_line,
@@ -20,6 +21,7 @@ from reproduce_kit.data.trec import (
     read_qrels,
     read_run,
     read_topics,
+    score_of,
     write_qrels,
     write_run,
     write_topics,
@@ -108,20 +110,40 @@ def _passage_of(row: dict) -> str:
     return ' '.join(part for part in parts if part)
 
 # %% ../../nbs/data/20_collection.ipynb #6bce9a52
+def _checked_id(value) -> str:
+    "Return an id; raise `ValueError` for one that would be no column of a run file."
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError('an id is a text or a whole number')
+    docid = str(value)
+    docid.encode()
+    if docid.split() != [docid] or '\0' in docid:
+        raise ValueError(
+            f'the id {docid[:40]!r} is empty or has a space, which run files cannot hold'
+        )
+    return docid
+
+
+def _checked_text(value) -> str:
+    "Return a text; raise `ValueError` for anything else, and for half a character."
+    if not isinstance(value, str):
+        raise ValueError(f'expected a text, found {type(value).__name__}')
+    value.encode()
+    return value
+
+# %% ../../nbs/data/20_collection.ipynb #b9387acd
 def _passages_of(path):
     "Yield (docid, passage) from JSON lines."
     for number, line in each_line(path):
         try:
-            row = json.loads(line)
-            docid, text = row.get('id', row.get('_id')), _passage_of(row)
-            if docid is None or not isinstance(text, str):
-                raise ValueError
-        except (ValueError, KeyError, AttributeError, TypeError):
+            row = parse_json(line)
+            docid = _checked_id(row.get('id', row.get('_id')))
+            text = _checked_text(_passage_of(row))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise KitError(
                 f"{path}, line {number}: expected {{\"id\": ..., \"contents\": ...}} "
-                f"or BEIR's _id/title/text, found {line[:80]!r}"
+                f"or BEIR's _id/title/text, found {line[:80]!r} ({str(error)[:120]})"
             ) from None
-        yield str(docid), text
+        yield docid, text
 
 # %% ../../nbs/data/20_collection.ipynb #7f660bee
 STORED_FROM_BYTES = 64 * 2**20
@@ -134,7 +156,7 @@ def _read_corpus(path: Path) -> Mapping:  # {docid: passage}
     corpus = {}
     for docid, text in _passages_of(path):
         if docid in corpus:
-            raise KitError(f"{path}: passage {docid!r} is there twice")
+            raise KitError(f"{path}: passage {docid[:80]!r} is there twice")
         corpus[docid] = text
     if not corpus:
         raise KitError(f"{path} holds no passages")
@@ -145,18 +167,19 @@ def _read_hits(path) -> tuple:
     "Read (corpus, topics, candidates) from a list of queries with their hits' texts."
     corpus, topics, candidates = {}, {}, {}
     try:
-        for query in json.loads('\n'.join(read_lines(path))):
+        for query in parse_json('\n'.join(read_lines(path))):
             hits = query['hits']
             if not hits:
                 continue
-            topic = str(hits[0]['qid'])
-            topics[topic] = query['query']
-            candidates[topic] = {str(hit['docid']): float(hit['score']) for hit in hits}
-            corpus |= {str(hit['docid']): hit['content'] for hit in hits}
-    except (ValueError, KeyError, TypeError) as error:
+            topic = _checked_id(hits[0]['qid'])
+            topics[topic] = _checked_text(query['query'])
+            docids = [_checked_id(hit['docid']) for hit in hits]
+            candidates[topic] = dict(zip(docids, (score_of(hit['score']) for hit in hits)))
+            corpus |= dict(zip(docids, (_checked_text(hit['content']) for hit in hits)))
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise KitError(
             f"{path}: expected a list of {{query, hits: [{{qid, docid, score, content}}]}} "
-            f"({type(error).__name__}: {error})"
+            f"({type(error).__name__}: {str(error)[:120]})"
         ) from None
     return corpus, topics, candidates
 
@@ -166,8 +189,8 @@ def _read_beir_queries(path: Path) -> dict:
     texts = {}
     for number, line in enumerate(read_lines(path), 1):
         try:
-            row = json.loads(line)
-            texts[str(row['_id'])] = row['text']
+            row = parse_json(line)
+            texts[_checked_id(row['_id'])] = _checked_text(row['text'])
         except (ValueError, KeyError, TypeError):
             raise KitError(
                 f"{path}, line {number}: expected {{\"_id\": ..., \"text\": ...}}, "
@@ -176,6 +199,9 @@ def _read_beir_queries(path: Path) -> dict:
     return texts
 
 # %% ../../nbs/data/20_collection.ipynb #7c4cdab7
+_GRADE = re.compile(r'-?[0-9]{1,9}')
+
+
 def _read_beir_qrels(path: Path) -> dict:
     "Read {topic: {docid: grade}} from BEIR's qrels/SPLIT.tsv."
     qrels = {}
@@ -183,13 +209,17 @@ def _read_beir_qrels(path: Path) -> dict:
         words = line.split('\t')
         if number == 1 and words[0] == 'query-id':
             continue
-        if len(words) != 3 or not words[2].lstrip('-').isdigit():
+        if len(words) != 3 or not _GRADE.fullmatch(words[2]):
             raise KitError(
                 f"{path}, line {number}: expected query-id, corpus-id and score between tabs, "
                 f"found {line[:80]!r}"
             )
         topic, docid, grade = words
-        qrels.setdefault(topic, {})[docid] = int(grade)
+        if qrels.setdefault(topic, {}).setdefault(docid, int(grade)) != int(grade):
+            raise KitError(
+                f"{path}, line {number}: document {docid!r} has another grade for topic {topic!r} "
+                "above; delete one of the lines"
+            )
     return qrels
 
 # %% ../../nbs/data/20_collection.ipynb #c5e878c7

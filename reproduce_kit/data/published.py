@@ -7,8 +7,9 @@ __all__ = ['CELLS_FILE', 'DEFAULT_MARGIN', 'published_table', 'read_cells', 'kit
            'Source', 'Paper', 'is_published', 'published_name', 'read_paper', 'listed_systems', 'listing_paper']
 
 # %% ../../nbs/data/80_published.ipynb #548b7d2a
+import csv
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pandas as pd
@@ -19,17 +20,53 @@ from ..config.files import read_configs
 from ..config.study import read_study, require_study
 from ..core import KitError, did_you_mean, project_root, sha256
 
+# %% ../../nbs/data/80_published.ipynb #60ff2206
+def _read_rows(path: Path, skipinitialspace: bool) -> tuple:  # (header, [(line, values)])
+    "Read a CSV file; raise `KitError` for a row with more or fewer values than the header."
+    rows = []
+    try:
+        with open(path, encoding='utf-8-sig', newline='') as file:
+            reader = csv.reader(file, strict=True, skipinitialspace=skipinitialspace)
+            for row in reader:
+                rows += [(reader.line_num, row)] if row else []
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise KitError(f'{path} is no CSV file in UTF-8: {error}') from None
+    if not rows:
+        raise KitError(f'{path} is empty; write a line with the names of its columns first')
+    (_, header), *rows = rows
+    if len(set(header)) < len(header):
+        raise KitError(f'{path}: a column is there twice: {",".join(header)[:200]}')
+    for line, row in rows:
+        if len(row) != len(header):
+            raise KitError(f'{path}, line {line}: {len(row)} values for {len(header)} columns')
+    return header, rows
+
+
+def _read_csv(
+    path: Path,
+    needed=(),  # columns
+    skipinitialspace: bool = False,
+) -> pd.DataFrame:  # every value as text; the index is the line of the file
+    "Read a CSV file that has some columns."
+    header, rows = _read_rows(path, skipinitialspace)
+    missing = [name for name in needed if name not in header]
+    if missing:
+        raise KitError(f'{path}: column {missing[0]!r} is missing; write {",".join(needed)}')
+    lines = pd.Index([line for line, _ in rows], dtype=int)
+    return pd.DataFrame([row for _, row in rows], index=lines, columns=header, dtype=str)
+
 # %% ../../nbs/data/80_published.ipynb #99178b6e
 def published_table(
     study: str,  # a folder of `params/`
     name: str,  # a file of its `published/`, without .csv
+    *needed: str,  # columns that it must have
 ) -> pd.DataFrame:  # every value as text, as it was printed
     "Read a table of printed numbers."
     path = project_root() / 'params' / study / 'published' / f'{name}.csv'
     if not path.exists():
         known = [other.stem for other in path.parent.glob('*.csv')]
         raise KitError(f"{study}: no printed table {name!r}{did_you_mean(name, known)}")
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
+    return _read_csv(path, needed).reset_index(drop=True)
 
 # %% ../../nbs/data/80_published.ipynb #d9e40f88
 CELLS_FILE = 'published.csv'
@@ -43,11 +80,9 @@ def read_cells(
 ) -> pd.DataFrame:  # a row for each printed number, every value as text
     "Read the one file of a study's printed numbers; raise `KitError` for what is wrong with it."
     path = project_root() / 'params' / study / CELLS_FILE
-    cells = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
-    missing = [name for name in _CELL_COLUMNS if name not in cells]
-    if missing:
-        raise KitError(f'{path}: column {missing[0]!r} is missing; write {",".join(_CELL_COLUMNS)}')
+    cells = _read_csv(path, _CELL_COLUMNS, skipinitialspace=True)
     _check_cells_file(path, cells)
+    cells = cells.reset_index(drop=True)
     sets = cells.groupby('measure').test_set.transform('nunique')
     several = cells.measure + _ON + cells.test_set
     return cells.assign(measure=cells.measure.where(sets == 1, several))
@@ -62,13 +97,13 @@ def kit_measure(
 # %% ../../nbs/data/80_published.ipynb #7143a32a
 def _check_cells_file(path: Path, cells: pd.DataFrame):
     "Raise `KitError` with the line of the first mistake."
-    lines = cells.index + 2
+    lines = cells.index
     for line, cell in zip(lines, cells.itertuples()):
         if cell.backbone not in BACKBONES:
             hint = did_you_mean(cell.backbone, BACKBONES)
-            raise KitError(f'{path}, line {line}: backbone {cell.backbone!r} is unknown{hint}')
-        if not re.fullmatch(r'-?\d*\.?\d+', cell.printed):
-            raise KitError(f'{path}, line {line}: printed: {cell.printed!r} is no number')
+            raise KitError(f'{path}, line {line}: backbone {cell.backbone[:80]!r} is unknown{hint}')
+        if not re.fullmatch(r'-?[0-9]{0,20}\.?[0-9]{1,20}', cell.printed):
+            raise KitError(f'{path}, line {line}: printed: {cell.printed[:80]!r} is no number')
     twice = cells.duplicated(_ROW_COLUMNS, keep=False)
     if twice.any():
         first, second = lines[twice][:2]
@@ -86,7 +121,7 @@ def published_rows(
     "Read some columns of a table that a study may have."
     if not (project_root() / 'params' / study / 'published' / f'{name}.csv').exists():
         return []
-    table = published_table(study, name)
+    table = published_table(study, name, *columns)
     return list(zip(*(table[column] for column in columns)))
 
 # %% ../../nbs/data/80_published.ipynb #2e939f90
@@ -163,7 +198,7 @@ def _title(backbone: str, configs: list) -> str:
     "Return a backbone as the study's tables print it: with the layers that its runs keep."
     own = [config.title for config in configs if config.backbone == backbone]
     spec = BACKBONES[backbone]
-    return own[0] if own else spec.title.format(layers=spec.max_layers)
+    return own[0] if own else spec.title_of(spec.max_layers)
 
 
 def _paper_of_cells(study: str) -> Paper:
@@ -190,6 +225,13 @@ def _paper_of_cells(study: str) -> Paper:
     )
 
 # %% ../../nbs/data/80_published.ipynb #fc8192a6
+def _margins(study: str, measures: pd.DataFrame) -> dict:  # {measure: margin}
+    try:
+        return dict(zip(measures.measure, measures.margin.astype(float)))
+    except ValueError as error:
+        raise KitError(f'params/{study}/published/measures.csv: margin: {error}') from None
+
+
 def read_paper(
     study: str,  # a folder of `params/`
 ) -> Paper:
@@ -202,17 +244,19 @@ def read_paper(
             f'{study}: no printed numbers; write them to params/{study}/{CELLS_FILE}, with the '
             f'columns {",".join(_CELL_COLUMNS)}'
         )
-    models = published_table(study, 'models')
-    measures = published_table(study, 'measures')
-    recipes = published_table(study, 'recipes')
-    sources = [Source(**row) for row in published_table(study, 'sources').to_dict('records')]
+    models = published_table(study, 'models', 'backbone', 'model', 'config')
+    measures = published_table(study, 'measures', 'measure', 'name', 'test_set', 'margin')
+    recipes = published_table(study, 'recipes', 'recipe', 'answers_claims')
+    columns = [each.name for each in fields(Source)]
+    rows = published_table(study, 'sources', *columns)[columns].to_dict('records')
+    sources = [Source(**row) for row in rows]
     return Paper(
         study=study,
         models=dict(zip(models.backbone, models.model)),
         backbones=dict(zip(models.model, models.config)),
         measures=dict(zip(measures.measure, measures.name)),
         test_sets=dict(zip(measures.measure, measures.test_set)),
-        margins=dict(zip(measures.measure, measures.margin.astype(float))),
+        margins=_margins(study, measures),
         sources={source.source: source for source in sources if source.holds == 'rows'},
         systems=next((source for source in sources if source.holds == 'systems'), None),
         recipes=dict(zip(recipes.recipe, recipes.answers_claims == 'yes')),

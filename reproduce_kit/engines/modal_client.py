@@ -34,9 +34,10 @@ from ..store.run import run_folder
 # %% ../../nbs/engines/90_modal_client.ipynb #eb7bec88
 def _remote_progress(volume, path: str) -> RunProgress:
     "Return how far a run on a volume is; an old run has no log of events."
-    log = read_remote(volume, f'{path}/{EVENTS_FILE}')
+    where = f'{path}/{EVENTS_FILE}'
+    log = read_remote(volume, where)
     if log is not None:
-        return fold(parse_events(log.decode()))
+        return fold(parse_events(log.decode('utf-8', 'replace'), where))
     return fold(remote_old_events(read_remote_json(volume, f'{path}/progress.json') or {}))
 
 

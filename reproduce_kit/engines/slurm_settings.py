@@ -19,7 +19,7 @@ from ..config.messages import read_yaml, validated
 from ..core import KitError, atomic_write, project_root
 
 # %% ../../nbs/engines/72_slurm_settings.ipynb #8efdb447
-_TIME = re.compile(r'(\d+-)?\d+(:\d+){0,2}')  # as sbatch reads it
+_TIME = re.compile(r'(\d{1,4}-)?\d{1,6}(:\d{1,6}){0,2}', re.ASCII)  # as sbatch reads it
 
 
 def _checked_time(value):
@@ -33,7 +33,17 @@ def _checked_texts(value, info):
     "Return a list or a table of texts; raise `ValueError` if anything else is in it."
     for each in value.values() if isinstance(value, dict) else value:
         if not isinstance(each, str) or not each:
-            raise ValueError(f'{info.field_name}: expected text in quotes; found {each!r}')
+            raise ValueError(
+                f'{info.field_name}: expected text in quotes; found {str(each)[:80]!r}'
+            )
+        _checked_line(each, info)
+    return value
+
+
+def _checked_line(value, info):
+    "Return a text; raise `ValueError` if it would be more than one line of a script."
+    if isinstance(value, str) and not value.isprintable():
+        raise ValueError(f'{info.field_name}: expected one line of text; found {value[:80]!r}')
     return value
 
 # %% ../../nbs/engines/72_slurm_settings.ipynb #ac48df4f
@@ -90,6 +100,9 @@ class SlurmSettings(SlurmJobSettings):
     )
 
     _texts = field_validator('gres', 'options', 'modules', 'before')(_checked_texts)
+    _lines = field_validator('account', 'partition', 'qos', 'memory', 'container', 'python')(
+        _checked_line
+    )
     _time = field_validator('time', mode='before')(_checked_time)
 
 # %% ../../nbs/engines/72_slurm_settings.ipynb #5b9f5b4e
@@ -98,6 +111,11 @@ def slurm_file() -> Path:
     return Path(os.environ.get('REPRODUCE_SLURM') or project_root() / 'slurm.yaml')
 
 # %% ../../nbs/engines/72_slurm_settings.ipynb #4f62f2fc
+def _has_only_comments(path: Path) -> bool:
+    with open(path, 'rb') as file:
+        return all(line.lstrip().startswith((b'#', b'')[not line.strip()]) for line in file)
+
+
 def read_slurm_settings() -> SlurmSettings:
     "Read the user's `slurm.yaml`; without the file, all defaults."
     path = slurm_file()
@@ -108,8 +126,7 @@ def read_slurm_settings() -> SlurmSettings:
                 '`reproduce engines --write slurm` makes one'
             )
         return SlurmSettings()
-    lines = [line.strip() for line in path.read_text('utf-8').splitlines()]
-    if all(line.startswith('#') for line in lines if line):  # the template as it was written
+    if _has_only_comments(path):  # the template as it was written
         return SlurmSettings()
     values, text = read_yaml(path)
     return validated(SlurmSettings, values, str(path), text)

@@ -6,7 +6,6 @@
 __all__ = ['SCHEMA_VERSION', 'RunFile', 'ir_metadata', 'write_sidecar', 'write_sidecars']
 
 # %% ../../nbs/evaluation/58_ir_metadata.ipynb #814561db
-import gzip
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from ..config.backbones import BACKBONES
 from ..config.files import config_file
 from ..config.study import Publication, read_study
 from ..core import CHECKSUMS_FILE, atomic_write, project_root, read_json, read_record
+from ..data.trec import each_line
 from .metrics import read_measured
 from .significance import CORRECTIONS
 from ..store.machine import process_rank
@@ -44,8 +44,8 @@ class RunFile:
     @property
     def tag(self) -> str:
         "The last column of the run file; '' if it ranks nothing."
-        with gzip.open(self.path, 'rt', encoding='utf-8') as file:
-            words = file.readline().split()
+        _, line = next(each_line(self.path), (0, ''))
+        words = line.split()
         return words[-1] if words else ''
 
 # %% ../../nbs/evaluation/58_ir_metadata.ipynb #21011d0e

@@ -171,7 +171,8 @@ def table_html(table: Table) -> str:
         previous = label
     return (
         f"<figure class='wide'><figcaption>{html.escape(table.caption)}</figcaption>"
-        f"<div class='scroll' tabindex='0'><table id='{table.name}'><thead><tr>{head}</tr></thead>"
+        f"<div class='scroll' tabindex='0'><table id='{html.escape(table.name)}'>"
+        f"<thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(body)}</tbody></table></div></figure>"
     )
 

@@ -13,9 +13,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from ..core import as_kit_error
+from ..core import KitError, as_kit_error, parse_json
 
 # %% ../../nbs/store/04_events.ipynb #2dd4c559
+EVENTS_FILE = 'events.jsonl'
+
+
 class EventKind(StrEnum):
     "What can happen to a run."
 
@@ -47,30 +50,66 @@ class Event:
         return json.dumps(row | self.facts) + '\n'
 
 # %% ../../nbs/store/04_events.ipynb #bf4a8910
-def _parse(line: str) -> Event | None:
-    "Return the event of a line; None if the line is not whole."
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return Event(EventKind(row.pop('what')), row.pop('when'), row.pop('attempt', None), row)
+_NUMBER, _COUNT, _TEXT = (int, float), (int,), (str,)
+_NEEDED = {  # facts that an event must have
+    EventKind.ENDED: ('how',),
+    EventKind.CHECKPOINT: ('step', 'seconds'),
+    EventKind.SCORED: ('pairs', 'seconds'),
+    EventKind.EVALUATED: ('seconds',),
+}
+_TYPES = {  # of facts, wherever they are; null stands for what is not known
+    **dict.fromkeys(('step', 'pairs', 'of', 'first_step', 'checkpoint', 'number'), _COUNT),
+    **dict.fromkeys(('when', 'seconds', 'dollars', 'dollars_per_hour'), _NUMBER),
+    **dict.fromkeys(('how', 'message', 'where', 'rates', 'ended'), _TEXT),
+    'attempt': _COUNT,
+    'devices': (list,),
+}
+_HIGHEST = 2.5e11  # of a number: as seconds, the year 9892
 
 
-def parse_events(text: str) -> list:  # of Event, in the order of the file
-    "Return the events in the content of an `events.jsonl`."
-    events = [_parse(line) for line in text.splitlines()]
-    return [event for event in events if event]
+def _row_error(row) -> str:
+    "Return what is wrong with a whole line; '' if nothing is."
+    if not isinstance(row, dict) or row.get('what') not in list(EventKind):
+        return 'no event that this version of the kit knows'
+    needed = ('when', *_NEEDED.get(row.get('what'), ()))
+    missing = [name for name in needed if row.get(name) is None]
+    if missing:
+        return f'{missing[0]} is missing'
+    for name in _TYPES.keys() & row.keys():
+        value = row.get(name)
+        if value is not None and type(value) not in _TYPES[name]:
+            return f'{name}: found {str(value)[:80]!r}'
+        if type(value) in _NUMBER and not 0 <= value <= _HIGHEST:
+            return f'{name}: {str(value)[:20]} is too low or too high'
+    return ''
+
+# %% ../../nbs/store/04_events.ipynb #f406fbc2
+def parse_events(
+    text: str,  # content of an `events.jsonl`
+    where=EVENTS_FILE,  # the file, for messages
+) -> list:  # of Event, in the order of the file
+    "Return the events of a log."
+    events = []
+    for number, line in enumerate(text.split('\n'), 1):
+        try:
+            row = parse_json(line)
+        except ValueError:  # cut short
+            continue
+        if error := _row_error(row):
+            raise KitError(f'{where}, line {number}: {error}; correct the line, or delete it')
+        kind, when, attempt = EventKind(row.pop('what')), row.pop('when'), row.pop('attempt', None)
+        events.append(Event(kind, when, attempt, row))
+    return events
 
 # %% ../../nbs/store/04_events.ipynb #8b055c45
-EVENTS_FILE = 'events.jsonl'
-
-
 def read_events(
     folder,  # of a run
 ) -> list:  # of Event; empty without the file
     "Return what happened to a run."
     path = Path(folder) / EVENTS_FILE
-    return parse_events(path.read_text('utf-8')) if path.exists() else []
+    if not path.exists():
+        return []
+    return parse_events(path.read_bytes().decode('utf-8-sig', 'replace'), path)
 
 # %% ../../nbs/store/04_events.ipynb #3eb4bacd
 def _add(file: int, lines: bytes):

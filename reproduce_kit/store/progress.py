@@ -7,7 +7,7 @@ __all__ = ['Attempt', 'RunProgress', 'fold', 'read_progress', 'record_event']
 
 # %% ../../nbs/store/08_progress.ipynb #aa8adc63
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import reduce
 from pathlib import Path
 
@@ -80,6 +80,14 @@ class RunProgress:
         return dict(seconds=seconds, cost=self.cost, attempts=list(self.openings))
 
 # %% ../../nbs/store/08_progress.ipynb #c4cb9bfc
+_OF_ATTEMPT = {each.name for each in fields(Attempt)} - {'number', 'started', 'seen'}
+
+
+def _known(facts: dict) -> dict:
+    "Return the facts that are known and that an attempt has: a later kit may write others."
+    return {k: v for k, v in facts.items() if k in _OF_ATTEMPT and v is not None}
+
+
 def _change_attempt(progress: RunProgress, number: int, **changes) -> RunProgress:
     "Return the progress with one attempt changed."
     attempts = [replace(a, **changes) if a.number == number else a for a in progress.attempts]
@@ -89,21 +97,21 @@ def _change_attempt(progress: RunProgress, number: int, **changes) -> RunProgres
 def _start_attempt(progress: RunProgress, event: Event) -> RunProgress:
     done = progress.updates_done
     attempt = Attempt(event.attempt, event.when, event.when, first_step=done, checkpoint=done)
-    attempt = replace(attempt, **event.facts)
+    attempt = replace(attempt, **_known(event.facts))
     return replace(progress, attempts=(*progress.attempts, attempt))
 
 
 def _after_attempt_event(progress: RunProgress, event: Event) -> RunProgress:
     "Return the progress after an event of an attempt."
-    number, facts = event.attempt, dict(event.facts)
+    number, facts = event.attempt, _known(event.facts)
     match event.what:
         case EventKind.STARTED:
             return _start_attempt(progress, event)
         case EventKind.ALIVE:
             return _change_attempt(progress, number, seen=event.when, **facts)
         case EventKind.ENDED:
-            ended = facts.pop('how')
-            return _change_attempt(progress, number, seen=event.when, ended=ended, **facts)
+            facts |= dict(seen=event.when, ended=event.facts.get('how'))
+            return _change_attempt(progress, number, **facts)
         case EventKind.CUT_OFF:
             return _change_attempt(progress, number, ended=str(event.what))
 

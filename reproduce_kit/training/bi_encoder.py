@@ -44,6 +44,7 @@ from ..models.tite import TiteModel
 from ..models.tite_files import save_bi_encoder
 from reproduce_kit.store.checkpoints import (
     delete_checkpoints,
+    reading_checkpoint,
     record_start,
     rewind,
     whole_folder,
@@ -195,7 +196,7 @@ def _distil(settings, rows, progress, stop_after):
     trainer = _distillation_trainer(model, settings, rows, progress)
     if stop_after:
         trainer.add_callback(_StopAfter(stop_after))
-    with quiet():
+    with quiet(), reading_checkpoint(point):
         trainer.train(resume_from_checkpoint=point.trainer_argument)
     if trainer.state.global_step >= settings.updates:
         with quiet(), whole_folder(folder / 'model') as part:

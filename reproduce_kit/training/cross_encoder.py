@@ -18,7 +18,13 @@ from sentence_transformers.cross_encoder import CrossEncoderTrainingArguments
 from ..config.settings import RunConfig
 from ..core import Interrupted, KitError, checksum_error
 from ..models.backbone import quiet
-from ..store.checkpoints import ResumePoint, delete_checkpoints, resume_point, rewind
+from reproduce_kit.store.checkpoints import (
+    ResumePoint,
+    delete_checkpoints,
+    reading_checkpoint,
+    resume_point,
+    rewind,
+)
 from ..store.machine import process_rank, wait_for_all, world_size
 from ..store.run import Run
 from .callback import TrainingCallback, remove_printing_callbacks
@@ -207,7 +213,7 @@ def train(
     if point.update == run.cfg.updates:
         return
     trainer = make_trainer(run, model, args, pairs, on_epoch)
-    with quiet():
+    with quiet(), reading_checkpoint(point):
         trainer.train(resume_from_checkpoint=point.trainer_argument)
     if trainer.state.global_step != run.cfg.updates:
         kind = Interrupted if is_asked_to_stop() else KitError

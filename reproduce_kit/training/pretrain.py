@@ -26,6 +26,7 @@ from ..models.tite_config import encoder_config
 from reproduce_kit.store.checkpoints import (
     ResumePoint,
     delete_checkpoints,
+    reading_checkpoint,
     record_start,
     rewind,
     whole_folder,
@@ -130,7 +131,8 @@ def _load_checkpoint(training: PreTraining, point: ResumePoint):
     "Restore the weights, the optimizer and the counts."
     checkpoint = point.checkpoint
     load_model(training.model, checkpoint / 'model.safetensors')
-    optimizer = torch.load(checkpoint / 'optimizer.pt', map_location='cpu', weights_only=True)
+    with reading_checkpoint(point):
+        optimizer = torch.load(checkpoint / 'optimizer.pt', map_location='cpu', weights_only=True)
     training.optimizer.load_state_dict(optimizer)
     counts = read_json(checkpoint / 'counts.json')
     training.update = point.update

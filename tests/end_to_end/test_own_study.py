@@ -1,5 +1,6 @@
 """A study that is written under `params/` alone: texts, backbone, optimizer, loss and measures."""
 
+import gzip
 import json
 
 import numpy as np
@@ -70,9 +71,23 @@ def clone(tmp_path_factory):
     return root
 
 
+CANARY = 'canary-7f3a9c51e2'
+SECRETS = (
+    *(
+        'HF_TOKEN',
+        'HUGGING_FACE_HUB_TOKEN',
+        'MODAL_TOKEN_ID',
+        'MODAL_TOKEN_SECRET',
+        'WANDB_API_KEY',
+    ),
+    *('GITHUB_TOKEN', 'AWS_SECRET_ACCESS_KEY', 'OPENAI_API_KEY', 'KAGGLE_KEY', 'MY_PASSWORD'),
+)
+
+
 @pytest.fixture(scope='module')
 def env(clone):
-    return clone_env(clone)
+    """The environment of all commands of this file; a test below looks for its secrets."""
+    return clone_env(clone) | dict.fromkeys(SECRETS, CANARY)
 
 
 @pytest.fixture(scope='module')
@@ -227,3 +242,34 @@ def test_a_measure_that_is_listed_later_is_told(finished, clone, env):
     study.write_text(kept)
     assert p.returncode == 1
     assert 'was measured before its study listed P@5' in p.stderr
+
+
+def content_of(path) -> bytes:
+    content = path.read_bytes()
+    return gzip.decompress(content) if path.suffix == '.gz' else content
+
+
+def test_no_secret_is_written_or_said(finished, clone, env):
+    """Neither by the commands above nor by those that write for others."""
+    file = clone / 'params/mine/broken.yaml'
+    settings = yaml.safe_load((clone / 'params/mine/adamw.yaml').read_text())
+    file.write_text(yaml.safe_dump(settings | dict(name='broken', train_pairs=10**6)))
+    said = [finished]
+    for words in (
+        ('run', file),  # fails
+        ('report', 'mine'),
+        ('tables', '--study', 'mine'),
+        ('export', 'mine', '--crate', '--to', clone / 'crate'),
+        ('plan', 'params/mine/adamw.yaml', '--on', 'slurm', '--script'),
+        ('doctor',),
+    ):
+        p = reproduce(*words, env=env, cwd=clone)
+        said.append(p.stdout + p.stderr)
+    file.unlink()
+    assert '#SBATCH' in said[5] or 'sbatch' in said[5], said[5]
+    files = [path for path in clone.rglob('*') if path.is_file() and not path.is_symlink()]
+    kinds = {path.suffix for path in files}
+    assert {'.ipynb', '.html', '.json', '.jsonl', '.gz', '.safetensors', '.tex'} <= kinds, kinds
+    assert (clone / 'crate/ro-crate-metadata.json').exists(), said[4]
+    assert not [path for path in files if CANARY.encode() in content_of(path)]
+    assert not [text for text in said if CANARY in text]
