@@ -1,0 +1,392 @@
+"""Let calls of commands go wrong: LD_PRELOAD=faults.so python faulted.py BASE MOST [SCENARIO ...].
+
+Everything is imported once; each command is a fork. At most MOST points are tried of each
+scenario. The last line of the output is JSON: what became of each point.
+"""
+
+import contextlib
+import gc
+import gzip
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+BASE, MOST = Path(sys.argv[1]).resolve(), int(sys.argv[2])
+WORK, ANSWERS = BASE / 'files/work', BASE / 'answers'
+os.environ |= dict(
+    OMP_NUM_THREADS='1',
+    TOKENIZERS_PARALLELISM='false',
+    HF_HUB_OFFLINE='1',
+    MPLBACKEND='agg',
+    REPRODUCE_ROOT=str(WORK),
+    **{f'REPRODUCE_{kind.upper()}': str(WORK / kind) for kind in ('runs', 'paper', 'figures')},
+    REPRODUCE_CACHE=str(WORK / 'cache'),
+    REPRODUCE_GIT='{"commit": "0", "dirty": false}',
+)
+TESTS = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(TESTS), str(TESTS / 'helpers')]
+import conftest  # noqa: F401, E402  the small hub's folder
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+import torch.utils.tensorboard  # noqa: F401, E402
+import transformers  # noqa: F401, E402
+import yaml  # noqa: E402
+from fault_points import NAMES, STOP, Library, Point, all_points, spread  # noqa: E402
+from papermill.engines import papermill_engines  # noqa: E402
+from sentence_transformers import CrossEncoder  # noqa: E402
+
+from reproduce_kit.cli.app import main  # noqa: E402
+from reproduce_kit.data.collection import Collection, write_collection  # noqa: E402
+from reproduce_kit.config.settings import example_settings  # noqa: E402
+from reproduce_kit.publish.page_processes import import_modules_of  # noqa: E402
+from reproduce_kit.publish.page_shell import PageEngine  # noqa: E402
+from reproduce_kit.testing.fake_hub import fake_model, fake_words  # noqa: E402
+from reproduce_kit.testing.page_clone import LINKED  # noqa: E402
+
+SECONDS = 120  # after which a command hangs
+SETTINGS = dict(
+    study='mine',
+    recipe='first',
+    name='lion',
+    backbone='tiny-bert',
+    layers=1,
+    max_length=32,
+    passage_words=None,
+    test_topics=None,
+    train_pairs=16,
+    dev_pairs=8,
+    global_batch=8,
+    device_batch=8,
+    depth=10,
+    epochs=1,
+    save_steps=1,
+    collection='texts',
+)
+SPLITS = dict(train=range(16), dev=range(16, 20), test=range(20, 28), more=range(28, 34))
+
+
+def invented_collection() -> Collection:
+    """Topics that share words with their one relevant passage, and their candidates."""
+    rng, words = np.random.default_rng(12), fake_words()
+    corpus = {f'd{i}': ' '.join(rng.choice(words, 8)) for i in range(40)}
+    topics, qrels, candidates = {}, {}, {}
+    for split, numbers in SPLITS.items():
+        topics[split] = {f'q{i}': ' '.join(corpus[f'd{i}'].split()[:3]) for i in numbers}
+        qrels[split] = {f'q{i}': {f'd{i}': 1} for i in numbers}
+        candidates[split] = {
+            f'q{i}': {f'd{(i + step) % 40}': 1.0 / (1 + step) for step in range(5)} for i in numbers
+        }
+    return Collection('invented', corpus, topics, qrels, candidates)
+
+
+def make_clone(folder: Path):
+    """A folder that is a clone to the kit, with one study of one run."""
+    (folder / 'params/mine').mkdir(parents=True)
+    for name in (*LINKED, 'params/smoke'):
+        (folder / name).symlink_to(conftest.ROOT / name)
+    write_collection(invented_collection(), folder / 'texts')
+    settings = example_settings() | SETTINGS | dict(collection=str(WORK / 'texts'))
+    (folder / 'params/mine/lion.yaml').write_text(yaml.safe_dump(settings))
+
+
+@dataclass
+class Scenario:
+    """A command, the folder that it begins with, and the one that it leaves if all is well."""
+
+    name: str
+    words: str
+    old: Path
+    new: Path
+    log: Path
+
+    def begin(self):
+        shutil.rmtree(WORK, ignore_errors=True)
+        shutil.copytree(self.old, WORK, symlinks=True)
+
+
+# --- a command, as a child
+
+
+def call(words: str, output: Path, prepare=lambda: None, after=lambda: None) -> int:
+    """Start a command in a child, in a process group of its own; return its number."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        os.setsid()
+        with open(output, 'w') as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        os.chdir(WORK)
+        prepare()
+        code = main(words.split(), standalone_mode=False) or 0
+        after()
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)
+
+
+def write_modules():
+    """Write down what this child has imported."""
+    (ANSWERS / 'modules').write_text('\n'.join(sys.modules))
+
+
+def import_modules():
+    """Import what a child has imported, so that the next one need not."""
+    for name in (ANSWERS / 'modules').read_text().split():
+        with contextlib.suppress(Exception):
+            import_module(name)
+
+
+def look(pid: int, seconds: float = SECONDS) -> int | str:
+    """Wait for a child; its exit code, -N for a signal, 'stopped', or 'slow'."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
+        if ended:
+            return 'stopped' if os.WIFSTOPPED(status) else os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    return 'slow'
+
+
+def finish(pid: int, seconds: float = SECONDS) -> int:
+    code = look(pid, seconds)
+    if code == 'slow':
+        os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    return code
+
+
+# --- what a folder may hold
+
+TEMPORARY = re.compile(
+    r'(^|/)\.[^/]+\.part(/|$)|\.part\.ipynb$|(^|/)\.[^/]*lock$|(^|/)checkpoint-\d+/|(^|/)\.writable$'
+)
+OF_AN_ATTEMPT = re.compile(
+    r'(^|/)(manifest\.json|events\.jsonl|done\.json|train\.ipynb|telemetry\.jsonl|failed\.json)$'
+    r'|/tensorboard/|/\.leases/|/analysis/|/attempts/|(^|/)cache/'
+)
+
+
+def contents(folder: Path) -> dict:
+    """{path: bytes} of all files that are no links and not temporary."""
+    found = {}
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            path = Path(parent, name)
+            key = path.relative_to(folder).as_posix()
+            if not path.is_symlink() and not TEMPORARY.search(key):
+                found[key] = path.read_bytes()
+    return found
+
+
+def unreadable(key: str, content: bytes) -> str:
+    """Why a file cannot be read; '' if it can."""
+    try:
+        if key.endswith(('.json', '.ipynb')):
+            json.loads(content)
+        elif key.endswith('.jsonl'):
+            lines = content.splitlines(keepends=True)
+            for line in lines if key.endswith('top.jsonl') else lines[:-1]:
+                if not key.endswith('events.jsonl'):  # which begins a new line after a torn one
+                    json.loads(line)
+        elif key.endswith('.gz'):
+            gzip.decompress(content)
+    except Exception as error:
+        return f'{key}: {type(error).__name__} {error}'
+    return ''
+
+
+def same(key: str, one: bytes, two: bytes) -> bool:
+    """Whether two files say the same; of a history, the shorter is the beginning of the longer."""
+    if key.endswith('history.jsonl'):
+        return two.startswith(one.rpartition(b'\n')[0])
+    return one == two
+
+
+def third_state(scenario: Scenario, found: dict, old: dict, new: dict) -> list:
+    """What is neither as before nor as after the command."""
+    problems = [reason for key, value in found.items() if (reason := unreadable(key, value))]
+    for key, value in found.items():
+        if OF_AN_ATTEMPT.search(key):
+            continue
+        if key not in new and key not in old:
+            problems.append(f'{key}: nobody knows it')
+        elif not any(key in side and same(key, value, side[key]) for side in (old, new)):
+            problems.append(f'{key}: neither the old nor the new one')
+    problems += [f'{key}: lost' for key in old if key not in found and key in new]
+    for key in found:
+        if key.endswith('done.json') and key not in old:
+            folder = key.removesuffix('done.json')
+            needed = [k for k in new if k.startswith(folder) and not OF_AN_ATTEMPT.search(k)]
+            problems += [f'{k}: missing, and the run is done' for k in needed if k not in found]
+    return problems
+
+
+def is_new(found: dict, new: dict) -> bool:
+    """Whether all that the command makes is there."""
+    return all(key in found for key in new if not OF_AN_ATTEMPT.search(key) or 'done.json' in key)
+
+
+def differences(found: dict, new: dict) -> list:
+    """What a folder lacks of another, or has otherwise, but for what belongs to an attempt."""
+    keys = [key for key in new if not OF_AN_ATTEMPT.search(key)]
+    return [key for key in keys if found.get(key) != new[key]]
+
+
+# --- a point
+
+
+@dataclass
+class Outcome:
+    """What became of a point."""
+
+    scenario: str
+    point: str
+    fault: str
+    call: str
+    state: str  # old, new, third
+    code: int | str
+    message: str
+    problems: list
+
+
+def both(scenario: Scenario, pid: int, first: Path) -> int | str:
+    """A second process begins while the first one is stopped."""
+    second = call(scenario.words, ANSWERS / 'second')
+    code = look(second, 8)
+    os.killpg(pid, signal.SIGCONT)
+    if code == 'slow':
+        code = finish(second)
+    answer = (ANSWERS / 'second').read_text()
+    if 'Traceback' in answer or (code and 'another process' not in answer):
+        return f'second: {code} {answer[-600:]}'
+    return finish(pid)
+
+
+def try_point(scenario: Scenario, point: Point, old: dict, new: dict) -> Outcome | None:
+    """Begin, let the point go wrong, look, run again and compare; None if it was not reached."""
+    scenario.begin()
+    library, output = Library(BASE / 'files'), ANSWERS / 'first'
+    library.arm(point)  # here, so that it can be asked whether it happened
+    pid = call(scenario.words, output, library.go_on)
+    code = look(pid)
+    if code == 'stopped':
+        code = both(scenario, pid, output)
+    elif code == 'slow':
+        finish(pid, 0)
+    happened = library.happened()
+    library.disarm()
+    if not happened:
+        return None
+    answer, found = output.read_text(), contents(WORK)
+    problems = third_state(scenario, found, old, new)
+    state = 'third' if problems else 'new' if is_new(found, new) else 'old'
+    problems += wrong_answer(code, answer, state)
+    again = finish(call(scenario.words, ANSWERS / 'again'))
+    if again != 0:
+        problems.append(f'again: {again} {(ANSWERS / "again").read_text()[-900:]}')
+    else:
+        after = contents(WORK)
+        problems += [f'{key}: not that of an undisturbed run' for key in differences(after, new)]
+    last = [line for line in answer.splitlines() if 'error' in line or 'failed' in line]
+    facts = str(point), point.name, point.call, state, code, (last or [''])[-1][:400], problems
+    return Outcome(scenario.name, *facts)
+
+
+def wrong_answer(code: int | str, answer: str, state: str) -> list:
+    """What is wrong with how a command ended."""
+    if not isinstance(code, int):
+        return [f'it ended as: {code}']
+    if 'Traceback' in answer:
+        return [f'a traceback: {answer[-900:]}']
+    if code == 0 and state == 'old':
+        return ['it says that all is well, and is not done']
+    if code > 0 and not re.search(r'error: |failed: ', answer):
+        return [f'it ended with {code} and no reason: {answer[-300:]}']
+    return []
+
+
+# --- all points
+
+COMMANDS = dict(  # the folder that each begins with is the one that the command before left
+    run='run params/mine',
+    evaluate='evaluate params/mine/lion.yaml --epoch 1 --set more',
+    tables='tables --study mine',
+    report='report mine',
+)
+
+
+def make_scenarios(names) -> list:
+    """Run the commands undisturbed, one after the other."""
+    old, scenarios = BASE / 'old-run', []
+    for name, words in COMMANDS.items():
+        scenario = Scenario(name, words, old, BASE / f'new-{name}', BASE / f'{name}.log')
+        scenario.begin()
+        library = Library(BASE / 'files')
+        start = time.time()
+        code = finish(call(words, ANSWERS / name, lambda: library.watch(scenario.log), write_modules))
+        assert code == 0, (ANSWERS / name).read_text()
+        import_modules()
+        shutil.copytree(WORK, scenario.new, symlinks=True)
+        print(f'{name}: {time.time() - start:.1f} s undisturbed', flush=True)
+        if name in names:
+            scenarios.append(scenario)
+        if name in ('run', 'evaluate'):
+            old = scenario.new
+    return scenarios
+
+
+def try_all(scenario: Scenario) -> list:
+    gc.freeze()  # what is copied at a fork stays shared
+    old, new = contents(scenario.old), contents(scenario.new)
+    points = spread(all_points(scenario.log), 2 * MOST)
+    outcomes = []
+    for point in points:
+        if len(outcomes) == MOST:
+            break
+        outcome = try_point(scenario, point, old, new)
+        if outcome:
+            outcomes.append(outcome)
+            if outcome.problems:
+                print(f'{outcome.scenario}: {outcome.point}: {outcome.code}', flush=True)
+                for problem in outcome.problems:
+                    print(f'    {problem}', flush=True)
+    return outcomes
+
+
+if __name__ == '__main__':
+    names = sys.argv[3:] or list(COMMANDS)
+    BASE.mkdir(exist_ok=True, parents=True)
+    ANSWERS.mkdir()
+    make_clone(BASE / 'old-run')
+    shutil.copytree(BASE / 'old-run', WORK, symlinks=True)
+    fake_model('tiny-bert')
+    torch.set_num_threads(1)
+    papermill_engines.register(None, PageEngine)  # in this process, instead of a kernel
+    CrossEncoder._create_model_card = lambda *_: None  # a third of the time; no part of a model
+    import_modules_of((conftest.ROOT / 'nbs').glob('[ae]*/*.ipynb'))
+    outcomes = []
+    for scenario in make_scenarios(names):
+        start = time.time()
+        outcomes += try_all(scenario)
+        print(f'{scenario.name}: {time.time() - start:.0f} s', flush=True)
+    print(json.dumps([vars(outcome) for outcome in outcomes]))
