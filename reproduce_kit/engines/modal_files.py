@@ -14,7 +14,7 @@ from pathlib import Path
 
 import modal
 
-from ..core import KitError, artifact_dir, as_kit_error, sha256
+from ..core import KitError, artifact_dir, atomic_write, sha256
 from .engine import FetchedStudy
 from .modal_costs import record_costs
 from .modal_machines import APP, RUNS, volume
@@ -79,30 +79,29 @@ class OfferedFile:
         return '/'.join(self.path.split('/')[:3])
 
 # %% ../../nbs/engines/86_modal_files.ipynb #1814c9cc
+def _receive(volume, file: OfferedFile, part):
+    "Copy a file from a volume into an open one; `KitError` if it is not what was offered."
+    try:
+        volume.read_file_into_fileobj(file.path, part)
+    except FileNotFoundError:
+        raise KitError(
+            f"{file.path}: removed on Modal while it was being fetched; run the same command again"
+        ) from None
+    part.flush()
+    if part.tell() != file.size or sha256(Path(part.name)) != file.sha256:
+        raise KitError(
+            f"{file.path}: not what Modal said it would be (its hash differs); "
+            "run the same command again. What had arrived is kept."
+        )
+
+
 def download(volume, file: OfferedFile) -> bool:  # False: the file was here already
     "Copy a file from a volume into the run store; `KitError` if its hash differs."
     target = file.target
     if target.is_file() and sha256(target) == file.sha256:
         return False
-    part = target.with_name(f'.{target.name}.part')
-    part.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(part, 'wb') as f:
-            volume.read_file_into_fileobj(file.path, f)
-        if part.stat().st_size != file.size or sha256(part) != file.sha256:
-            raise KitError(
-                f"{file.path}: not what Modal said it would be (its hash differs); "
-                "run the same command again. What had arrived is kept."
-            )
-        part.replace(target)
-    except FileNotFoundError:
-        raise KitError(
-            f"{file.path}: removed on Modal while it was being fetched; run the same command again"
-        ) from None
-    except OSError as error:
-        raise as_kit_error(error, target) from None
-    finally:
-        part.unlink(missing_ok=True)
+    with atomic_write(target, 'wb') as part:  # a name of its own in each process
+        _receive(volume, file, part)
     return True
 
 # %% ../../nbs/engines/86_modal_files.ipynb #9ae62d0e

@@ -7,6 +7,7 @@ __all__ = ['PUBLISH_SECONDS', 'MAX_PUBLISH_FAILURES', 'Host', 'AttemptRecord', '
 
 # %% ../../nbs/engines/60_monitor.ipynb #bdf553d7
 import contextlib
+import math
 import sys
 import threading
 import time
@@ -106,13 +107,13 @@ class Publisher:
         give_up: Callable,  # called with the error that ends the attempt
     ):
         self.publish, self.update, self.give_up = publish, update, give_up
-        self.published_at = time.time()
+        self.published_at = time.monotonic()
         self.failures = 0
         self.thread = None
 
     def offer(self, update: int):
         "Start to publish the checkpoint of `update` if that is due; do not wait for it."
-        is_overdue = time.time() - self.published_at > PUBLISH_SECONDS
+        is_overdue = time.monotonic() - self.published_at > PUBLISH_SECONDS
         is_due = update != self.update or self.failures or is_overdue
         is_busy = self.thread and self.thread.is_alive()
         if is_due and not is_busy:
@@ -129,7 +130,7 @@ class Publisher:
             print(f'{error} ({self.failures})', file=sys.stderr)
             if self.failures >= MAX_PUBLISH_FAILURES or isinstance(error, DiskFull):
                 self.give_up(error)
-        self.published_at = time.time()
+        self.published_at = time.monotonic()
 
     def wait(self):
         "Wait until nothing is being published."
@@ -173,12 +174,12 @@ class AttemptMonitor:
         self.kernel.kill()
 
     def _watch(self):
-        renewed_at = 0
+        renewed_at = -math.inf
         while not self.is_over.wait(min(1, HEARTBEAT_SECONDS)):
             try:
-                if time.time() - renewed_at > HEARTBEAT_SECONDS:
+                if time.monotonic() - renewed_at > HEARTBEAT_SECONDS:
                     self._renew_lease()
-                    renewed_at = time.time()
+                    renewed_at = time.monotonic()
                 self.publisher.offer(self._last_checkpoint())
             except Exception as error:
                 return self.end(error)

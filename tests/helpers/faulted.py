@@ -7,7 +7,6 @@ scenario. The last line of the output is JSON: what became of each point.
 import contextlib
 import gc
 import gzip
-import io
 import json
 import os
 import re
@@ -15,7 +14,6 @@ import shutil
 import signal
 import sys
 import time
-from collections import Counter
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -34,23 +32,23 @@ os.environ |= dict(
 )
 TESTS = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TESTS), str(TESTS / 'helpers')]
-import conftest  # noqa: F401, E402  the small hub's folder
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import torch.utils.tensorboard  # noqa: F401, E402
-import transformers  # noqa: F401, E402
-import yaml  # noqa: E402
-from fault_points import NAMES, STOP, Library, Point, all_points, spread  # noqa: E402
-from papermill.engines import papermill_engines  # noqa: E402
-from sentence_transformers import CrossEncoder  # noqa: E402
+import conftest  # noqa: F401  the small hub's folder
+import numpy as np
+import torch
+import torch.utils.tensorboard  # noqa: F401
+import transformers  # noqa: F401
+import yaml
+from fault_points import Library, Point, all_points, spread
+from papermill.engines import papermill_engines
+from sentence_transformers import CrossEncoder
 
-from reproduce_kit.cli.app import main  # noqa: E402
-from reproduce_kit.data.collection import Collection, write_collection  # noqa: E402
-from reproduce_kit.config.settings import example_settings  # noqa: E402
-from reproduce_kit.publish.page_processes import import_modules_of  # noqa: E402
-from reproduce_kit.publish.page_shell import PageEngine  # noqa: E402
-from reproduce_kit.testing.fake_hub import fake_model, fake_words  # noqa: E402
-from reproduce_kit.testing.page_clone import LINKED  # noqa: E402
+from reproduce_kit.cli.app import main
+from reproduce_kit.config.settings import example_settings
+from reproduce_kit.data.collection import Collection, write_collection
+from reproduce_kit.publish.page_processes import import_modules_of
+from reproduce_kit.publish.page_shell import PageEngine
+from reproduce_kit.testing.fake_hub import fake_model, fake_words
+from reproduce_kit.testing.page_clone import LINKED
 
 SECONDS = 120  # after which a command hangs
 SETTINGS = dict(
@@ -327,7 +325,7 @@ def wrong_answer(code: int | str, answer: str, state: str) -> list:
 
 # --- all points
 
-COMMANDS = dict(  # the folder that each begins with is the one that the command before left
+COMMANDS = dict(  # all but the first begin with what the first leaves
     run='run params/mine',
     evaluate='evaluate params/mine/lion.yaml --epoch 1 --set more',
     tables='tables --study mine',
@@ -335,22 +333,31 @@ COMMANDS = dict(  # the folder that each begins with is the one that the command
 )
 
 
+def undisturbed(scenario: Scenario):
+    """Run a command in peace, note its calls, and keep what it leaves."""
+    scenario.begin()
+    library, start = Library(BASE / 'files'), time.time()
+
+    def watch():
+        library.watch(scenario.log)
+
+    code = finish(call(scenario.words, ANSWERS / scenario.name, watch, write_modules))
+    assert code == 0, (ANSWERS / scenario.name).read_text()
+    import_modules()
+    shutil.copytree(WORK, scenario.new, symlinks=True)
+    print(f'{scenario.name}: {time.time() - start:.1f} s undisturbed', flush=True)
+
+
 def make_scenarios(names) -> list:
     """Run the commands undisturbed, one after the other."""
     old, scenarios = BASE / 'old-run', []
     for name, words in COMMANDS.items():
         scenario = Scenario(name, words, old, BASE / f'new-{name}', BASE / f'{name}.log')
-        scenario.begin()
-        library = Library(BASE / 'files')
-        start = time.time()
-        code = finish(call(words, ANSWERS / name, lambda: library.watch(scenario.log), write_modules))
-        assert code == 0, (ANSWERS / name).read_text()
-        import_modules()
-        shutil.copytree(WORK, scenario.new, symlinks=True)
-        print(f'{name}: {time.time() - start:.1f} s undisturbed', flush=True)
+        if name in names or name == 'run':
+            undisturbed(scenario)
         if name in names:
             scenarios.append(scenario)
-        if name in ('run', 'evaluate'):
+        if name == 'run':
             old = scenario.new
     return scenarios
 
@@ -366,10 +373,9 @@ def try_all(scenario: Scenario) -> list:
         outcome = try_point(scenario, point, old, new)
         if outcome:
             outcomes.append(outcome)
-            if outcome.problems:
-                print(f'{outcome.scenario}: {outcome.point}: {outcome.code}', flush=True)
-                for problem in outcome.problems:
-                    print(f'    {problem}', flush=True)
+            print(f'{outcome.scenario}: {outcome.point}: {outcome.state}, {outcome.code}', flush=True)
+            for problem in outcome.problems:
+                print(f'    {problem}', flush=True)
     return outcomes
 
 
