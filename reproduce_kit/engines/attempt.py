@@ -220,6 +220,8 @@ def _attempt(run: Run, host: Host) -> AttemptResult:
                 return _train_under(lease, run, host)
             lease.release()
             break
+        if not entry or entry.given_back:  # it ended while this process asked
+            continue
         if _is_trained_elsewhere(entry.holder, watch, host):
             since = time.strftime('%H:%M', time.localtime(entry.since))
             message = (

@@ -148,7 +148,7 @@ def check_before_training(configs: list):
         probe = run_folder(cfg) / '.writable'
         with atomic_write(probe) as file:
             file.write('')
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process may do the same
     classes = [cfg for cfg in configs if cfg.updates]
     if any(is_class_path(name) for cfg in classes for name in (cfg.optimizer, cfg.rest or '')):
         from reproduce_kit.training.optimizer_contract import check_contract  # torch: late

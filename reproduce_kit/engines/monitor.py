@@ -150,9 +150,10 @@ class KernelGuard:
         for child in self.process.children():
             if child.pid in self.others:
                 continue
-            for process in [*child.children(recursive=True), child]:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for process in [*child.children(recursive=True), child]:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.kill()
 
 # %% ../../nbs/engines/60_monitor.ipynb #d3bcfcf8
 class AttemptMonitor:

@@ -373,7 +373,9 @@ def try_all(scenario: Scenario) -> list:
         outcome = try_point(scenario, point, old, new)
         if outcome:
             outcomes.append(outcome)
-            print(f'{outcome.scenario}: {outcome.point}: {outcome.state}, {outcome.code}', flush=True)
+            print(
+                f'{outcome.scenario}: {outcome.point}: {outcome.state}, {outcome.code}', flush=True
+            )
             for problem in outcome.problems:
                 print(f'    {problem}', flush=True)
     return outcomes
