@@ -7,6 +7,7 @@ scenario. The last line of the output is JSON: what became of each point.
 import contextlib
 import gc
 import gzip
+import hashlib
 import json
 import os
 import re
@@ -45,11 +46,15 @@ from sentence_transformers import CrossEncoder
 from reproduce_kit.cli.app import main
 from reproduce_kit.config.settings import example_settings
 from reproduce_kit.data.collection import Collection, write_collection
+from reproduce_kit.core import KitError, sha256
+from reproduce_kit.engines.modal_files import OfferedFile, bring_home, safe_path
 from reproduce_kit.publish.page_processes import import_modules_of
 from reproduce_kit.publish.page_shell import PageEngine
 from reproduce_kit.testing.fake_hub import fake_model, fake_words
 from reproduce_kit.testing.page_clone import LINKED
 
+VOLUME = BASE / 'files/volume'
+FETCHED = ('.json', '.jsonl', '.csv', '.run.gz', '.safetensors', '.ipynb')
 SECONDS = 120  # after which a command hangs
 SETTINGS = dict(
     study='mine',
@@ -111,6 +116,34 @@ class Scenario:
         shutil.copytree(self.old, WORK, symlinks=True)
 
 
+# --- a fetch, from a volume that is a folder
+
+
+class FolderVolume:
+    """What of a volume a fetch asks for."""
+
+    def read_file_into_fileobj(self, path, file):
+        content = (VOLUME / path).read_bytes()
+        for start in range(0, len(content), 2**16):
+            file.write(content[start : start + 2**16])
+
+
+def fetch() -> int:
+    """Bring the run home, as `reproduce fetch` does once Modal has listed the files."""
+    files = []
+    for path in sorted(VOLUME.rglob('*')):
+        name = path.relative_to(VOLUME).as_posix()
+        if path.is_file() and not TEMPORARY.search(name) and name.endswith(FETCHED):
+            target = safe_path(name, 'mine')
+            files.append(OfferedFile(name, target, sha256(path), path.stat().st_size))
+    try:
+        bring_home(FolderVolume(), files)
+    except KitError as error:
+        print(f'error: {error}')
+        return 1
+    return 0
+
+
 # --- a command, as a child
 
 
@@ -127,7 +160,7 @@ def call(words: str, output: Path, prepare=lambda: None, after=lambda: None) -> 
             os.dup2(file.fileno(), 2)
         os.chdir(WORK)
         prepare()
-        code = main(words.split(), standalone_mode=False) or 0
+        code = fetch() if words == 'fetch' else main(words.split(), standalone_mode=False) or 0
         after()
     except SystemExit as end:
         code = end.code
@@ -220,6 +253,17 @@ def same(key: str, one: bytes, two: bytes) -> bool:
     return one == two
 
 
+def unvouched(key: str, found: dict) -> list:
+    """Files of a finished run that are not those that its `done.json` names."""
+    problems = []
+    for number, epoch in json.loads(found[key])['epochs'].items():
+        for name, digest in epoch['files'].items():
+            file = f'{key.removesuffix("done.json")}epoch-{number}/{name}'
+            if hashlib.sha256(found.get(file, b'')).hexdigest() != digest:
+                problems.append(f'{file}: not what done.json says')
+    return problems
+
+
 def third_state(scenario: Scenario, found: dict, old: dict, new: dict) -> list:
     """What is neither as before nor as after the command."""
     problems = [reason for key, value in found.items() if (reason := unreadable(key, value))]
@@ -232,6 +276,8 @@ def third_state(scenario: Scenario, found: dict, old: dict, new: dict) -> list:
             problems.append(f'{key}: neither the old nor the new one')
     problems += [f'{key}: lost' for key in old if key not in found and key in new]
     for key in found:
+        if key.endswith('done.json'):
+            problems += unvouched(key, found)
         if key.endswith('done.json') and key not in old:
             folder = key.removesuffix('done.json')
             needed = [k for k in new if k.startswith(folder) and not OF_AN_ATTEMPT.search(k)]
@@ -267,7 +313,7 @@ class Outcome:
     problems: list
 
 
-def both(scenario: Scenario, pid: int, first: Path) -> int | str:
+def both(scenario: Scenario, pid: int) -> int | str:
     """A second process begins while the first one is stopped."""
     second = call(scenario.words, ANSWERS / 'second')
     code = look(second, 8)
@@ -277,7 +323,9 @@ def both(scenario: Scenario, pid: int, first: Path) -> int | str:
     answer = (ANSWERS / 'second').read_text()
     if 'Traceback' in answer or (code and 'another process' not in answer):
         return f'second: {code} {answer[-600:]}'
-    return finish(pid)
+    code = finish(pid)
+    answer = (ANSWERS / 'first').read_text()
+    return f'first: {code} {answer[-600:]}' if code and 'another process' not in answer else code
 
 
 def try_point(scenario: Scenario, point: Point, old: dict, new: dict) -> Outcome | None:
@@ -288,7 +336,7 @@ def try_point(scenario: Scenario, point: Point, old: dict, new: dict) -> Outcome
     pid = call(scenario.words, output, library.go_on)
     code = look(pid)
     if code == 'stopped':
-        code = both(scenario, pid, output)
+        code = both(scenario, pid)
     elif code == 'slow':
         finish(pid, 0)
     happened = library.happened()
@@ -305,8 +353,8 @@ def try_point(scenario: Scenario, point: Point, old: dict, new: dict) -> Outcome
     else:
         after = contents(WORK)
         problems += [f'{key}: not that of an undisturbed run' for key in differences(after, new)]
-    last = [line for line in answer.splitlines() if 'error' in line or 'failed' in line]
-    facts = str(point), point.name, point.call, state, code, (last or [''])[-1][:400], problems
+    said = [line for line in answer.splitlines() if 'error: ' in line or 'failed: ' in line]
+    facts = str(point), point.name, point.call, state, code, (said or [''])[0][:400], problems
     return Outcome(scenario.name, *facts)
 
 
@@ -316,6 +364,8 @@ def wrong_answer(code: int | str, answer: str, state: str) -> list:
         return [f'it ended as: {code}']
     if 'Traceback' in answer:
         return [f'a traceback: {answer[-900:]}']
+    if '[Errno' in answer and 'the whole traceback is in' not in answer:
+        return [f'no sentence: {answer[-400:]}']
     if code == 0 and state == 'old':
         return ['it says that all is well, and is not done']
     if code > 0 and not re.search(r'error: |failed: ', answer):
@@ -330,6 +380,8 @@ COMMANDS = dict(  # all but the first begin with what the first leaves
     evaluate='evaluate params/mine/lion.yaml --epoch 1 --set more',
     tables='tables --study mine',
     report='report mine',
+    fetch='fetch',
+    refetch='fetch',  # the run is here, and is another one there
 )
 
 
@@ -348,17 +400,32 @@ def undisturbed(scenario: Scenario):
     print(f'{scenario.name}: {time.time() - start:.1f} s undisturbed', flush=True)
 
 
+def make_volume(finished: Path):
+    """A volume with the run as another machine would have made it."""
+    shutil.copytree(finished / 'runs', VOLUME)
+    shutil.rmtree(VOLUME / '.leases')
+    (done,) = VOLUME.rglob('done.json')
+    content = json.loads(done.read_text())
+    for path in done.parent.glob('epoch-*/perquery.csv'):
+        path.write_text(path.read_text().replace(',1\n', ',0.5\n'))
+        files = content['epochs'][path.parent.name[-1]]['files']
+        files['perquery.csv'] = sha256(path)
+    done.write_text(json.dumps(content))
+
+
 def make_scenarios(names) -> list:
     """Run the commands undisturbed, one after the other."""
     old, scenarios = BASE / 'old-run', []
     for name, words in COMMANDS.items():
-        scenario = Scenario(name, words, old, BASE / f'new-{name}', BASE / f'{name}.log')
+        begin = BASE / 'old-run' if name == 'fetch' else old
+        scenario = Scenario(name, words, begin, BASE / f'new-{name}', BASE / f'{name}.log')
         if name in names or name == 'run':
             undisturbed(scenario)
         if name in names:
             scenarios.append(scenario)
         if name == 'run':
             old = scenario.new
+            make_volume(old)
     return scenarios
 
 
