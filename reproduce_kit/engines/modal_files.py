@@ -115,9 +115,9 @@ def _remove_old_failures(files: list):
 def _reopen_changed_runs(files: list):
     "Remove `done.json` of runs that ended otherwise there; it would vouch for other files."
     for file in files:
-        if file.target.name == 'done.json' and file.target.is_file():
-            if sha256(file.target) != file.sha256:
-                file.target.unlink()
+        is_here = file.target.name == 'done.json' and file.target.is_file()
+        if is_here and sha256(file.target) != file.sha256:
+            file.target.unlink()
 
 # %% ../../nbs/engines/86_modal_files.ipynb #8a9c2803
 def bring_home(

@@ -45,8 +45,8 @@ from sentence_transformers import CrossEncoder
 
 from reproduce_kit.cli.app import main
 from reproduce_kit.config.settings import example_settings
-from reproduce_kit.data.collection import Collection, write_collection
 from reproduce_kit.core import KitError, sha256
+from reproduce_kit.data.collection import Collection, write_collection
 from reproduce_kit.engines.modal_files import OfferedFile, bring_home, safe_path
 from reproduce_kit.publish.page_processes import import_modules_of
 from reproduce_kit.publish.page_shell import PageEngine
