@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import random
 import re
 import subprocess
 from collections import defaultdict
@@ -96,13 +97,14 @@ def all_points(log: Path) -> list:
     return points
 
 
-def spread(points: list, most: int) -> list:
-    """At most so many points, of all kinds of calls and faults in turn."""
+def spread(points: list) -> list:
+    """The same points in another order: all kinds of calls and faults in turn, all places soon."""
     groups = defaultdict(list)
     for point in points:
         groups[point.call, point.fault].append(point)
-    turns = zip_longest(*(evenly(group) for group in groups.values()))
-    return [point for turn in turns for point in turn if point][:most]
+    orders = [evenly(group) for group in groups.values()]
+    random.Random(12).shuffle(orders)
+    return [point for turn in zip_longest(*orders) for point in turn if point]
 
 
 def evenly(points: list) -> list:

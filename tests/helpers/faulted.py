@@ -1,7 +1,7 @@
-"""Let calls of commands go wrong: LD_PRELOAD=faults.so python faulted.py BASE MOST [SCENARIO ...].
+"""Let calls of commands go wrong: LD_PRELOAD=faults.so python faulted.py BASE SCENARIO:POINTS ...
 
-Everything is imported once; each command is a fork. At most MOST points are tried of each
-scenario. The last line of the output is JSON: what became of each point.
+Everything is imported once; each command is a fork. A part of a scenario's points are tried as
+SCENARIO:FIRST-LAST. The last line of the output is JSON: what became of each point.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-BASE, MOST = Path(sys.argv[1]).resolve(), int(sys.argv[2])
+BASE = Path(sys.argv[1]).resolve()
 WORK, ANSWERS = BASE / 'files/work', BASE / 'answers'
 os.environ |= dict(
     OMP_NUM_THREADS='1',
@@ -364,7 +364,7 @@ def wrong_answer(code: int | str, answer: str, state: str) -> list:
         return [f'it ended as: {code}']
     if 'Traceback' in answer:
         return [f'a traceback: {answer[-900:]}']
-    if '[Errno' in answer and 'the whole traceback is in' not in answer:
+    if '[Errno' in answer and not re.search(r'whole traceback is in|cannot be loaded: ', answer):
         return [f'no sentence: {answer[-400:]}']
     if code == 0 and state == 'old':
         return ['it says that all is well, and is not done']
@@ -429,27 +429,31 @@ def make_scenarios(names) -> list:
     return scenarios
 
 
-def try_all(scenario: Scenario) -> list:
+def try_all(scenario: Scenario, first: int, last: int) -> list:
+    """Try the points with these numbers, from 1; those that are not reached are left out."""
     gc.freeze()  # what is copied at a fork stays shared
     old, new = contents(scenario.old), contents(scenario.new)
-    points = spread(all_points(scenario.log), 2 * MOST)
     outcomes = []
-    for point in points:
-        if len(outcomes) == MOST:
-            break
+    for point in spread(all_points(scenario.log))[first - 1 : last]:
         outcome = try_point(scenario, point, old, new)
         if outcome:
             outcomes.append(outcome)
-            print(
-                f'{outcome.scenario}: {outcome.point}: {outcome.state}, {outcome.code}', flush=True
-            )
+            print(f'{outcome.scenario}: {point}: {outcome.state}, {outcome.code}', flush=True)
             for problem in outcome.problems:
                 print(f'    {problem}', flush=True)
     return outcomes
 
 
+def numbers(text: str) -> tuple:  # (first, last)
+    """The points that an argument asks for."""
+    first, _, last = text.rpartition('-')
+    return int(first or 1), int(last)
+
+
 if __name__ == '__main__':
-    names = sys.argv[3:] or list(COMMANDS)
+    asked = {
+        name: numbers(text) for name, _, text in (word.partition(':') for word in sys.argv[2:])
+    }
     BASE.mkdir(exist_ok=True, parents=True)
     ANSWERS.mkdir()
     make_clone(BASE / 'old-run')
@@ -460,8 +464,8 @@ if __name__ == '__main__':
     CrossEncoder._create_model_card = lambda *_: None  # a third of the time; no part of a model
     import_modules_of((conftest.ROOT / 'nbs').glob('[ae]*/*.ipynb'))
     outcomes = []
-    for scenario in make_scenarios(names):
+    for scenario in make_scenarios(asked):
         start = time.time()
-        outcomes += try_all(scenario)
+        outcomes += try_all(scenario, *asked[scenario.name])
         print(f'{scenario.name}: {time.time() - start:.0f} s', flush=True)
     print(json.dumps([vars(outcome) for outcome in outcomes]))
