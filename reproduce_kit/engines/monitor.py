@@ -66,7 +66,7 @@ class AttemptRecord:
             rates=host.rates and host.rates['source'],
             of=run.cfg.updates,
         )
-        self.has_started = False
+        self.has_started, self.began = False, time.monotonic()
 
     def start(self):
         "Write down that the attempt has started, once."
@@ -76,7 +76,7 @@ class AttemptRecord:
 
     def beat(self):
         "Write down that the attempt is alive."
-        self.run.record(EventKind.ALIVE, attempt=self.number, step=self._logged_updates())
+        self.run.record(EventKind.ALIVE, attempt=self.number, **self._so_far())
 
     def end(
         self,
@@ -85,8 +85,12 @@ class AttemptRecord:
     ):
         "Write down how the attempt ended, also if it never came to start."
         self.start()
-        facts = dict(how=how, step=self._logged_updates(), message=message)
+        facts = dict(how=how, **self._so_far(), message=message)
         self.run.record(EventKind.ENDED, attempt=self.number, **facts)
+
+    def _so_far(self) -> dict:
+        worked = round(time.monotonic() - self.began, 1)
+        return dict(step=self._logged_updates(), worked=worked)
 
     def _logged_updates(self) -> int:
         history = read_history(self.run.folder)

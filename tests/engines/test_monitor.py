@@ -191,3 +191,12 @@ def test_a_clock_that_is_set_back_stops_no_heartbeat(monkeypatch):
         wait_for(lambda: beat() > taken)
         monkeypatch.setattr(time, 'time', lambda: now() - 86_400)
         wait_for(lambda: beat() < taken, 5)
+
+
+@pytest.mark.parametrize('days', [-1, 1])
+def test_a_clock_that_jumps_changes_no_bill(monkeypatch, days):
+    with watched() as monitor:
+        now = time.time
+        monkeypatch.setattr(time, 'time', lambda: now() + days * 86_400)
+        monitor.record.end('done')
+    assert 0 <= monitor.run.progress.last.seconds < 60
