@@ -14,7 +14,7 @@ import errno
 import hashlib
 import json
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import MISSING, fields, is_dataclass
 from functools import wraps
@@ -140,7 +140,7 @@ def atomic_write(
     except OSError as error:
         raise as_kit_error(error, path) from error
     finally:
-        if part.parent.is_dir():
+        with suppress(OSError):  # what went wrong, or went well, was decided before
             part.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #4b09bce9

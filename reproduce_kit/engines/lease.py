@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -80,7 +80,8 @@ class FolderBoard:
             part.replace(self._file(key))
             return True
         finally:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
 
 # %% ../../nbs/engines/20_lease.ipynb #bfab593f
 def _birth(process) -> float:

@@ -128,16 +128,21 @@ class FolderVolume:
             file.write(content[start : start + 2**16])
 
 
-def fetch() -> int:
-    """Bring the run home, as `reproduce fetch` does once Modal has listed the files."""
+def offered_files() -> list:
+    """What Modal would list."""
     files = []
     for path in sorted(VOLUME.rglob('*')):
         name = path.relative_to(VOLUME).as_posix()
         if path.is_file() and not TEMPORARY.search(name) and name.endswith(FETCHED):
             target = safe_path(name, 'mine')
             files.append(OfferedFile(name, target, sha256(path), path.stat().st_size))
+    return files
+
+
+def fetch() -> int:
+    """Bring the run home, as `reproduce fetch` does once Modal has listed the files."""
     try:
-        bring_home(FolderVolume(), files)
+        bring_home(FolderVolume(), offered_files())
     except KitError as error:
         print(f'error: {error}')
         return 1

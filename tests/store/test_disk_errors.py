@@ -3,13 +3,15 @@
 import errno
 import os
 import time
+from pathlib import Path
 
 import pytest
 
 from reproduce_kit.config.files import make_config
 from reproduce_kit.config.settings import example_settings
-from reproduce_kit.core import DiskFull, KitError, NotCached, write_checksums
+from reproduce_kit.core import DiskFull, KitError, NotCached, read_json, write_checksums, write_json
 from reproduce_kit.data.hub import hub_errors
+from reproduce_kit.engines.lease import FolderBoard
 from reproduce_kit.results.memory_table import telemetry_means
 from reproduce_kit.store.checkpoints import resume_point
 from reproduce_kit.store.history import append_history, append_line
@@ -45,6 +47,16 @@ def test_a_full_disk_is_told_at_a_line_of_the_history(tmp_path):
     (tmp_path / 'history.jsonl').symlink_to(FULL)
     with pytest.raises(DiskFull, match='history.jsonl: the disk is full; free some space'):
         append_history(tmp_path, dict(step=1, loss=0.5))
+
+
+def test_a_temporary_file_that_cannot_be_removed_does_not_undo_a_write(tmp_path, monkeypatch):
+    def fail(path, missing_ok=False):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(Path, 'unlink', fail)
+    write_json(tmp_path / 'manifest.json', 1)
+    FolderBoard(tmp_path / 'leases').put('run', 1)
+    assert read_json(tmp_path / 'manifest.json') == 1
 
 
 def test_a_torn_line_of_telemetry_spoils_no_table(run):
