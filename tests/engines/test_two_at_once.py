@@ -8,8 +8,10 @@ import time
 
 import pytest
 from conftest import ROOT
+from invented import TINY, invented_collection
 from kit import REPRODUCE, metrics, reproduce, run_dir, write_yaml
 
+from reproduce_kit.data.collection import write_collection
 from reproduce_kit.store.progress import read_progress
 
 pytestmark = pytest.mark.soak
@@ -46,15 +48,17 @@ def has_logged(runs, name, lines):
 
 
 def artefacts(folder) -> list:
-    names = ('history.jsonl', 'epoch-2/model/model.safetensors', 'epoch-2/perquery.csv')
+    names = ('history.jsonl', 'epoch-20/model/model.safetensors', 'epoch-20/perquery.csv')
     return [(folder / name).read_bytes() for name in names]
 
 
 @pytest.fixture
 def study(tmp_path):
-    """Three parameter files."""
+    """Three parameter files of runs of 40 updates."""
+    write_collection(invented_collection(), tmp_path / 'texts')
+    settings = TINY | dict(epochs=20, collection=str(tmp_path / 'texts'))
     for name in NAMES:
-        write_yaml(tmp_path, name)
+        write_yaml(tmp_path, name, **settings)
     return tmp_path
 
 

@@ -34,61 +34,29 @@ os.environ |= dict(
 TESTS = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TESTS), str(TESTS / 'helpers')]
 import conftest  # noqa: F401  the small hub's folder
-import numpy as np
 import torch
 import torch.utils.tensorboard  # noqa: F401
 import transformers  # noqa: F401
 import yaml
 from fault_points import Library, Point, all_points, spread
+from invented import TINY, invented_collection
 from papermill.engines import papermill_engines
 from sentence_transformers import CrossEncoder
 
 from reproduce_kit.cli.app import main
 from reproduce_kit.config.settings import example_settings
 from reproduce_kit.core import KitError, sha256
-from reproduce_kit.data.collection import Collection, write_collection
+from reproduce_kit.data.collection import write_collection
 from reproduce_kit.engines.modal_files import OfferedFile, bring_home, safe_path
 from reproduce_kit.publish.page_processes import import_modules_of
 from reproduce_kit.publish.page_shell import PageEngine
-from reproduce_kit.testing.fake_hub import fake_model, fake_words
+from reproduce_kit.testing.fake_hub import fake_model
 from reproduce_kit.testing.page_clone import LINKED
 
 VOLUME = BASE / 'files/volume'
 FETCHED = ('.json', '.jsonl', '.csv', '.run.gz', '.safetensors', '.ipynb')
+NAMES = dict(study='mine', recipe='first', name='lion')
 SECONDS = 120  # after which a command hangs
-SETTINGS = dict(
-    study='mine',
-    recipe='first',
-    name='lion',
-    backbone='tiny-bert',
-    layers=1,
-    max_length=32,
-    passage_words=None,
-    test_topics=None,
-    train_pairs=16,
-    dev_pairs=8,
-    global_batch=8,
-    device_batch=8,
-    depth=10,
-    epochs=1,
-    save_steps=1,
-    collection='texts',
-)
-SPLITS = dict(train=range(16), dev=range(16, 20), test=range(20, 28), more=range(28, 34))
-
-
-def invented_collection() -> Collection:
-    """Topics that share words with their one relevant passage, and their candidates."""
-    rng, words = np.random.default_rng(12), fake_words()
-    corpus = {f'd{i}': ' '.join(rng.choice(words, 8)) for i in range(40)}
-    topics, qrels, candidates = {}, {}, {}
-    for split, numbers in SPLITS.items():
-        topics[split] = {f'q{i}': ' '.join(corpus[f'd{i}'].split()[:3]) for i in numbers}
-        qrels[split] = {f'q{i}': {f'd{i}': 1} for i in numbers}
-        candidates[split] = {
-            f'q{i}': {f'd{(i + step) % 40}': 1.0 / (1 + step) for step in range(5)} for i in numbers
-        }
-    return Collection('invented', corpus, topics, qrels, candidates)
 
 
 def make_clone(folder: Path):
@@ -97,7 +65,7 @@ def make_clone(folder: Path):
     for name in (*LINKED, 'params/smoke'):
         (folder / name).symlink_to(conftest.ROOT / name)
     write_collection(invented_collection(), folder / 'texts')
-    settings = example_settings() | SETTINGS | dict(collection=str(WORK / 'texts'))
+    settings = example_settings() | TINY | NAMES | dict(collection=str(WORK / 'texts'))
     (folder / 'params/mine/lion.yaml').write_text(yaml.safe_dump(settings))
 
 
