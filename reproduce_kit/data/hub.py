@@ -91,7 +91,8 @@ def hub_errors(repo: str, revision: str, kind: str):
         raise KitError(f"{subject}: the hub refused ({str(error).splitlines()[0]})") from None
     except Exception as error:
         if getattr(error, 'errno', None) in DISK_ADVICE:
-            raise as_kit_error(error, error.filename or _cache_folder(repo, kind), 'use') from error
+            place = error.filename or _cache_folder(repo, kind)
+            raise as_kit_error(error, place, 'use') from error
         if not _is_out_of_reach(error):
             raise
         is_offline = os.environ.get('HF_HUB_OFFLINE') in ('1', 'true', 'on')

@@ -36,7 +36,7 @@ def _settings(cfg) -> dict:
 
 
 def _check_config(run: Run) -> list:
-    "Compare the settings that a run began with; keys that are newer than it have their defaults."
+    "Compare the settings that a run began with; keys that it lacks have their defaults."
     try:
         began = _settings(make_config(run.manifest['config'], str(run.folder / 'manifest.json')))
     except KitError as error:

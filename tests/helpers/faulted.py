@@ -43,7 +43,7 @@ from invented import TINY, invented_collection
 from papermill.engines import papermill_engines
 from sentence_transformers import CrossEncoder
 
-from reproduce_kit.cli.app import main
+from reproduce_kit.cli.app import disk_error, main
 from reproduce_kit.config.settings import example_settings
 from reproduce_kit.core import KitError, sha256
 from reproduce_kit.data.collection import write_collection
@@ -113,8 +113,11 @@ def fetch() -> int:
         bring_home(FolderVolume(), offered_files())
     except KitError as error:
         print(f'error: {error}')
-        return 1
-    return 0
+    except OSError as error:
+        print(f'error: {disk_error(error)}')  # as the command line does
+    else:
+        return 0
+    return 1
 
 
 # --- a command, as a child
@@ -247,7 +250,9 @@ def third_state(scenario: Scenario, found: dict, old: dict, new: dict) -> list:
             problems.append(f'{key}: nobody knows it')
         elif not any(key in side and same(key, value, side[key]) for side in (old, new)):
             problems.append(f'{key}: neither the old nor the new one')
-    problems += [f'{key}: lost' for key in old if key not in found and key in new]
+    # what ended otherwise elsewhere is open until it has arrived
+    kept = [key for key in old if not key.endswith('done.json')]
+    problems += [f'{key}: lost' for key in kept if key not in found and key in new]
     for key in found:
         if key.endswith('done.json'):
             problems += unvouched(key, found)
