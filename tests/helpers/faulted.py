@@ -185,10 +185,11 @@ def finish(pid: int, seconds: float = SECONDS) -> int:
 # --- what a folder may hold
 
 TEMPORARY = re.compile(
-    r'(^|/)\.[^/]+\.part(/|$)|\.part\.ipynb$|(^|/)\.[^/]*lock$|(^|/)checkpoint-\d+/|(^|/)\.writable$'
+    r'(^|/)\.[^/]+\.part(/|$)|\.part\.ipynb$|(^|/)\.[^/]*lock$'
+    r'|(^|/)checkpoint-\d+/|(^|/)\.writable$'
 )
 OF_AN_ATTEMPT = re.compile(
-    r'(^|/)(manifest\.json|events\.jsonl|done\.json|train\.ipynb|telemetry\.jsonl|failed\.json)$'
+    r'(^|/)(manifest|done|failed)\.json$|(^|/)(events|telemetry)\.jsonl$|(^|/)train\.ipynb$'
     r'|/tensorboard/|/\.leases/|/analysis/|/attempts/|(^|/)cache/'
 )
 

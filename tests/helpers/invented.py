@@ -1,4 +1,4 @@
-"""A collection of forty passages with candidates, and the settings of a run on it: a second each."""
+"""A collection of forty passages with candidates, and settings of a run of a second on it."""
 
 import numpy as np
 
