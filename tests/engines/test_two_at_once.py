@@ -9,7 +9,7 @@ import time
 import pytest
 from conftest import ROOT
 from invented import TINY, invented_collection
-from kit import REPRODUCE, metrics, reproduce, run_dir, write_yaml
+from kit import REPRODUCE, metrics, reproduce, run_dir, tiny_backbone, write_yaml
 
 from reproduce_kit.data.collection import write_collection
 from reproduce_kit.store.progress import read_progress
@@ -56,7 +56,7 @@ def artefacts(folder) -> list:
 def study(tmp_path):
     """Three parameter files of runs of 40 updates."""
     write_collection(invented_collection(), tmp_path / 'texts')
-    settings = TINY | dict(epochs=20, collection=str(tmp_path / 'texts'))
+    settings = TINY | tiny_backbone() | dict(epochs=20, collection=str(tmp_path / 'texts'))
     for name in NAMES:
         write_yaml(tmp_path, name, **settings)
     return tmp_path
