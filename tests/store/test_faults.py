@@ -16,7 +16,7 @@ import pytest
 from fault_points import build
 
 PROGRAM = Path(__file__).parent.parent / 'helpers/faulted.py'
-SAMPLE = ('run:2', 'evaluate:5', 'fetch:9', 'refetch:9')
+SAMPLE = ('run:1', 'evaluate:4', 'fetch:10', 'refetch:10')
 ALL = [  # more than 300 points; each entry takes minutes
     *(f'run:{first}-{first + 29}' for first in (1, 31, 61, 91)),
     *('evaluate:1-60', 'evaluate:61-120', 'tables:20', 'report:30', 'fetch:80', 'refetch:80'),
