@@ -14,7 +14,7 @@ import errno
 import hashlib
 import json
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import MISSING, fields, is_dataclass
 from functools import wraps
@@ -100,18 +100,23 @@ DISK_ADVICE = {
     "or set REPRODUCE_RUNS / REPRODUCE_CACHE to a folder of yours",
     errno.EROFS: "the file system is read-only; "
     "set REPRODUCE_RUNS / REPRODUCE_CACHE to a writable folder",
+    errno.EIO: "the disk or the network drive reported an error; check it",
+    errno.EAGAIN: "the system is short of processes or memory; end some",
 }
 
 
 def as_kit_error(
     error: OSError,  # what the operating system reported
-    path,  # the file that was being written
+    path,  # the file
+    doing: str = 'write',  # what was being done with it: write, read or, if unknown, use
 ) -> KitError:  # `DiskFull` when space is the reason
     "Return the same error with what to do about it."
     advice = DISK_ADVICE.get(error.errno, error.strerror or str(error))
+    if error.errno == errno.EACCES and doing != 'write':
+        advice = 'no permission; fix the permissions of the file and its folder'
     kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else KitError
     return kind(
-        f"cannot write {path}: {advice}, then run the same command again. "
+        f"cannot {doing} {path}: {advice}, then run the same command again. "
         "What was finished before is kept."
     )
 
@@ -135,7 +140,7 @@ def atomic_write(
     except OSError as error:
         raise as_kit_error(error, path) from error
     finally:
-        if part.parent.is_dir():
+        with suppress(OSError):  # what went wrong, or went well, was decided before
             part.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #4b09bce9
@@ -159,6 +164,8 @@ def read_json(path):
         return parse_json(Path(path).read_bytes().decode())
     except FileNotFoundError:
         raise KitError(f"{path} does not exist") from None
+    except OSError as error:
+        raise as_kit_error(error, path, 'read') from error
     except ValueError as error:
         raise KitError(
             f"{path} is not valid JSON ({error}); delete it and run the command that makes it again"
@@ -200,8 +207,13 @@ def sha256(
 ) -> str:  # 64 hexadecimal digits
     "Return the SHA-256 hash of a file or a value."
     if isinstance(what, Path):
-        with open(what, 'rb') as file:
-            return hashlib.file_digest(file, 'sha256').hexdigest()
+        try:
+            with open(what, 'rb') as file:
+                return hashlib.file_digest(file, 'sha256').hexdigest()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise as_kit_error(error, what, 'read') from error
     content = what if isinstance(what, bytes) else canonical_json(what).encode()
     return hashlib.sha256(content).hexdigest()
 

@@ -32,7 +32,7 @@ from reproduce_kit.cli.results import (
 )
 from .run import list_command, prepare, run
 from .sweep import sweep
-from ..core import KitError, as_kit_error, did_you_mean
+from ..core import DISK_ADVICE, KitError, as_kit_error, did_you_mean
 
 # %% ../../nbs/cli/90_app.ipynb #b85c73d7
 SECTIONS = {
@@ -53,6 +53,8 @@ def disk_error(
     "Return what to tell the user about an error of the operating system."
     if error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
         return as_kit_error(error, error.filename or 'a file')
+    if error.errno in DISK_ADVICE:
+        return as_kit_error(error, error.filename or 'a file', 'use')
     return error
 
 # %% ../../nbs/cli/90_app.ipynb #20c56e87

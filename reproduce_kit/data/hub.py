@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from ..core import KitError, NotCached, OutOfData, did_you_mean, sha256
+from reproduce_kit.core import (
+    DISK_ADVICE,
+    KitError,
+    NotCached,
+    OutOfData,
+    as_kit_error,
+    did_you_mean,
+    sha256,
+)
 
 # %% ../../nbs/data/30_hub.ipynb #9e5c01c5
 @dataclass(frozen=True)
@@ -82,6 +90,9 @@ def hub_errors(repo: str, revision: str, kind: str):
     except HfHubHTTPError as error:
         raise KitError(f"{subject}: the hub refused ({str(error).splitlines()[0]})") from None
     except Exception as error:
+        if getattr(error, 'errno', None) in DISK_ADVICE:
+            place = error.filename or _cache_folder(repo, kind)
+            raise as_kit_error(error, place, 'use') from error
         if not _is_out_of_reach(error):
             raise
         is_offline = os.environ.get('HF_HUB_OFFLINE') in ('1', 'true', 'on')

@@ -7,11 +7,19 @@ __all__ = ['MAX_CUT_OFF', 'is_settled', 'OutOfTime', 'AttemptResult', 'notebook_
 
 # %% ../../nbs/engines/65_attempt.ipynb #f76b3b85
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..config.settings import RunConfig
-from ..core import DiskFull, Interrupted, KitError, project_root, write_json
+from reproduce_kit.core import (
+    DiskFull,
+    Interrupted,
+    KitError,
+    as_kit_error,
+    project_root,
+    write_json,
+)
 from .cost import cost
 from reproduce_kit.engines.lease import (
     HEARTBEAT_SECONDS,
@@ -159,6 +167,8 @@ def _after_error(monitor: AttemptMonitor, error: Exception) -> AttemptResult:
         return _answer(monitor.run, 'elsewhere', message)
     if isinstance(error, Interrupted):
         return _end_attempt(monitor, RunState.STOPPED)
+    if isinstance(error, OSError):
+        error = as_kit_error(error, error.filename or monitor.run.folder, 'use')
     return _end_attempt(monitor, RunState.FAILED, error)
 
 
@@ -186,7 +196,8 @@ def _train_under(lease: Lease, run: Run, host: Host) -> AttemptResult:
     try:
         return _train_watched(run, AttemptMonitor(run, lease, host))
     finally:
-        lease.release()
+        with suppress(OSError):  # the end of this process, or its silence, gives it back as well
+            lease.release()
 
 # %% ../../nbs/engines/65_attempt.ipynb #1d6d8586
 def _is_trained_elsewhere(holder: dict, watch: Watch, host: Host) -> bool:
@@ -197,13 +208,8 @@ def _is_trained_elsewhere(holder: dict, watch: Watch, host: Host) -> bool:
     return watch.has_beaten and not (mine and holder.get('input') == mine)
 
 # %% ../../nbs/engines/65_attempt.ipynb #01f94cc6
-def attempt(
-    cfg: RunConfig,
-    host: Host = None,  # default: this machine
-) -> AttemptResult:
-    "Make one attempt at a run that has not ended; never two at once, wherever they are asked for."
-    host = host or Host()
-    run, watch = Run(cfg, run_folder(cfg)), Watch()
+def _attempt(run: Run, host: Host) -> AttemptResult:
+    cfg, watch = run.cfg, Watch()
     lease_name = f'{cfg.study}/{cfg.recipe}/{run.folder.name}'
     host.refresh()
     while not is_settled(run):
@@ -214,6 +220,8 @@ def attempt(
                 return _train_under(lease, run, host)
             lease.release()
             break
+        if not entry or entry.given_back:  # it ended while this process asked
+            continue
         if _is_trained_elsewhere(entry.holder, watch, host):
             since = time.strftime('%H:%M', time.localtime(entry.since))
             message = (
@@ -223,6 +231,20 @@ def attempt(
             return _answer(run, 'elsewhere', message)
         time.sleep(HEARTBEAT_SECONDS / 2)
     return _answer(run, 'skipped')
+
+
+def attempt(
+    cfg: RunConfig,
+    host: Host = None,  # default: this machine
+) -> AttemptResult:
+    "Make one attempt at a run that has not ended; never two at once, wherever they are asked for."
+    run = Run(cfg, run_folder(cfg))
+    try:
+        return _attempt(run, host or Host())
+    except OSError as error:
+        trouble = as_kit_error(error, error.filename or run.folder, 'use')
+        full = isinstance(trouble, DiskFull)
+        return _answer(run, str(RunState.FAILED), str(trouble), is_disk_full=full)
 
 # %% ../../nbs/engines/65_attempt.ipynb #d0516908
 def train_config(

@@ -11,7 +11,9 @@ import json
 import math
 from dataclasses import asdict, dataclass
 
+from ..config.files import make_config
 from ..config.settings import PLACEMENT_KEYS, RunConfig
+from ..core import KitError
 from ..store.history import read_history
 from ..store.run import Run, RunState, run_folder
 from ..training.schedules import planned_rate
@@ -29,15 +31,27 @@ def _difference(what: str, actual, wanted) -> list:
     return [f'{what}: the run has {actual}, the config asks for {wanted}']
 
 
+def _settings(cfg) -> dict:
+    return json.loads(cfg.model_dump_json(exclude=set(PLACEMENT_KEYS)))
+
+
+def _check_config(run: Run) -> list:
+    "Compare the settings that a run began with; keys that it lacks have their defaults."
+    try:
+        began = _settings(make_config(run.manifest['config'], str(run.folder / 'manifest.json')))
+    except KitError as error:
+        return [str(error)]
+    wanted = _settings(run.cfg)
+    return [line for key in wanted for line in _difference(key, began.get(key), wanted[key])]
+
+
 def check_settings(run: Run) -> list:
     "Compare the manifest's settings, batch and number of updates with the config."
     cfg, manifest = run.cfg, run.manifest
-    settings = {k: v for k, v in manifest['config'].items() if k not in PLACEMENT_KEYS}
-    wanted = json.loads(cfg.model_dump_json(exclude=set(PLACEMENT_KEYS)))
     batch, updates = manifest['batch'], manifest['updates']
     global_batch = batch['per_device'] * batch['world'] * batch['accumulation']
     return [
-        *_difference('config', settings, wanted),
+        *_check_config(run),
         *_difference('identity', manifest['identity'], cfg.identity),
         *_difference('global batch', global_batch, cfg.global_batch),
         *_difference('updates', updates['done' if run.done else 'planned'], cfg.updates),

@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -73,19 +73,26 @@ class FolderBoard:
     ) -> bool:
         "Put a value, and return whether it was put."
         part = _new_part(self.path)
-        part.write_text(json.dumps(value))
-        if not new:
+        try:
+            part.write_text(json.dumps(value))
+            if new:
+                return _link(part, self._file(key))
             part.replace(self._file(key))
             return True
-        try:
-            return _link(part, self._file(key))
         finally:
-            part.unlink()
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
 
 # %% ../../nbs/engines/20_lease.ipynb #bfab593f
+def _birth(process) -> float:
+    "Return when a process began, by a clock that nobody sets."
+    began = process.create_time()
+    return round(began - psutil.boot_time(), 2) if psutil.LINUX else began
+
+
 def this_process() -> dict:  # {'host', 'pid', 'born'}
     "Describe this process as a holder."
-    return dict(host=socket.gethostname(), pid=os.getpid(), born=psutil.Process().create_time())
+    return dict(host=socket.gethostname(), pid=os.getpid(), born=_birth(psutil.Process()))
 
 # %% ../../nbs/engines/20_lease.ipynb #326d403d
 def is_here(
@@ -98,7 +105,7 @@ def is_here(
 def _has_ended(holder: dict) -> bool:
     "Whether a holder on this machine is gone."
     try:
-        return psutil.Process(holder['pid']).create_time() != holder['born']
+        return _birth(psutil.Process(holder['pid'])) != holder['born']
     except psutil.NoSuchProcess:
         return True
 

@@ -123,9 +123,9 @@ def prepare_configs(
             if key in ready:
                 continue
             ready.add(key)
-            start = time.time()
+            start = time.monotonic()
             found = prepare()
-            rows.append(dict(what=what, found=found, seconds=round(time.time() - start, 1)))
+            rows.append(dict(what=what, found=found, seconds=round(time.monotonic() - start, 1)))
             say(f'{what}: {found}')
     return rows
 
@@ -148,7 +148,7 @@ def check_before_training(configs: list):
         probe = run_folder(cfg) / '.writable'
         with atomic_write(probe) as file:
             file.write('')
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process may do the same
     classes = [cfg for cfg in configs if cfg.updates]
     if any(is_class_path(name) for cfg in classes for name in (cfg.optimizer, cfg.rest or '')):
         from reproduce_kit.training.optimizer_contract import check_contract  # torch: late
@@ -251,14 +251,14 @@ def _training_line(settings) -> str:
 # %% ../../nbs/engines/70_local.ipynb #1ef0679e
 def _train_encoder(watched, run, notebook) -> str:
     "Execute the notebook of an encoder or a bi-encoder, and say what it came to."
-    settings, start, state = run.settings, time.time(), RunState.FAILED
+    settings, start, state = run.settings, time.monotonic(), RunState.FAILED
     watched.begin(settings)
     try:
         execute_notebook(notebook, run.folder / notebook.name, settings.model_dump())
         line, state = _training_line(settings), RunState.DONE
     finally:
         watched.end(settings, state)
-    return f'{line}, {format_duration(time.time() - start)}'
+    return f'{line}, {format_duration(time.monotonic() - start)}'
 
 # %% ../../nbs/engines/70_local.ipynb #e186b443
 def train_encoders(

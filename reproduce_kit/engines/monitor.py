@@ -7,6 +7,7 @@ __all__ = ['PUBLISH_SECONDS', 'MAX_PUBLISH_FAILURES', 'Host', 'AttemptRecord', '
 
 # %% ../../nbs/engines/60_monitor.ipynb #bdf553d7
 import contextlib
+import math
 import sys
 import threading
 import time
@@ -65,7 +66,7 @@ class AttemptRecord:
             rates=host.rates and host.rates['source'],
             of=run.cfg.updates,
         )
-        self.has_started = False
+        self.has_started, self.began = False, time.monotonic()
 
     def start(self):
         "Write down that the attempt has started, once."
@@ -75,7 +76,7 @@ class AttemptRecord:
 
     def beat(self):
         "Write down that the attempt is alive."
-        self.run.record(EventKind.ALIVE, attempt=self.number, step=self._logged_updates())
+        self.run.record(EventKind.ALIVE, attempt=self.number, **self._so_far())
 
     def end(
         self,
@@ -84,8 +85,12 @@ class AttemptRecord:
     ):
         "Write down how the attempt ended, also if it never came to start."
         self.start()
-        facts = dict(how=how, step=self._logged_updates(), message=message)
+        facts = dict(how=how, **self._so_far(), message=message)
         self.run.record(EventKind.ENDED, attempt=self.number, **facts)
+
+    def _so_far(self) -> dict:
+        worked = round(time.monotonic() - self.began, 1)
+        return dict(step=self._logged_updates(), worked=worked)
 
     def _logged_updates(self) -> int:
         history = read_history(self.run.folder)
@@ -106,13 +111,13 @@ class Publisher:
         give_up: Callable,  # called with the error that ends the attempt
     ):
         self.publish, self.update, self.give_up = publish, update, give_up
-        self.published_at = time.time()
+        self.published_at = time.monotonic()
         self.failures = 0
         self.thread = None
 
     def offer(self, update: int):
         "Start to publish the checkpoint of `update` if that is due; do not wait for it."
-        is_overdue = time.time() - self.published_at > PUBLISH_SECONDS
+        is_overdue = time.monotonic() - self.published_at > PUBLISH_SECONDS
         is_due = update != self.update or self.failures or is_overdue
         is_busy = self.thread and self.thread.is_alive()
         if is_due and not is_busy:
@@ -129,7 +134,7 @@ class Publisher:
             print(f'{error} ({self.failures})', file=sys.stderr)
             if self.failures >= MAX_PUBLISH_FAILURES or isinstance(error, DiskFull):
                 self.give_up(error)
-        self.published_at = time.time()
+        self.published_at = time.monotonic()
 
     def wait(self):
         "Wait until nothing is being published."
@@ -149,9 +154,10 @@ class KernelGuard:
         for child in self.process.children():
             if child.pid in self.others:
                 continue
-            for process in [*child.children(recursive=True), child]:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for process in [*child.children(recursive=True), child]:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.kill()
 
 # %% ../../nbs/engines/60_monitor.ipynb #d3bcfcf8
 class AttemptMonitor:
@@ -173,12 +179,12 @@ class AttemptMonitor:
         self.kernel.kill()
 
     def _watch(self):
-        renewed_at = 0
+        renewed_at = -math.inf
         while not self.is_over.wait(min(1, HEARTBEAT_SECONDS)):
             try:
-                if time.time() - renewed_at > HEARTBEAT_SECONDS:
+                if time.monotonic() - renewed_at > HEARTBEAT_SECONDS:
                     self._renew_lease()
-                    renewed_at = time.time()
+                    renewed_at = time.monotonic()
                 self.publisher.offer(self._last_checkpoint())
             except Exception as error:
                 return self.end(error)

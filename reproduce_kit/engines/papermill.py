@@ -140,6 +140,7 @@ def execute_notebook(
                 config=connection,
                 extra_arguments=['--Application.log_level=50'],
             )
+        part.replace(output)
     except PapermillExecutionError as e:
         raise _cell_error(e, part) from None
     except OSError as e:
@@ -151,7 +152,6 @@ def execute_notebook(
             'the kernel that executed the notebook was killed, most likely because memory ran out; '
             f'lower device_batch or free some memory\n{GO_ON}'
         ) from None
-    part.replace(output)
 
 # %% ../../nbs/engines/10_papermill.ipynb #cbb83ded
 def _wanted_processes(cfg: RunConfig) -> int:

@@ -56,7 +56,7 @@ def _seconds_to_go(attempt: Attempt | None, now: float) -> float:
     updates = attempt.step - attempt.first_step if attempt else 0
     if updates <= 0:
         return None
-    seconds = max(1.0, attempt.seen - attempt.started)
+    seconds = max(1.0, attempt.seconds)
     rest = (attempt.of - attempt.step) * seconds / updates
     return max(0.0, rest - (now - attempt.seen))
 

@@ -54,10 +54,10 @@ def _note_end(watched: WatchedRuns, ended: EndedAttempt) -> EndedAttempt:
 # %% ../../nbs/engines/68_side_by_side.ipynb #f8fcc575
 def _one_by_one(watched: WatchedRuns) -> Iterator[EndedAttempt]:
     for run in watched.runs.values():
-        cfg, start = run.settings, time.time()
+        cfg, start = run.settings, time.monotonic()
         watched.begin(cfg)
         result = attempt(cfg)
-        yield _note_end(watched, EndedAttempt(run.label, cfg, result, time.time() - start))
+        yield _note_end(watched, EndedAttempt(run.label, cfg, result, time.monotonic() - start))
 
 # %% ../../nbs/engines/68_side_by_side.ipynb #db96fc6e
 CONTEXT = get_context('spawn')  # a fork would copy locks that this process's threads hold
@@ -85,7 +85,7 @@ class _Child:
 
     def __init__(self, run: LocalRun, watched: WatchedRuns, threads: int):
         self.label, self.cfg, self.watched = run.label, run.settings, watched
-        self.start = time.time()
+        self.start = time.monotonic()
         self.receiver, sender = CONTEXT.Pipe(duplex=False)
         arguments = (self.cfg, threads, sender)
         self.process = CONTEXT.Process(target=_attempt_in_child, args=arguments)
@@ -102,7 +102,7 @@ class _Child:
             message = f'its process ended with exit code {self.process.exitcode}, without a word'
             result = AttemptResult(self.cfg.name, run_folder(self.cfg).name, 'failed', message)
         self.close()
-        seconds = time.time() - self.start
+        seconds = time.monotonic() - self.start
         return _note_end(self.watched, EndedAttempt(self.label, self.cfg, result, seconds))
 
     def interrupt(self):

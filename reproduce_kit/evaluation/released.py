@@ -54,14 +54,14 @@ class PartScorer:
 
     def _score(self, judged: EvalSet, candidates: dict, path: Path, label: str):
         "Score candidates, and write them as a run file, whole or not at all."
-        start = time.time()
+        start = time.monotonic()
         self.model = self.model or load_reranker(self.run.cfg)
         precision = scoring_precision(self.run.cfg.score_precision, self.model.device)
         texts = judged.topics, judged.corpus, candidates, max(map(len, candidates.values()))
         with computing_in(precision, self.model):
             part = rerank(self.model, *texts, progress=label)
         write_run(path, part, tag=self.run.folder.name)
-        seconds = round(time.time() - start, 1)
+        seconds = round(time.monotonic() - start, 1)
         pairs = self.stored + sum(map(len, part.values()))
         self.run.record(EventKind.SCORED, pairs=pairs, seconds=seconds)
         note_precision(self.run, precision)
@@ -91,7 +91,7 @@ def evaluate_released(
     if not (folder / 'metrics.json').exists():
         scorer = PartScorer(run, pairs)
         rankings = {set_name: scorer.ranking(judged) for set_name, judged in sets.items()}
-        start = time.time()
+        start = time.monotonic()
         rows = {
             f'{name}/{set_name}': evaluate(rankings[set_name], judged.qrels, judged.shown)
             for set_name, judged in sets.items()
@@ -100,6 +100,6 @@ def evaluate_released(
         tag = f'{run.folder.name}-epoch-0'
         about = dict(epoch=0, means=averages, selection=None)
         write_rankings(folder, sets, rankings, rows, tag, **about)
-        run.record(EventKind.EVALUATED, epoch=0, seconds=round(time.time() - start, 1))
+        run.record(EventKind.EVALUATED, epoch=0, seconds=round(time.monotonic() - start, 1))
     shutil.rmtree(folder / 'parts', ignore_errors=True)
     return read_json(folder / 'metrics.json')

@@ -280,7 +280,7 @@ def _write_measures(run: Run, folder: Path, sets: dict, epoch: int, reranked: _R
 # %% ../../nbs/evaluation/60_rerank.ipynb #1910fd6c
 def _measure(run: Run, folder: Path, sets: dict, epoch: int, select=None) -> dict:
     "Rerank and measure sets with the model of an epoch, or read what was measured."
-    start = time.time()
+    start = time.monotonic()
     is_missing = not (folder / 'metrics.json').exists()
     wait_for_all()  # no process may write before all have looked
     if is_missing:
@@ -288,7 +288,7 @@ def _measure(run: Run, folder: Path, sets: dict, epoch: int, select=None) -> dic
         if process_rank() == 0:
             _write_measures(run, folder, sets, epoch, reranked)
             if not run.done:
-                seconds = round(time.time() - start, 1)
+                seconds = round(time.monotonic() - start, 1)
                 run.record(EventKind.EVALUATED, epoch=epoch, seconds=seconds)
     write_sidecars(run, folder, sets, epoch)
     wait_for_all()

@@ -6,7 +6,6 @@
 __all__ = ['COST', 'telemetry_means', 'telemetry_hashes', 'Cost', 'cost_of', 'paid_for', 'memory_table']
 
 # %% ../../nbs/results/34_memory_table.ipynb #c951b274
-import json
 from dataclasses import dataclass
 
 from ..config.optimizers import optimizer_titles
@@ -14,13 +13,13 @@ from ..core import artifact_dir, read_record
 from .read_once import file_hash
 from .run_groups import by_backbone
 from .table import MISSING, Table, format_signed
+from ..store.history import read_lines
 from ..store.run import Run
 
 # %% ../../nbs/results/34_memory_table.ipynb #02eb5dba
 def telemetry_means(run: Run) -> dict:
     "Return the mean of each sampled quantity of a run; empty if nothing was sampled."
-    path = run.folder / 'telemetry.jsonl'
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = read_lines(run.folder / 'telemetry.jsonl')
     samples = [line['samples'] for line in lines]
     total = sum(samples)
     means = {}

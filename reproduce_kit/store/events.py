@@ -23,8 +23,8 @@ class EventKind(StrEnum):
     "What can happen to a run."
 
     STARTED = 'started'  # an attempt: where, devices, dollars_per_hour, rates, of (updates)
-    ALIVE = 'alive'  # the attempt goes on: step (updates logged)
-    ENDED = 'ended'  # the attempt: how (done, failed or stopped), step, message
+    ALIVE = 'alive'  # the attempt goes on: step (updates logged), worked (seconds)
+    ENDED = 'ended'  # the attempt: how (done, failed or stopped), step, worked, message
     CUT_OFF = 'cut off'  # noticed later: the attempt ended without a word
     OPENED = 'opened'  # the training process has the folder: threads, batch
     CHECKPOINT = 'checkpoint'  # step (updates done), seconds (of training, of all attempts)

@@ -32,11 +32,12 @@ class Attempt:
     step: int = 0  # updates that were logged
     ended: str | None = None  # done, failed, stopped or cut off; None: no end is known
     message: str = ''  # why it failed
+    worked: float | None = None  # seconds by a clock that nobody sets; None: by start and end
 
     @property
     def seconds(self) -> float:
         "How long it took."
-        return round(self.seen - self.started, 1)
+        return round(self.seen - self.started, 1) if self.worked is None else self.worked
 
     @property
     def dollars(self) -> float | None:

@@ -92,7 +92,7 @@ class CheckpointKeeper:
     def __init__(self, run: Run):
         self.run = run
         self.seconds_before = run.progress.train_seconds  # of earlier attempts
-        self.started = time.time()
+        self.started = time.monotonic()
 
     def keep(
         self,
@@ -104,7 +104,7 @@ class CheckpointKeeper:
         if rest == 0:
             export_epoch_model(checkpoint, self.run.epoch(epoch))
         write_checksums(checkpoint)
-        trained = round(self.seconds_before + time.time() - self.started, 1)
+        trained = round(self.seconds_before + time.monotonic() - self.started, 1)
         self.run.record(EventKind.CHECKPOINT, step=updates_done, seconds=trained)
 
     def leave_out(
@@ -250,9 +250,9 @@ class TrainingCallback(ProgressCallback):
         if self.is_stopping:
             return  # there is no time; the run does it when it goes on
         if self.on_epoch and self._is_epoch_end(state):
-            began = time.time()
+            began = time.monotonic()
             self.on_epoch(state.global_step // self.run.cfg.epoch_updates)
-            self.checkpoints.leave_out(time.time() - began)
+            self.checkpoints.leave_out(time.monotonic() - began)
 
     def on_train_end(self, args, state, control, **_):
         super().on_train_end(args, state, control)

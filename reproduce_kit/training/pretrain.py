@@ -107,13 +107,13 @@ class PreTraining:
     update: int = 0  # updates done
     tokens: int = 0  # tokens read
     seconds_before: float = 0.0  # of earlier attempts
-    started: float = 0.0  # time.time() at the start of this attempt
+    started: float = 0.0  # time.monotonic() at the start of this attempt
     losses: dict = field(default_factory=dict)  # {name: sum since the last line of the history}
 
     @property
     def seconds(self) -> float:
         "Seconds of all attempts."
-        return self.seconds_before + time.time() - self.started
+        return self.seconds_before + time.monotonic() - self.started
 
 # %% ../../nbs/training/60_pretrain.ipynb #059777ed
 def _save_checkpoint(training: PreTraining):
@@ -170,7 +170,7 @@ def _start(settings: EncoderSettings, pieces: Pieces) -> PreTraining:
         _load_checkpoint(training, point)
     else:
         _start_from_frequencies(training)
-    training.started = time.time()
+    training.started = time.monotonic()
     return training
 
 # %% ../../nbs/training/60_pretrain.ipynb #b7168328

@@ -6,7 +6,6 @@
 __all__ = ['nvml_device', 'sample_usage', 'Telemetry']
 
 # %% ../../nbs/training/30_telemetry.ipynb #91c347fb
-import json
 import threading
 import time
 from pathlib import Path
@@ -14,6 +13,8 @@ from pathlib import Path
 import psutil
 import pynvml
 import torch
+
+from ..store.history import append_line
 
 # %% ../../nbs/training/30_telemetry.ipynb #7f8f9913
 def nvml_device():
@@ -88,8 +89,7 @@ class Telemetry(threading.Thread):
             line[name] = round(mean, 4)
         if torch.cuda.is_available():
             line['gpu_peak_gib'] = round(torch.cuda.max_memory_allocated() / 2**30, 4)
-        with open(self.path, 'a') as file:
-            file.write(json.dumps(line) + '\n')
+        append_line(self.path, line)
 
     def close(self):
         "End the thread."

@@ -1,5 +1,9 @@
 """How attempts end, without a notebook: what is written, and what is answered."""
 
+import errno
+import re
+import shutil
+
 import pytest
 
 from reproduce_kit.config.files import make_config
@@ -8,7 +12,7 @@ from reproduce_kit.core import DiskFull, KitError, read_json
 from reproduce_kit.engines import attempt as attempt_module
 from reproduce_kit.engines import local
 from reproduce_kit.engines.attempt import attempt, train_config
-from reproduce_kit.engines.lease import LeaseLost
+from reproduce_kit.engines.lease import FolderBoard, LeaseLost
 from reproduce_kit.engines.monitor import Host
 from reproduce_kit.store.events import EventKind
 from reproduce_kit.store.run import Run, run_folder
@@ -131,3 +135,45 @@ def test_a_full_disk_stops_a_study_and_another_failure_does_not(
     configs = [run.cfg, make_config(example_settings(name='second'))]
     outcome = local.run_study(configs, say=lambda line: None)
     assert len(outcome.failed) == tried and outcome.done == []
+
+
+def test_a_board_that_cannot_be_written_is_a_failure_in_words(run):
+    run.folder.parents[2].joinpath('.leases').write_text('no folder')
+    answer = attempt(run.cfg)
+    assert answer.state == 'failed'
+    assert re.match(r'cannot use .*\.leases.*: .*, then run the same command again', answer.message)
+
+
+def test_a_lease_that_cannot_be_given_back_does_not_hide_how_an_attempt_ended(run, monkeypatch):
+    def execute(*args):
+        leases = run.folder.parents[2] / '.leases'
+        shutil.rmtree(leases)
+        leases.write_text('no folder')
+        raise KitError('the notebook failed')
+
+    monkeypatch.setattr(attempt_module, 'execute_notebook', execute)
+    answer = attempt(run.cfg)
+    assert (answer.state, answer.message) == ('failed', 'the notebook failed')
+
+
+def test_an_error_of_the_disk_is_told_with_the_file_and_what_to_do(run, notebook_raises):
+    notebook_raises(OSError(errno.EIO, 'Input/output error', 'checkpoint-3/optimizer.pt'))
+    answer = attempt(run.cfg)
+    assert answer.message.startswith('cannot use checkpoint-3/optimizer.pt: the disk or')
+
+
+class BusyBoard(FolderBoard):
+    """A board on which another process takes each first number, and gives it back at once."""
+
+    def put(self, key, value, new=False):
+        if new and key.endswith('/1'):
+            super().put(key, value | dict(given_back=True), new=True)
+        return super().put(key, value, new=new)
+
+
+def test_a_run_that_another_process_has_just_left_is_not_trained_elsewhere(
+    run, notebook_raises, tmp_path
+):
+    notebook_raises(KitError('it was tried'))
+    answer = attempt(run.cfg, Host(board=BusyBoard(tmp_path / 'leases')))
+    assert (answer.state, answer.message) == ('failed', 'it was tried')

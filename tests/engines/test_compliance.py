@@ -80,3 +80,14 @@ def test_another_optimizer_is_a_difference(run):
     ]
     run.note(optimizer=None)
     assert check_run(run) == ['optimizer: the manifest does not describe it']
+
+
+def test_a_key_that_is_newer_than_a_run_has_its_default(tmp_path, monkeypatch):
+    """Manifests hold the keys that there were; identities leave defaults out."""
+    monkeypatch.setenv('REPRODUCE_RUNS', str(tmp_path))
+    run = open_run(make_config(example_settings()))
+    began = run.manifest['config']
+    run.note(config={key: value for key, value in began.items() if key != 'score_precision'})
+    assert check_run(run) == []
+    run.note(config=began | dict(learning_rate=0.1))
+    assert 'learning_rate: the run has 0.1, the config asks for 2e-05' in check_run(run)

@@ -5,6 +5,7 @@ import os
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from reproduce_kit.engines import lease as lease_module
@@ -212,3 +213,21 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_again(board, monkeypat
 
     monkeypatch.setattr(Path, 'read_text', read_text)
     assert board.get('a') == 1
+
+
+def test_a_correction_of_the_clock_makes_no_living_holder_dead(board, monkeypatch):
+    """Linux counts a process's birth from the machine's start, which moves with the clock."""
+    started = psutil.boot_time()
+    take(board)
+    monkeypatch.setattr(psutil._psplatform, 'boot_time', lambda: started + 3600)
+    assert take(board) is None
+
+
+def test_what_could_not_be_put_leaves_no_file(board, monkeypatch):
+    def fail(*paths):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(Path, 'replace', fail)
+    with pytest.raises(OSError, match='No space'):
+        board.put('a', 1)
+    assert not list(board.path.iterdir())

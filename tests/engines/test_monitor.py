@@ -1,9 +1,12 @@
 """What ends an attempt: a lost lease, a full disk, ten failures; and nothing less."""
 
+import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from reproduce_kit.config.files import make_config
@@ -32,9 +35,9 @@ def watched(host=None, **changes):
 
 
 def wait_for(condition, seconds=20):
-    end = time.time() + seconds
+    end = time.monotonic() + seconds
     while not condition():
-        assert time.time() < end, 'it did not happen'
+        assert time.monotonic() < end, 'it did not happen'
         time.sleep(0.02)
 
 
@@ -164,3 +167,36 @@ def test_a_slow_disk_is_not_waited_for():
     publisher.offer(2)
     assert time.time() - start < 0.3
     publisher.wait()
+
+
+def test_a_child_that_has_ended_meanwhile_keeps_no_other_alive():
+    guard, ended, other = KernelGuard(), sleeping_child(), sleeping_child()
+    found = [psutil.Process(child.pid) for child in (ended, other)]
+    ended.kill()
+    ended.wait()
+    guard.process = SimpleNamespace(children=lambda: found)  # as they were a moment ago
+    guard.kill()
+    assert other.wait(20) == -signal.SIGKILL
+
+
+def test_a_clock_that_is_set_back_stops_no_heartbeat(monkeypatch):
+    """Another machine would take the run over while this one trains it."""
+    with watched() as monitor:
+        lease, now = monitor.lease, time.time
+
+        def beat():
+            return lease.board.get(f'{lease.name}/{lease.number}')['beat']
+
+        taken = beat()
+        wait_for(lambda: beat() > taken)
+        monkeypatch.setattr(time, 'time', lambda: now() - 86_400)
+        wait_for(lambda: beat() < taken, 5)
+
+
+@pytest.mark.parametrize('days', [-1, 1])
+def test_a_clock_that_jumps_changes_no_bill(monkeypatch, days):
+    with watched() as monitor:
+        now = time.time
+        monkeypatch.setattr(time, 'time', lambda: now() + days * 86_400)
+        monitor.record.end('done')
+    assert 0 <= monitor.run.progress.last.seconds < 60
