@@ -27,17 +27,17 @@ def read_entries(lock: Path) -> dict:  # {package: its lines}
 
 
 def pip_install(*arguments, quiet: bool = False) -> bool:
-    "Run pip with hashes required; return whether it succeeded."
-    command = [sys.executable, '-m', 'pip', 'install', '-q', '--require-hashes', *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=quiet).returncode == 0
+    "Install what is listed and nothing else, by its hash; return whether that succeeded."
+    command = [sys.executable, '-m', 'pip', 'install', '-q', '--require-hashes', '--no-deps']
+    return subprocess.run([*command, *arguments], cwd=ROOT, capture_output=quiet).returncode == 0
 
 
 def install_entries(entries: list, *options, quiet: bool = False) -> bool:
-    "Install entries of a lock and nothing else; return whether that succeeded."
+    "Install entries of a lock; return whether that succeeded."
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / 'requirements.txt'
         file.write_text(''.join(entries))
-        return pip_install('--no-deps', *options, '-r', file, quiet=quiet)
+        return pip_install(*options, '-r', file, quiet=quiet)
 
 
 def sees_gpu() -> bool:
