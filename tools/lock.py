@@ -3,16 +3,19 @@
 Versions that are locked stay; `--upgrade` takes the newest. Options go to `uv pip compile`.
 """
 
+import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from urllib.parse import unquote
+from urllib.request import urlopen
 
-from install import CUDA_LOCK, LOCK, ROOT, read_entries
+from install import CPU_INDEX, CUDA_LOCK, LOCK, ROOT, read_entries
 
 EXTRAS = ('dev', 'docs', 'irds', 'mteb', 'pyterrier', 'crate')
 OLDEST_PYTHON = '3.11'
-# torch's CPU builds for Linux are on an index of their own (download.pytorch.org/whl/cpu).
+# torch's CPU builds for Linux are on an index of their own.
 TORCH_CPU = ROOT / 'tools/torch_cpu.sha256'
 HEAD = """\
 # Written by `make lock` from pyproject.toml: every version the kit was tried with, and the
@@ -42,17 +45,32 @@ def needs_cuda(package: str) -> bool:
     return is_cuda or package == 'triton'
 
 
+def cpu_builds(version: str) -> list:  # [hash, file name]
+    "Return torch's CPU builds for Linux, those on record or those that their index lists."
+    known = TORCH_CPU.read_text().splitlines() if TORCH_CPU.exists() else []
+    lines = [line.split() for line in known]
+    if lines and all(f'-{version}+cpu-' in name for _, name in lines):
+        return lines
+    try:
+        with urlopen(f'{CPU_INDEX}/torch/', timeout=60) as answer:
+            page = unquote(answer.read().decode())
+    except OSError as error:
+        sys.exit(f'{CPU_INDEX}: {error}; the hashes of torch {version} are there, so try later')
+    pattern = (
+        rf'/(torch-{re.escape(version)}\+cpu-[^/]*manylinux[^/]*\.whl)#sha256=([0-9a-f]{{64}})'
+    )
+    builds = {(digest, name) for name, digest in re.findall(pattern, page)}
+    if not builds:
+        sys.exit(f'{CPU_INDEX}: no CPU build of torch {version}')
+    return sorted(builds, key=lambda build: build[1])
+
+
 def with_cpu_hashes(entry: str) -> str:
-    "Return torch's entry with the hashes of its CPU builds."
-    version = entry.split()[0].removeprefix('torch==')
-    lines = [line.split() for line in TORCH_CPU.read_text().splitlines()]
-    if any(f'-{version}+cpu-' not in name for _, name in lines):
-        sys.exit(
-            f'{TORCH_CPU.name} is not of torch {version}; take its lines for Linux '
-            'from https://download.pytorch.org/whl/cpu/torch/'
-        )
+    "Return torch's entry with the hashes of its CPU builds; put those on record."
+    builds = cpu_builds(entry.split()[0].removeprefix('torch=='))
+    TORCH_CPU.write_text(''.join(f'{digest}  {name}\n' for digest, name in builds))
     pin, *files = [line.strip(' \\') for line in entry.splitlines()]
-    hashes = {*files, *(f'--hash=sha256:{digest}' for digest, _ in lines)}
+    hashes = {*files, *(f'--hash=sha256:{digest}' for digest, _ in builds)}
     return ' \\\n    '.join([pin, *sorted(hashes)]) + '\n'
 
 
