@@ -89,7 +89,7 @@ def init_folder(
 @click.argument('folder', default='.')
 @as_json
 def init_command(folder, as_json):
-    """Make a folder to work in, for a kit that was installed without its clone.
+    """Make a folder to work in without a clone.
 
     The folder gets the studies (params/), the notebooks (nbs/) and the paper's text. Files that
     are there stay as they are."""
