@@ -46,7 +46,7 @@ def sees_gpu() -> bool:
 
 
 def install_torch_for_cpu(entry: str) -> bool:
-    "Install torch's CPU build, of the configured indexes or of its own; return whether it is there."
+    "Install torch's CPU build, from any index that has it; return whether one has."
     exact = re.sub(r'==(\S+)', r'==\1+cpu', entry, count=1)
     from_its_index = ('--index-url', CPU_INDEX, *ONE_SHORT_TRY)
     return any(install_entries([exact], *index, quiet=True) for index in ((), from_its_index))

@@ -1,6 +1,6 @@
-"""Write requirements.lock and requirements-cuda.lock from pyproject.toml, with the hashes of all platforms' files.
+"""Write requirements.lock and requirements-cuda.lock, with the hashes of all platforms' files.
 
-Versions that are locked stay; `--upgrade` takes the newest. Options go to `uv pip compile`.
+What pyproject.toml asks for is resolved anew. Versions that are locked stay; `--upgrade` takes the newest. Options go to `uv pip compile`.
 """
 
 import re

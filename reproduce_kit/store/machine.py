@@ -35,7 +35,7 @@ PACKAGES = (
 
 # %% ../../nbs/store/05_machine.ipynb #d758b4cd
 def package_versions(more=()) -> dict:  # {package: version}
-    "Return the versions of the kit, of `PACKAGES` and of more packages, as far as they are installed."
+    "Return the versions of the kit, and of `PACKAGES` and more where they are installed."
     versions = {'reproduce-kit': __version__}
     for package in (*PACKAGES, *more):
         with suppress(PackageNotFoundError):

@@ -1,4 +1,4 @@
-"""The lock is whole, each of its files is known by its hash, and what pip installs is what it names."""
+"""The lock is whole, its files are known by their hashes, and pip installs nothing else."""
 
 import functools
 import http.server
