@@ -1,6 +1,7 @@
 """Write requirements.lock and requirements-cuda.lock, with the hashes of all platforms' files.
 
-What pyproject.toml asks for is resolved anew. Versions that are locked stay; `--upgrade` takes the newest. Options go to `uv pip compile`.
+What pyproject.toml asks for is resolved anew. Versions that are locked stay; `--upgrade` takes
+the newest. Options go to `uv pip compile`.
 """
 
 import re
