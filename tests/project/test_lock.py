@@ -12,6 +12,7 @@ from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, requires, version
 
 import pytest
+import yaml
 from conftest import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -212,6 +213,34 @@ def test_an_unknown_build_is_named(monkeypatch):
     monkeypatch.setenv('TORCH', 'rocm')
     with pytest.raises(SystemExit, match='TORCH=rocm: unknown build of torch; say cpu or cuda'):
         install.choose_locks('torch==1 \\\n')
+
+
+# The workflows
+
+
+def workflow_of(name: str) -> dict:
+    return yaml.safe_load((ROOT / f'.github/workflows/{name}.yml').read_text())
+
+
+def commands_of(workflow: dict) -> list:
+    steps = [step for job in workflow['jobs'].values() for step in job['steps']]
+    return [step['run'] for step in steps if 'run' in step]
+
+
+def test_each_python_is_tried_by_the_workflow():
+    matrix = workflow_of('test')['jobs']['test']['strategy']['matrix']
+    assert matrix['python'] == list(PYTHONS)
+
+
+def test_workflows_name_targets_of_make_and_locked_packages():
+    targets = re.findall(r'^([a-z-]+):', (ROOT / 'Makefile').read_text(), flags=re.MULTILINE)
+    entries = install.read_entries(install.LOCK)
+    workflows = [workflow_of(path.stem) for path in (ROOT / '.github/workflows').glob('*.yml')]
+    words = [line.split() for workflow in workflows for line in commands_of(workflow)]
+    made = [line[1] for line in words if line[0] == 'make']
+    installed = [line[2:] for line in words if line[:2] == ['python', 'tools/install.py']]
+    assert {'lock', 'soak', 'docs'} <= set(made) <= set(targets)
+    assert installed and set(sum(installed, [])) <= entries.keys()
 
 
 # Resolved anew, with the index
