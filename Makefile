@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 TEX := texlive-latex-base texlive-latex-recommended texlive-publishers texlive-fonts-recommended latexmk
 
-.PHONY: reproduce sweep demo test soak format lab readme docs bench gpu-bars gpu-wheels clean latex browser slurm triton
+.PHONY: reproduce sweep demo test soak format lock lab readme docs bench gpu-bars gpu-wheels clean latex browser slurm triton
 
 # Two runs at a time: faster on two cores than each run on both.
 reproduce: $(VENV)/.ready latex
@@ -37,6 +37,10 @@ format: $(VENV)/.ready
 lab: $(VENV)/.ready
 	$(BIN)/jupyter lab $$([ "$$(id -u)" = 0 ] && echo --allow-root) --LabApp.default_url=/lab/tree/tutorials/first_run.ipynb nbs
 
+# New pins and hashes for what pyproject.toml asks for; with UPGRADE=--upgrade, the newest versions of all.
+lock: $(VENV)/.ready
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/lock.py $(UPGRADE)
+
 readme: $(VENV)/.ready
 	$(BIN)/python tools/readme.py
 
@@ -65,10 +69,10 @@ clean:
 	rm -rf $(VENV) .gpu-wheels cache docs/_build paper/build paper/main.pdf *.egg-info _proc
 	@echo "kept: runs/ (delete it yourself to train everything again)"
 
-$(VENV)/.ready: requirements.lock pyproject.toml
+$(VENV)/.ready: requirements.lock requirements-cuda.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "reproduce-kit needs Python 3.11 or newer; say: make PYTHON=python3.11")'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo 'making $(VENV) (a few minutes, once)'; $(PYTHON) -m venv --clear $(VENV); }
-	$(BIN)/python -m pip install -q -r requirements.lock
+	$(BIN)/python tools/install.py
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
@@ -89,7 +93,7 @@ latex:
 
 # Triton's interpreter for the tests of its kernel; the CUDA build of torch brings a Triton of its own.
 triton: $(VENV)/.ready
-	@$(BIN)/python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("triton") is None)' || $(BIN)/python -m pip install -q --no-deps triton==3.7.1 || echo 'no Triton for this machine; the tests of its kernel are skipped'
+	@$(BIN)/python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("triton") is None)' || $(BIN)/python tools/install.py triton || echo 'no Triton for this machine; the tests of its kernel are skipped'
 
 browser:
 	$(call apt,command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null,Chromium,chromium)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MOST_NAMED', 'DISK_ADVICE', 'CHECKSUMS_FILE', 'KitError', 'DiskFull', 'NotCached', 'NotLoggedIn', 'OutOfData',
-           'Interrupted', 'did_you_mean', 'project_root', 'project_path', 'artifact_dir', 'data_folder', 'as_kit_error',
-           'atomic_write', 'write_json', 'parse_json', 'read_json', 'read_record', 'canonical_json', 'sha256',
-           'one_reading', 'once', 'cache_lock', 'write_checksums', 'checksum_error']
+           'Interrupted', 'did_you_mean', 'project_root', 'kit_folder', 'project_path', 'artifact_dir', 'data_folder',
+           'as_kit_error', 'atomic_write', 'write_json', 'parse_json', 'read_json', 'read_record', 'canonical_json',
+           'sha256', 'one_reading', 'once', 'cache_lock', 'write_checksums', 'checksum_error']
 
 # %% ../nbs/00_core.ipynb #083bdb59
 import difflib
@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import MISSING, fields, is_dataclass
 from functools import wraps
+from importlib.resources import files
 from pathlib import Path
 
 # %% ../nbs/00_core.ipynb #b0ea6c80
@@ -71,8 +72,14 @@ def project_root() -> Path:
             return folder
     raise KitError(
         f"{here} is not inside a reproduce-kit folder: neither it nor a folder above it has "
-        "settings.ini and params/; change into your clone, or set REPRODUCE_ROOT to it"
+        "settings.ini and params/; change into your clone, set REPRODUCE_ROOT to it, "
+        "or make a folder to work in: `reproduce init my-folder`"
     )
+
+# %% ../nbs/00_core.ipynb #93850815
+def kit_folder() -> Path:
+    "Return the folder of the library's modules."
+    return Path(str(files('reproduce_kit')))
 
 # %% ../nbs/00_core.ipynb #4fcb9c9d
 def project_path(path) -> Path:

@@ -18,6 +18,7 @@ from .data import data_group
 from .doctor import doctor
 from .engines import engines_command, evaluate, fetch, logs, stop
 from .export import export
+from .init import init_command
 from .new_study import new_command
 from .plan import plan
 from reproduce_kit.cli.results import (
@@ -36,7 +37,7 @@ from ..core import DISK_ADVICE, KitError, as_kit_error, did_you_mean
 
 # %% ../../nbs/cli/90_app.ipynb #b85c73d7
 SECTIONS = {
-    'Set-up': (doctor, data_group, completion),
+    'Set-up': (init_command, doctor, data_group, completion),
     'Study': (new_command, list_command, plan, prepare, sweep, run, logs),
     'Results': (
         *(rerank, retrieve, evaluate, tables, figures, paper),

@@ -42,6 +42,7 @@ from reproduce_kit.engines.modal_machines import (
     modal_host,
     note_call,
     refresh,
+    shipped_folders,
     volume,
 )
 from ..store.machine import git_state
@@ -226,8 +227,8 @@ def _shipped_files() -> list:
     "Return the files of the kit that go into the images."
     ignored = {'__pycache__', '.ipynb_checkpoints'}
     paths = []
-    for folder in ('reproduce_kit', 'nbs/experiments'):
-        paths += sorted((project_root() / folder).rglob('*'))
+    for folder in shipped_folders():
+        paths += sorted(folder.rglob('*'))
     return [path for path in paths if path.is_file() and not ignored & set(path.parts)]
 
 

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +24,7 @@ from reproduce_kit.core import (
     KitError,
     artifact_dir,
     data_folder,
+    kit_folder,
     one_reading,
     project_root,
     read_json,
@@ -38,7 +38,7 @@ from reproduce_kit.publish.page_processes import (
     execute_pages,
     import_modules_of,
 )
-from ..store.machine import PACKAGES, git_state
+from ..store.machine import git_state, package_versions
 from ..store.run import require_runs
 from ..verdicts.claim_files import claims_paths, claims_study
 
@@ -156,7 +156,7 @@ def _named_data(notebook: Path) -> list:
 def _keys(pages: dict, study: str, recipe: str) -> dict:
     "Return {page: one hash over everything that it can read}."
     folders = (
-        project_root() / 'reproduce_kit',
+        kit_folder(),
         project_root() / 'params',
         artifact_dir('runs'),
         artifact_dir('paper') / 'performance',
@@ -168,7 +168,7 @@ def _keys(pages: dict, study: str, recipe: str) -> dict:
             recipe,
             git_state(),
             *(str(artifact_dir(kind)) for kind in ('paper', 'figures')),
-            {package: version(package) for package in (*PACKAGES, 'matplotlib', 'seaborn')},
+            package_versions(['matplotlib', 'seaborn']),
             *(_file_stats(folder) for folder in folders),
         ]
     )

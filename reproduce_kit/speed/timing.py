@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -178,7 +177,11 @@ def save_benchmark(
     "Write `paper/performance/NAME-cpu.csv` (or -cuda), and what it was measured on."
     import torch  # noqa: PLC0415  late: reading results must start fast
 
-    from reproduce_kit.store.machine import PACKAGES, git_state, hardware  # noqa: PLC0415  too
+    from reproduce_kit.store.machine import (  # noqa: PLC0415  too
+        git_state,
+        hardware,
+        package_versions,
+    )
 
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     path = artifact_dir('paper') / 'performance' / f'{name}-{device}.csv'
@@ -189,7 +192,7 @@ def save_benchmark(
         date=time.strftime('%Y-%m-%d'),
         git=git_state(),
         hardware=hardware(),
-        packages={package: version(package) for package in PACKAGES},
+        packages=package_versions(),
         sha256=sha256(path),
     )
     write_json(path.with_suffix('.json'), facts)

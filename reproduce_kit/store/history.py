@@ -11,7 +11,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from ..core import as_kit_error, atomic_write
+from ..core import KitError, as_kit_error, atomic_write, parse_json
 
 # %% ../../nbs/store/20_history.ipynb #7d087730
 def append_line(
@@ -48,17 +48,39 @@ def append_history(
     append_line(folder / 'history.jsonl', line)
 
 # %% ../../nbs/store/20_history.ipynb #545984ed
+def _checked_line(text: str) -> dict:
+    "Return a line; raise `ValueError` unless it has an update and numbers."
+    line = parse_json(text)
+    if not isinstance(line, dict) or type(line.get('step')) is not int:
+        raise ValueError('no update (step)')
+    for name, value in line.items():
+        if value is not None and type(value) not in (int, float):
+            raise ValueError(f'{name} is no number')
+    return line
+
+
 def read_history(
     folder,  # of a run
 ) -> list:  # dicts, in the order of the file
     "Return the lines of a run's `history.jsonl`; empty without the file."
     path = Path(folder) / 'history.jsonl'
+    if not path.exists():
+        return []
+    try:
+        *texts, rest = path.read_bytes().decode('utf-8-sig').split('\n')
+    except UnicodeDecodeError:
+        raise KitError(f'{path} is not UTF-8 text; take it from a copy') from None
     lines = []
-    for text in path.read_text().splitlines() if path.exists() else []:
+    for number, text in enumerate([*texts, rest], 1):
         try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
+            lines += [_checked_line(text)] if text.strip() else []
+        except ValueError as error:
+            if number > len(texts):
+                break
+            raise KitError(
+                f'{path}, line {number}: {error}; delete the run to train it again, or '
+                'take the file from a copy'
+            ) from None
     return lines
 
 # %% ../../nbs/store/20_history.ipynb #ebc9063a

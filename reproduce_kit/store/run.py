@@ -12,7 +12,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 
 from ..config.backbones import backbone_states, file_state
@@ -31,7 +30,14 @@ from reproduce_kit.core import (
 )
 from .checkpoints import delete_checkpoints
 from .events import EventKind
-from .machine import PACKAGES, git_state, hardware, process_rank, world_size
+from .lock import INSTALL
+from reproduce_kit.store.machine import (
+    git_state,
+    hardware,
+    package_versions,
+    process_rank,
+    world_size,
+)
 from .progress import RunProgress, read_progress, record_event
 
 # %% ../../nbs/store/10_run.ipynb #6be635b8
@@ -153,7 +159,7 @@ def _first_manifest(cfg: RunConfig) -> dict:
         identity=cfg.identity,
         git=git_state(),
         hardware=hardware(),
-        packages={package: version(package) for package in PACKAGES},
+        packages=package_versions(),
         batch=cfg.batch(world_size()),
         updates=dict(planned=cfg.updates),
     )
@@ -184,7 +190,7 @@ def record_data(
             raise KitError(
                 f"{run.folder.name} began on {name} {recorded[name][:8]}, "
                 f"found {fingerprint[:8]} now (another version of a package, or of a file?); "
-                f"restore it (pip install -r requirements.lock), "
+                f"restore it ({INSTALL}), "
                 f"or delete {run.folder} to start over"
             )
     run.note(data=recorded | fingerprints)

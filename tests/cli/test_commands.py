@@ -26,7 +26,7 @@ from reproduce_kit.engines.run_rows import RunRow
 from reproduce_kit.store.run import RunState
 
 NAMES = {
-    'Set-up': ['doctor', 'data', 'completion'],
+    'Set-up': ['init', 'doctor', 'data', 'completion'],
     'Study': ['new', 'list', 'plan', 'prepare', 'sweep', 'run', 'logs'],
     'Results': [
         *['rerank', 'retrieve', 'evaluate', 'tables', 'figures', 'paper'],
@@ -36,6 +36,7 @@ NAMES = {
     'Other machines': ['engines', 'fetch', 'stop'],
 }
 OPTIONS = {
+    'init': ['folder', '--json'],
     'new': ['study', '--json'],
     'list': ['paths', '--on', '--json'],
     'plan': ['paths', '--on', '--rates', '--max-dollars', '--script', '--json'],
