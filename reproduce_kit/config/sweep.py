@@ -217,9 +217,10 @@ def read_sweep(
     "Read a sweep."
     path = sweep_file(name)
     if not path.exists():
+        known = ', '.join(sweep_names()) or 'none'
         raise KitError(
-            f'{path} does not exist; it says how a study is tuned. There are: '
-            f'{", ".join(sweep_names()) or "none"}; name one of them, or copy its file and change it'
+            f'{path} does not exist; it says how a study is tuned. There are: {known}; '
+            'name one of them, or copy its file and change it'
         )
     values, text = read_parameters(path)
     sweep = validated(Sweep, values, str(path), text)

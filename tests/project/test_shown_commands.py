@@ -76,11 +76,11 @@ def words_of(command: str) -> list:
 def parse(words: list):
     """Parse the words after `reproduce`; raise click's error for what is wrong."""
     command, name = main, 'reproduce'
-    context = click.Context(main, info_name=name)
+    context = click.Context(main, info_name=name, **main.context_settings)
     while isinstance(command, click.Group) and words:
         name, command, words = command.resolve_command(context, words)
     if not isinstance(command, click.Group):
-        command.make_context(name, words)
+        command.make_context(name, words, parent=context)
 
 
 def parse_with_gaps(words: list):
