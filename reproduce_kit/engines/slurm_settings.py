@@ -33,9 +33,7 @@ def _checked_texts(value, info):
     "Return a list or a table of texts; raise `ValueError` if anything else is in it."
     for each in value.values() if isinstance(value, dict) else value:
         if not isinstance(each, str) or not each:
-            raise ValueError(
-                f'{info.field_name}: expected text in quotes; found {str(each)[:80]!r}'
-            )
+            raise ValueError(f'{info.field_name}: expected text in quotes; found {repr(each)[:80]}')
         _checked_line(each, info)
     return value
 
