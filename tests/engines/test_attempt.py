@@ -3,12 +3,13 @@
 import errno
 import re
 import shutil
+from contextlib import contextmanager
 
 import pytest
 
 from reproduce_kit.config.files import make_config
 from reproduce_kit.config.settings import example_settings
-from reproduce_kit.core import DiskFull, KitError, read_json
+from reproduce_kit.core import DiskFull, KitError, atomic_write, read_json
 from reproduce_kit.engines import attempt as attempt_module
 from reproduce_kit.engines import local
 from reproduce_kit.engines.attempt import attempt, train_config
@@ -177,3 +178,18 @@ def test_a_run_that_another_process_has_just_left_is_not_trained_elsewhere(
     notebook_raises(KitError('it was tried'))
     answer = attempt(run.cfg, Host(board=BusyBoard(tmp_path / 'leases')))
     assert (answer.state, answer.message) == ('failed', 'it was tried')
+
+
+def test_two_commands_that_try_the_same_folder_do_not_stop_each_other(run, monkeypatch):
+    """The other one has removed the file with which both try whether they can write."""
+
+    @contextmanager
+    def write_and_lose(path):
+        with atomic_write(path) as file:
+            yield file
+        path.unlink()
+
+    monkeypatch.setattr(local, 'atomic_write', write_and_lose)
+    monkeypatch.setattr(local, 'weights_folder', lambda backbone: None)
+    local.check_before_training([run.cfg])
+    assert run.folder.is_dir()

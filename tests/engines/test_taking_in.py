@@ -6,7 +6,7 @@ from multiprocessing import get_context
 import pytest
 
 from reproduce_kit.core import KitError
-from reproduce_kit.engines.modal_files import OfferedFile, download
+from reproduce_kit.engines.modal_files import OfferedFile, bring_home, download
 
 CONTENT = b'0123456789' * 1000
 
@@ -56,3 +56,24 @@ def test_two_processes_that_fetch_do_not_write_into_each_other(offered):
 
     assert download(Volume(second), offered)
     assert offered.target.read_bytes() == CONTENT
+
+
+class Unreadable:
+    """A volume from which nothing can be read."""
+
+    def read_file_into_fileobj(self, path, file):
+        cut_off()
+
+
+def test_a_run_that_ended_otherwise_elsewhere_is_open_until_it_has_arrived(tmp_path, monkeypatch):
+    """Its old end would vouch for files of which some are new."""
+    monkeypatch.setenv('REPRODUCE_RUNS', str(tmp_path))
+    folder = tmp_path / 's/r/x-00000000'
+    folder.mkdir(parents=True)
+    files = []
+    for name in ('metrics.json', 'done.json'):
+        (folder / name).write_text('{"old": 1}')
+        files.append(OfferedFile(f's/r/x-00000000/{name}', folder / name, '0' * 64, 9))
+    with pytest.raises(KitError):
+        bring_home(Unreadable(), files)
+    assert [path.name for path in folder.iterdir()] == ['metrics.json']
