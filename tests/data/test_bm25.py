@@ -10,6 +10,8 @@ import pytrec_eval
 from anserini import index_with_anserini
 from kit import need
 
+from reproduce_kit.cli.doctor import check_java
+from reproduce_kit.core import KitError
 from reproduce_kit.data.bm25 import lucene_search
 from reproduce_kit.data.trec import read_qrels, read_run
 from reproduce_kit.evaluation.metrics import evaluate
@@ -76,3 +78,16 @@ def test_searching_an_index_that_is_there_equals_indexing_and_searching(tmp_path
     assert searched == fresh
     assert len(searched.run) == 150
     assert searched.stats['documents'] == 190
+
+
+def test_without_pyserini_the_search_and_the_doctor_say_what_to_do(tmp_path, monkeypatch):
+    """It has no wheels, so it may be missing where all the rest is there."""
+    (tmp_path / 'pyserini').mkdir()
+    (tmp_path / 'pyserini/__init__.py').write_text('')
+    monkeypatch.syspath_prepend(tmp_path)
+    for ask in (check_java, lambda: lucene_search(tmp_path, {'q1': 'a topic'})):
+        with pytest.raises(
+            KitError, match='no first stage without Pyserini: `pip install'
+        ) as error:
+            ask()
+        assert 'run files' in str(error.value)

@@ -31,6 +31,12 @@ sys.addaudithook(note)
 pytestmark = pytest.mark.soak
 
 
+def outside() -> dict:
+    """The environment of a process that is told of no clone."""
+    told = ('REPRODUCE_', 'PYTHONPATH')
+    return {name: value for name, value in os.environ.items() if not name.startswith(told)}
+
+
 @pytest.fixture(scope='module')
 def built(tmp_path_factory):
     """The wheel and the source distribution; the wheel is made from the latter."""
@@ -52,13 +58,14 @@ def installed(built, tmp_path_factory):
     """A fresh environment with the wheel and this environment's libraries; its programs."""
     folder = tmp_path_factory.mktemp('env')
     subprocess.run([sys.executable, '-m', 'venv', '--without-pip', folder], check=True)
+    pip = [sys.executable, '-m', 'pip', '--python', folder / 'bin/python', 'install', '-q']
+    command = [*pip, '--no-deps', '--no-index', built[0]]
+    subprocess.run(command, env=outside(), check=True)
     (site,) = folder.glob('lib/python*/site-packages')
     libraries = Path(yaml.__file__).parents[1]
     (site / 'libraries.pth').write_text(f'{libraries}\n')
     watch = WATCH.format(clone=f'{ROOT}/', libraries=f'{libraries}/', log=str(folder / 'opened'))
     (site / 'sitecustomize.py').write_text(watch)
-    pip = [sys.executable, '-m', 'pip', '--python', folder / 'bin/python', 'install', '-q']
-    subprocess.run([*pip, '--no-deps', '--no-index', built[0]], check=True)
     return folder
 
 
@@ -66,14 +73,12 @@ def installed(built, tmp_path_factory):
 def command(installed, tmp_path_factory):
     """`reproduce` of that environment, in an empty folder."""
     folder = tmp_path_factory.mktemp('work')
-    env = {name: value for name, value in os.environ.items() if not name.startswith('REPRODUCE_')}
-    env.pop('PYTHONPATH', None)
 
     def run(*words):
         return subprocess.run(
             [installed / 'bin/reproduce', *words],
             cwd=folder,
-            env=env | dict(PATH=f'{installed}/bin:{os.environ["PATH"]}'),
+            env=outside() | dict(PATH=f'{installed}/bin:{os.environ["PATH"]}'),
             capture_output=True,
             text=True,
         )
@@ -137,5 +142,5 @@ def test_a_run_names_the_version_of_the_kit_and_no_commit(command):
 def test_the_watch_sees_a_file_of_the_clone(installed):
     """The proof above would not hold if it saw nothing."""
     code = f'open({str(ROOT / "settings.ini")!r})'
-    subprocess.run([installed / 'bin/python', '-c', code], check=True, cwd='/')
+    subprocess.run([installed / 'bin/python', '-c', code], check=True, cwd='/', env=outside())
     assert (installed / 'opened').read_text().splitlines()[-1] == str(ROOT / 'settings.ini')
