@@ -557,6 +557,10 @@ ESCAPES = {
         'more than 20 levels',
     ),
     ('study.yaml', '100,000 brackets'): (behind(b'x: ' + b'[' * 100_000), 'more than 20 levels'),
+    ('study.yaml', 'a measure of 10,000 signs'): (
+        first(b'RR@10', b'RR@' + b'- ' * 10_000 + b'10'),
+        'it is too long',
+    ),
     ('study.yaml', 'a megabyte'): (behind(b'# ' + b'x' * 2**20), 'more than 1 MiB'),
     ('study.yaml', 'an empty number'): (first(b'2026', b'!!int ""'), 'not valid YAML'),
     ('endpoint.yaml', 'an infinite margin'): (first(b'0.03', b'.inf'), 'finite number'),
