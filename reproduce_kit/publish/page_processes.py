@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from importlib import import_module
 from multiprocessing import get_context
@@ -78,6 +78,7 @@ def _execute_here(job: tuple, sender):
     gc.disable()  # a page ends soon, and what was copied is shared while nobody looks for garbage
     error = None
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         from papermill.engines import papermill_engines
 
         from reproduce_kit.publish.page_shell import PageEngine
@@ -90,6 +91,16 @@ def _execute_here(job: tuple, sender):
     sender.send(error)
 
 # %% ../../nbs/publish/08_page_processes.ipynb #476345be
+@contextmanager
+def _interrupts_wait():
+    "Keep Ctrl-C waiting in this process while the block runs, and in one that it starts."
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class _Child:
     "A page and the process that executes it."
 
@@ -97,7 +108,8 @@ class _Child:
         self.name = name
         self.receiver, sender = CONTEXT.Pipe(duplex=False)
         self.process = CONTEXT.Process(target=_execute_here, args=(job, sender))
-        self.process.start()
+        with _interrupts_wait():  # until the process can answer one
+            self.process.start()
         sender.close()  # so that the pipe ends with the process
 
     def ended(self) -> tuple:  # (name, error or None)

@@ -394,6 +394,7 @@ def page_key(tmp_path, monkeypatch):
         monkeypatch.setenv(f'REPRODUCE_{kind.upper()}', str(tmp_path / kind))
     monkeypatch.setenv('KIT_DATA', str(tmp_path))
     monkeypatch.setattr(pages, 'git_state', lambda: dict(commit='a', dirty=False))
+    monkeypatch.setattr(pages, 'kit_folder', lambda: tmp_path / 'reproduce_kit')
     for name in PAGE_INPUTS:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text('1')
@@ -434,7 +435,7 @@ def test_a_page_s_key_holds_commit_versions_and_folders(page_key, tmp_path, monk
     keys = [page_key()]
     monkeypatch.setattr(pages, 'git_state', lambda: dict(commit='b', dirty=False))
     keys.append(page_key())
-    monkeypatch.setattr(pages, 'version', lambda package: '0')
+    monkeypatch.setattr(pages, 'package_versions', lambda more: dict(torch='0'))
     keys.append(page_key())
     monkeypatch.setenv('REPRODUCE_FIGURES', str(tmp_path / 'elsewhere'))
     keys.append(page_key())

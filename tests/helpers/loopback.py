@@ -436,8 +436,8 @@ class Modal(Workspace, Apps, Calls, Machines, Volumes, ModalClientBase):
     def close(self):
         """Stop the clock, the machines and the server."""
         self.over = True
+        self.kill_all()  # so that nothing waits for a machine
         asyncio.run_coroutine_threadsafe(asyncio.wait([self.ticking]), self.loop).result(60)
-        for task in self.tasks.values():
-            self.kill(task)
+        self.kill_all()
         self.server.close()
         self.loop.call_soon_threadsafe(self.loop.stop)

@@ -86,6 +86,8 @@ class Machines:
     async def _start_waiting_calls(self):
         running = sum(task.is_running for task in self.tasks.values())
         for call in list(self.calls.values()):
+            if self.over:
+                return
             is_training = self.definition(call.function).function_name.startswith('train')
             if is_training and running >= self.machines:
                 continue
@@ -205,6 +207,11 @@ class Machines:
         for process in family:
             self._end(process)
         task.process.wait()
+
+    def kill_all(self):
+        """End all machines that have a process."""
+        for task in list(self.tasks.values()):
+            self.kill(task)
 
     def _end(self, process):
         with contextlib.suppress(psutil.NoSuchProcess):

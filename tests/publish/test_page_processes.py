@@ -1,5 +1,6 @@
 """Pages in copies of one process: what they show, what stops them, what they read again."""
 
+import multiprocessing.util
 import os
 import re
 import signal
@@ -129,6 +130,22 @@ def test_an_interrupted_page_ends_the_others(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         list(execute_pages(jobs))
     assert not (tmp_path / 'a-executed.ipynb').exists()
+
+
+def test_a_page_that_is_interrupted_before_it_begins_ends_without_a_traceback(
+    tmp_path, monkeypatch, capfd
+):
+    """A process that has just parted knows nothing yet of how a page answers Ctrl-C."""
+
+    def interrupt_and_go_on():
+        if os.getpid() != parent:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    parent = os.getpid()
+    monkeypatch.setattr(multiprocessing.util, '_close_stdin', interrupt_and_go_on)
+    with pytest.raises(KeyboardInterrupt):
+        list(execute_pages({'page': job(write_page(tmp_path, 'page', '1'))}))
+    assert 'Traceback' not in capfd.readouterr().err
 
 
 # one read for all pages
