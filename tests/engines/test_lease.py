@@ -4,6 +4,7 @@ import errno
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -115,8 +116,12 @@ class Clock:
     def on(self, host: str, skew: float = 0.0):
         """From now on this process is on another machine."""
         self.patch.setattr(lease_module.socket, 'gethostname', lambda: host)
-        self.patch.setattr(lease_module.time, 'time', lambda: self.now + skew)
-        self.patch.setattr(lease_module.time, 'monotonic', lambda: self.now + 7 * skew)
+        clocks = SimpleNamespace(  # of the leases alone: other threads sleep by the real ones
+            time=lambda: self.now + skew,
+            monotonic=lambda: self.now + 7 * skew,
+            monotonic_ns=time.monotonic_ns,
+        )
+        self.patch.setattr(lease_module, 'time', clocks)
 
     def wait(self, seconds: float):
         self.now += seconds
