@@ -97,8 +97,10 @@ def parse_yaml(
     try:
         value = yaml.load(text, _Loader)
     except _NO_VALUE as error:
-        problem = ' '.join(str(error).split())[:500]
-        raise KitError(f"{where} is not valid YAML: {problem}") from None
+        problem = ' '.join(str(error).split())[:500].replace(
+            'in "<unicode string>", line', 'at line'
+        )
+        raise KitError(f"{where} is not valid YAML: {problem}; correct it there") from None
     if excess := _excess(value):
         raise KitError(f"{where} has {excess}; write out what you mean")
     return value
