@@ -13,13 +13,13 @@ from ..core import artifact_dir, read_record
 from .read_once import file_hash
 from .run_groups import by_backbone
 from .table import MISSING, Table, format_signed
-from ..store.history import read_lines
+from ..store.history import read_json_lines
 from ..store.run import Run
 
 # %% ../../nbs/results/34_memory_table.ipynb #02eb5dba
 def telemetry_means(run: Run) -> dict:
     "Return the mean of each sampled quantity of a run; empty if nothing was sampled."
-    lines = read_lines(run.folder / 'telemetry.jsonl')
+    lines = read_json_lines(run.folder / 'telemetry.jsonl')
     samples = [line['samples'] for line in lines]
     total = sum(samples)
     means = {}
