@@ -51,7 +51,7 @@ from reproduce_kit.store.checkpoints import (
 )
 from ..store.history import append_history
 from ..store.machine import git_state, hardware
-from .callback import ProgressCallback, remove_printing_callbacks
+from .callback import ProgressCallback, silence_trainer
 from .distillation import DistilLoss
 from .teacher import bi_encoder_collection
 
@@ -168,7 +168,7 @@ def _distillation_trainer(model, settings: BiEncoderSettings, rows: dict, progre
     trainer = SentenceTransformerTrainer(
         model, arguments, data, loss=loss, callbacks=[DistillationCallback(settings, progress)]
     )
-    remove_printing_callbacks(trainer)
+    silence_trainer(trainer)
     return trainer
 
 # %% ../../nbs/training/80_bi_encoder.ipynb #61d3df1a

@@ -27,7 +27,7 @@ from reproduce_kit.store.checkpoints import (
 )
 from ..store.machine import process_rank, wait_for_all, world_size
 from ..store.run import Run
-from .callback import TrainingCallback, remove_printing_callbacks
+from .callback import TrainingCallback, silence_trainer
 from .group_losses import group_trainer
 from .microbatch import microbatch_trainer
 from .optimizers import make_optimizer
@@ -194,7 +194,7 @@ def make_trainer(
     else:
         most = cfg.batch(world_size())['per_device']
         trainer = microbatch_trainer(model, args, *data, most, cfg.loss, **parts)
-    remove_printing_callbacks(trainer)
+    silence_trainer(trainer)
     use_epoch_order(trainer, cfg)
     return trainer
 

@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 import yaml
-from kit import SMOKE, clone_env, link_clone, reproduce, reproduce_here
+from kit import SMOKE, clone_env, link_clone, reproduce_here
 from small_encoders import save_backbone
+from warm import reproduce_warm
 
 from reproduce_kit.data.collection import Collection, write_collection
 from reproduce_kit.testing.fake_hub import fake_words
@@ -92,7 +93,7 @@ def env(clone):
 
 @pytest.fixture(scope='module')
 def finished(clone, env):
-    p = reproduce('run', 'params/mine', '--jobs', 2, env=env, cwd=clone)
+    p = reproduce_warm('run', 'params/mine', env=env, cwd=clone)
     assert p.returncode == 0, p.stdout + p.stderr
     return p.stdout
 
@@ -110,7 +111,7 @@ def test_a_second_run_has_nothing_to_do(finished, clone, env):
 
 
 def test_its_table_has_its_own_columns_and_names(finished, clone, env):
-    p = reproduce('tables', '--study', 'mine', env=env, cwd=clone)
+    p = reproduce_warm('tables', '--study', 'mine', env=env, cwd=clone)
     assert p.returncode == 0, p.stdout + p.stderr
     table = (clone / 'paper/tables/table1.tex').read_text()
     assert 'nDCG@20 & R@100' in table
@@ -119,13 +120,13 @@ def test_its_table_has_its_own_columns_and_names(finished, clone, env):
 
 
 def test_every_number_of_its_table_is_that_of_its_source(finished, clone, env):
-    p = reproduce('why', clone / 'paper/tables/table1.tex', '--json', env=env, cwd=clone)
+    p = reproduce_warm('why', clone / 'paper/tables/table1.tex', '--json', env=env, cwd=clone)
     cells = json.loads(p.stdout)['cells']
     assert {cell['check'] for cell in cells} <= {'matches', 'source matches'}
 
 
 def test_its_report_speaks_of_no_other_study(finished, clone, env):
-    p = reproduce('report', 'mine', env=env, cwd=clone)
+    p = reproduce_warm('report', 'mine', env=env, cwd=clone)
     assert p.returncode == 0, p.stdout + p.stderr
     page = (clone / 'runs/mine/report.html').read_text()
     assert 'My RoBERTa' in page and 'Muon minus AdamW' in page
@@ -167,14 +168,14 @@ def test_printed_numbers_get_verdicts(finished, clone, env):
     muon = next(row for row in json.loads(p.stdout) if row['name'] == 'muon')['epochs']['1']
     file = clone / 'params/mine/published.csv'
     file.write_text(PRINTED.format(muon=muon))
-    p = reproduce('check', 'mine', '--json', env=env, cwd=clone)
+    p = reproduce_warm('check', 'mine', '--json', env=env, cwd=clone)
     cells = {(c['optimizer'], c['epoch']): c for c in json.loads(p.stdout)['cells']}
     assert cells['AdamW', 1]['state'] == 'differs'
     assert cells['Muon', 1]['state'] in ('reproduced', 'compatible')
     assert cells['Muon', 2]['state'] == 'not-comparable'
     assert p.returncode == 1
     file.write_text(PRINTED.format(muon=muon) + 'my-roberta,Muon,1,nDCG@20,test,0.7,Table 1\n')
-    p = reproduce('check', 'mine', env=env, cwd=clone)
+    p = reproduce_warm('check', 'mine', env=env, cwd=clone)
     file.unlink()
     assert p.returncode == 1
     assert 'published.csv, line 5: the number of line 3 again' in p.stderr
@@ -220,11 +221,11 @@ def test_its_claims_are_judged_on_print_and_on_its_runs(finished, clone, env):
     assert claims['A-recall']['answers'].keys() == {'our runs (first)'}
     assert claims['A-memory']['verdict'] == 'supported'
     assert claims['A-better']['answers'].keys() == {'our runs (first)'}
-    p = reproduce('report', 'mine', env=env, cwd=clone)
+    p = reproduce_warm('report', 'mine', env=env, cwd=clone)
     assert p.returncode == 0, p.stderr
     page = (clone / 'runs/mine/report.html').read_text()
     assert 'Muon is best in nDCG@20' in page and 'Table 1' in page
-    p = reproduce('tables', '--study', 'mine', env=env, cwd=clone)
+    p = reproduce_warm('tables', '--study', 'mine', env=env, cwd=clone)
     assert p.returncode == 0, p.stdout + p.stderr
     assert 'A-recall' in (clone / 'paper/tables/claims-paper.tex').read_text()
     (folder / 'claims/paper.yaml').write_text(CLAIMS.replace('won(', 'wins('))
@@ -238,7 +239,7 @@ def test_a_measure_that_is_listed_later_is_told(finished, clone, env):
     study = clone / 'params/mine/study.yaml'
     kept = study.read_text()
     study.write_text('measures: [nDCG@20, P@5]\n')
-    p = reproduce('report', 'mine', env=env, cwd=clone)
+    p = reproduce_warm('report', 'mine', env=env, cwd=clone)
     study.write_text(kept)
     assert p.returncode == 1
     assert 'was measured before its study listed P@5' in p.stderr

@@ -6,8 +6,9 @@ import shutil
 import pytest
 import yaml
 from conftest import ROOT
-from kit import clone_env, link_clone, reproduce, reproduce_here
+from kit import clone_env, link_clone, reproduce_here
 from test_own_study import invented_collection
+from warm import reproduce_warm
 
 from reproduce_kit.data.collection import write_collection
 from reproduce_kit.testing.fake_rerankers import fake_reranker, released_settings
@@ -53,7 +54,7 @@ def env(clone):
 
 @pytest.fixture(scope='module')
 def finished(clone, env):
-    p = reproduce('run', 'params/zoo', env=env, cwd=clone)
+    p = reproduce_warm('run', 'params/zoo', env=env, cwd=clone)
     assert p.returncode == 0, p.stdout + p.stderr
     return p.stdout
 
@@ -73,11 +74,11 @@ def test_a_second_run_has_nothing_to_do(finished, clone, env):
 
 
 def test_its_table_has_a_row_for_each_model(finished, clone, env):
-    p = reproduce('tables', '--study', 'zoo', env=env, cwd=clone)
+    p = reproduce_warm('tables', '--study', 'zoo', env=env, cwd=clone)
     assert p.returncode == 0, p.stdout + p.stderr
     table = (clone / 'paper/tables/table1.tex').read_text()
     assert 'Tiny BERT reranker' in table and 'Tiny ModernBERT reranker' in table
-    p = reproduce('why', clone / 'paper/tables/table1.tex', '--json', env=env, cwd=clone)
+    p = reproduce_warm('why', clone / 'paper/tables/table1.tex', '--json', env=env, cwd=clone)
     assert {cell['check'] for cell in json.loads(p.stdout)['cells']} <= {
         'matches',
         'source matches',
@@ -85,7 +86,7 @@ def test_its_table_has_a_row_for_each_model(finished, clone, env):
 
 
 def test_its_report_speaks_of_no_training(finished, clone, env):
-    p = reproduce('report', 'zoo', env=env, cwd=clone)
+    p = reproduce_warm('report', 'zoo', env=env, cwd=clone)
     assert p.returncode == 0, p.stdout + p.stderr
     page = (clone / 'runs/zoo/report.html').read_text()
     assert 'Tiny BERT reranker, as released' in page and 'Nothing was trained' in page
@@ -96,7 +97,7 @@ def test_printed_numbers_get_verdicts_set_by_set(finished, clone, env):
     means = json.loads((folder / 'epoch-0/metrics.json').read_text())['means']
     scores = dict(right=means['test']['nDCG@10'], more=means['more']['nDCG@10'])
     (clone / 'params/zoo/published.csv').write_text(PRINTED.format(**scores))
-    p = reproduce('check', 'zoo', '--json', env=env, cwd=clone)
+    p = reproduce_warm('check', 'zoo', '--json', env=env, cwd=clone)
     cells = {(c['model'], c['measure']): c for c in json.loads(p.stdout)['cells']}
     bert = 'Tiny BERT reranker'
     assert cells[bert, 'nDCG@10 on test']['state'] in ('reproduced', 'compatible')

@@ -3,7 +3,6 @@
 Long pages, and cells that begin with `#| slow`, run in `make soak`."""
 
 import json
-import multiprocessing
 import os
 import sys
 
@@ -11,6 +10,7 @@ import pytest
 from conftest import ROOT
 from nbdev.config import get_config
 from nbdev.test import test_nb as run_notebook
+from warm import fresh_processes, write_output_to
 
 from reproduce_kit.testing.fake_rerankers import fake_reranker
 
@@ -27,32 +27,18 @@ LONG_PAGES = {
     'experiments/distil',
     'experiments/pretrain',
     'experiments/throughput',
+    'experiments/train',
     'speed/30_cross_encoders',
+    'tutorials/evaluating_a_reranker',
+    'tutorials/loss_jumped',
+    'tutorials/same_seed',
 }
 SLOW = '#| slow'  # the first line of a cell that `make test` skips
 PARAMETERIZED = [p for p in NOTEBOOKS if p.parent.name in ('experiments', 'analysis')]
-LARGE_LIBRARIES = [
-    'torch',
-    'transformers',
-    'sentence_transformers',
-    'datasets',
-    'pandas',
-    'scipy.stats',
-    'matplotlib.pyplot',
-    'nbdev.test',
-]
 
 
 def relative(path):
     return str(path.relative_to(ROOT / 'nbs').with_suffix(''))
-
-
-@pytest.fixture(scope='module')
-def fresh_processes():
-    """Processes that start with the large libraries imported: half the time of a short page."""
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(LARGE_LIBRARIES)
-    return context
 
 
 def has_slow_cells(path):
@@ -62,9 +48,7 @@ def has_slow_cells(path):
 def run_in_this_process(path, log, is_whole):
     """Do what `nbdev_test` does with one notebook, its output in a file."""
     os.chdir(ROOT)
-    output = os.open(log, os.O_WRONLY | os.O_CREAT)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+    write_output_to(log)
     if relative(path) == 'experiments/released':
         fake_reranker('tiny-bert-reranker')
     config = get_config()
@@ -75,8 +59,8 @@ def run_in_this_process(path, log, is_whole):
     os._exit(0 if passed else 1)
 
 
-def run_in_a_fresh_process(path, log, fresh_processes, is_whole):
-    process = fresh_processes.Process(target=run_in_this_process, args=(path, str(log), is_whole))
+def run_in_a_fresh_process(path, log, is_whole):
+    process = fresh_processes().Process(target=run_in_this_process, args=(path, str(log), is_whole))
     process.start()
     process.join()
     assert process.exitcode == 0, log.read_text()[-6000:]
@@ -87,14 +71,14 @@ def mark_long(path):
 
 
 @pytest.mark.parametrize('path', map(mark_long, NOTEBOOKS), ids=relative)
-def test_a_notebook_runs(path, fresh_processes, tmp_path):
-    run_in_a_fresh_process(path, tmp_path / 'log', fresh_processes, is_whole=False)
+def test_a_notebook_runs(path, tmp_path):
+    run_in_a_fresh_process(path, tmp_path / 'log', is_whole=False)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize('path', filter(has_slow_cells, NOTEBOOKS), ids=relative)
-def test_a_notebook_runs_with_its_slow_cells(path, fresh_processes, tmp_path):
-    run_in_a_fresh_process(path, tmp_path / 'log', fresh_processes, is_whole=True)
+def test_a_notebook_runs_with_its_slow_cells(path, tmp_path):
+    run_in_a_fresh_process(path, tmp_path / 'log', is_whole=True)
 
 
 def test_every_long_page_is_there():

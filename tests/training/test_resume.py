@@ -118,6 +118,16 @@ def test_a_run_that_was_asked_to_end_saves_and_goes_on_as_if_nothing_had_been(as
     assert weights(cut) == weights(whole)
 
 
+def test_a_checkpoint_has_no_model_card(ask_after):
+    """The library writes one by itself, which takes longer than an update of a small model."""
+    run = open_tiny(name='no-card')
+    ask_after(1)
+    with pytest.raises(Interrupted):
+        start(run)
+    assert list(run.folder.glob('checkpoint-2/model.safetensors'))
+    assert not list(run.folder.rglob('README.md'))
+
+
 def test_a_run_that_was_asked_to_end_in_its_last_update_is_done_with_training(ask_after):
     run = open_tiny(name='asked-last')
     ask_after(7)
