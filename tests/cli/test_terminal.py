@@ -132,7 +132,18 @@ def test_nothing_is_coloured(drawn):
     assert not re.search(r'\x1b\[[0-9;]*m', drawn)
 
 
-def test_ctrl_c_leaves_a_whole_terminal_and_says_how_to_go_on(store, tmp_path):
+def test_ctrl_c_leaves_a_whole_terminal(store):
+    child = spawn_python(TWO_RUNS, env=dict(REPRODUCE_RUNS=store, SECONDS=60))
+    child.expect('demo-adamw +0')  # the view is drawn
+    before = child.before + child.after
+    child.sendintr()
+    text = before + printed(child)
+    assert not any('running' in line for line in screen(text))
+    assert text.rindex('\x1b[?25h') > text.rindex('\x1b[?25l')
+
+
+@pytest.mark.soak
+def test_ctrl_c_during_a_run_leaves_a_whole_terminal_and_says_how_to_go_on(store, tmp_path):
     params = tmp_path / 'params'
     params.mkdir()
     path = write_yaml(params, 'smoke', epochs=40)

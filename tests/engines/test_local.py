@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import psutil
 import pytest
 from conftest import ROOT
 from kit import metrics, need, reproduce, reproduce_here, run_dir, write_yaml
+from warm import reproduce_warm
 
 import reproduce_kit.publish.pages as pages
 from reproduce_kit.data.trec import read_run
@@ -47,14 +49,14 @@ class Study:
 
 @pytest.fixture(scope='module')
 def study(tmp_path_factory):
-    """A study of two smoke runs, trained."""
+    """A study of two smoke runs, trained side by side."""
     base = tmp_path_factory.mktemp('study')
     params = base / 'params'
     params.mkdir()
     write_yaml(params, 'smoke-lion')
     write_yaml(params, 'smoke-adamw', optimizer='adamw', learning_rate=1.0e-4, beta2=0.999)
     study = Study(base, params, '')
-    p = reproduce('run', params, env=study.env)
+    p = reproduce('run', params, '--jobs', 2, env=study.env | dict(OMP_NUM_THREADS=1))
     study.output = p.stdout + p.stderr
     assert p.returncode == 0, study.output
     return study
@@ -226,7 +228,7 @@ def test_a_run_that_was_stopped_and_resumed_equals_an_uninterrupted_one(
     (row,) = json.loads(reproduce_here('list', yaml, '--json', env=env).stdout)
     assert row['state'] == 'unfinished'
 
-    again = reproduce('run', yaml, env=env)
+    again = reproduce_warm('run', yaml, env=env)
     assert again.returncode == 0, again.stdout + again.stderr
     assert metrics(stopped) == metrics(whole)
     for name in ('history.jsonl', 'epoch-2/model/model.safetensors'):
@@ -236,10 +238,10 @@ def test_a_run_that_was_stopped_and_resumed_equals_an_uninterrupted_one(
 # side by side
 
 
-def test_runs_side_by_side_equal_runs_in_turn(study, tmp_path):
+@pytest.mark.soak
+def test_runs_in_turn_equal_runs_side_by_side(study, tmp_path):
     runs = tmp_path / 'runs'
-    env = study.env | dict(REPRODUCE_RUNS=runs, OMP_NUM_THREADS=1)
-    p = reproduce('run', study.params, '--jobs', 2, env=env)
+    p = reproduce('run', study.params, env=study.env | dict(REPRODUCE_RUNS=runs))
     assert p.returncode == 0, p.stdout + p.stderr
     assert '2 made, 0 done before, 0 failed' in p.stdout
     for name in ('smoke-lion', 'smoke-adamw'):
@@ -282,6 +284,7 @@ def test_runs_side_by_side_stop_with_the_command(study, tmp_path, how):
     assert not list(runs.glob('smoke/smoke/*/done.json'))
 
 
+@pytest.mark.soak
 def test_a_run_whose_process_was_killed_has_failed_and_the_other_goes_on(study, tmp_path):
     runs = tmp_path / 'runs'
     env = study.env | dict(REPRODUCE_RUNS=runs)
@@ -452,13 +455,18 @@ def interrupt_command(command):
 
 def interrupt_pages(command):
     """The command itself once missed a signal, and waited forever for pages that had stopped."""
-    for page in pages_under_way(command):
-        page.send_signal(signal.SIGINT)
+
+    def have_ended_it():
+        for page in pages_under_way(command):
+            with suppress(psutil.Error):  # a page that has ended meanwhile
+                page.send_signal(signal.SIGINT)
+        return command.poll() is not None
+
+    wait_for(have_ended_it, 30)
 
 
 def pages_under_way(command) -> list:
     """The processes of pages: copies of the command."""
-    assert command.poll() is None
     try:
         name = psutil.Process(command.pid).cmdline()
         children = psutil.Process(command.pid).children()
@@ -473,7 +481,7 @@ def test_ctrl_c_ends_the_pages_at_once(study, interrupt):
     command = start(
         BIN / 'reproduce', 'tables', '--study', 'smoke', env=study.env, stderr=subprocess.PIPE
     )
-    started = wait_for(lambda: pages_under_way(command))
+    started = wait_for(lambda: pages_under_way(command), 60)
     time.sleep(0.2)
     interrupt(command)
     _, errors = command.communicate(timeout=30)

@@ -1,15 +1,13 @@
 """Several processes that score together return what one returns, to the last bit."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from kit import SMOKE
+from shared_scoring import score_share
+from warm import fresh_processes
 
 from reproduce_kit.config.files import make_config
 from reproduce_kit.data.collection import Collection, write_collection
@@ -48,21 +46,19 @@ def score(inputs, world: int) -> list:
     """What each process returned, and how many batches it scored."""
     out = inputs / f'by-{world}'
     out.mkdir()
-    common = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free_port()), OMP_NUM_THREADS='1')
-    command = [sys.executable, ROOT / 'tests/helpers/shared_scoring.py']
+    common = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free_port()), WORLD_SIZE=str(world))
+    folders = [str(inputs / 'model'), str(inputs / 'texts'), str(out)]
     processes = [
-        subprocess.Popen(
-            [*command, inputs / 'model', inputs / 'texts', out],
-            cwd=ROOT,
-            env=os.environ | common | dict(RANK=str(rank), WORLD_SIZE=str(world)),
-            stderr=subprocess.PIPE,
-            text=True,
+        fresh_processes().Process(
+            target=score_share, args=(common | dict(RANK=str(rank)), *folders)
         )
         for rank in range(world)
     ]
     for process in processes:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors[-3000:]
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
     return [json.loads((out / f'{rank}.json').read_text()) for rank in range(world)]
 
 

@@ -1,11 +1,10 @@
-"""One of the processes that score a released reranker's candidates: python shared_scoring.py OUT.
+"""One of the processes that score a released reranker's candidates.
 
 The processes find each other through torchrun's variables. Each one gets all scores; each writes
 its own file."""
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import torch.distributed as dist
@@ -16,7 +15,8 @@ from reproduce_kit.evaluation.rerank import rerank
 from reproduce_kit.models.backbone import load_checkpoint
 
 
-def main(model: str, collection: str, out: str):
+def score_share(variables: dict, model: str, collection: str, out: str):
+    os.environ.update(variables)
     world = int(os.environ.get('WORLD_SIZE', 1))
     if world > 1:
         dist.init_process_group('gloo')
@@ -31,7 +31,3 @@ def main(model: str, collection: str, out: str):
     Path(out, f'{share.rank}.json').write_text(json.dumps(dict(run=run, batches=len(seen))))
     if world > 1:
         dist.barrier()
-
-
-if __name__ == '__main__':
-    main(*sys.argv[1:])

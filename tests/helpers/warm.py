@@ -45,6 +45,7 @@ def be_the_command(words, environment, cwd, *files):
     os.environ.clear()
     os.environ.update(environment)
     write_output_to(*files)
+    sys.path[:0] = filter(None, environment.get('PYTHONPATH', '').split(os.pathsep))
     sys.argv = ['reproduce', *words]
 
     from papermill.engines import papermill_engines  # noqa: PLC0415

@@ -345,8 +345,15 @@ def test_without_scripts_the_table_reads_and_its_panels_open(board, opened):
 
 
 @needs_browser
-@pytest.mark.parametrize('scheme', ['light', 'dark'])
-@pytest.mark.parametrize('width', [1280, 390])
+@pytest.mark.parametrize(
+    'scheme, width',
+    [
+        ('light', 390),
+        pytest.param('dark', 390, marks=pytest.mark.soak),
+        pytest.param('light', 1280, marks=pytest.mark.soak),
+        ('dark', 1280),
+    ],
+)
 def test_the_scoreboard_is_usable_by_everybody(board, opened, scheme, width):
     page = opened(board, color_scheme=scheme, viewport=dict(width=width, height=900))
     assert serious_violations(page) == []
@@ -382,7 +389,7 @@ def test_the_report_has_the_sweep_of_a_study_whose_results_are_kept(monkeypatch)
 
 
 @needs_browser
-@pytest.mark.parametrize('scheme', ['light', 'dark'])
+@pytest.mark.parametrize('scheme', ['light', pytest.param('dark', marks=pytest.mark.soak)])
 def test_the_report_is_usable_by_everybody(report, opened, scheme):
     page = opened(report, color_scheme=scheme, viewport=dict(width=390, height=900))
     assert serious_violations(page) == []

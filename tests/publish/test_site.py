@@ -27,6 +27,12 @@ PAGES_OF_EACH_KIND = [
     'scoreboards',
     'scoreboard/lion-vs-adamw',
 ]
+# Each page in one of two schemes, by turns; in the other one in `make soak`.
+LOOKS = [
+    pytest.param(name, scheme, marks=[pytest.mark.soak] if (n + m) % 2 else [])
+    for n, name in enumerate(PAGES_OF_EACH_KIND)
+    for m, scheme in enumerate(('light', 'dark'))
+]
 
 
 def build(folder: Path, *chosen: str) -> Path:
@@ -207,8 +213,7 @@ def result_links(page) -> list:
 
 
 @needs_browser
-@pytest.mark.parametrize('scheme', ['light', 'dark'])
-@pytest.mark.parametrize('name', PAGES_OF_EACH_KIND)
+@pytest.mark.parametrize('name, scheme', LOOKS)
 def test_a_page_has_no_serious_barrier(site, page, name, scheme):
     page.emulate_media(color_scheme=scheme)
     page.goto(address(site, name))
