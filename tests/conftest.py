@@ -4,6 +4,7 @@ The caches of collections and candidates are shared with the clone."""
 
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def set_environment():
 
 
 set_environment()
+sys.modules.setdefault('rfc3987_syntax', None)  # see `import_papermill`
 
 
 class FilesAndPages(LoadScopeScheduling):
@@ -53,6 +55,11 @@ class FilesAndPages(LoadScopeScheduling):
     def _split_scope(self, nodeid):
         file = nodeid.split('::')[0]
         return nodeid if file.endswith('test_notebooks.py') else file
+
+
+def pytest_configure():
+    """No test cuts the power, so this process need not wait for the disk; commands do."""
+    os.fsync = lambda file: None
 
 
 def pytest_collection_modifyitems(items):

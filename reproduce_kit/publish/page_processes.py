@@ -19,7 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from ..core import KitError, one_reading, read_json
-from ..engines.papermill import GO_ON, execute_notebook
+from ..engines.papermill import GO_ON, execute_notebook, import_papermill
 from ..engines.side_by_side import as_they_end
 
 # %% ../../nbs/publish/08_page_processes.ipynb #aa04fcef
@@ -45,12 +45,9 @@ def _modules_of(source: str) -> set:
     return set()
 
 # %% ../../nbs/publish/08_page_processes.ipynb #4f00dce2
-_NO_GRAMMAR = 'rfc3987_syntax'  # of web addresses, which no notebook has
-
-
 def import_modules_of(notebooks):
     "Import what notebooks will import, and what executes them."
-    sys.modules.setdefault(_NO_GRAMMAR, None)  # else jsonschema builds it: half of all imports
+    import_papermill()
     modules = {
         module
         for path in notebooks

@@ -138,7 +138,7 @@ def test_ctrl_c_leaves_a_whole_terminal(store):
     before = child.before + child.after
     child.sendintr()
     text = before + printed(child)
-    assert not any('running' in line for line in screen(text))
+    assert not any('1 running' in line for line in screen(text))
     assert text.rindex('\x1b[?25h') > text.rindex('\x1b[?25l')
 
 

@@ -33,7 +33,6 @@ os.environ |= dict(
 )
 TESTS = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TESTS), str(TESTS / 'helpers')]
-sys.modules['rfc3987_syntax'] = None  # a grammar that takes seconds, and that no notebook needs
 import conftest  # noqa: F401  the small hub's folder
 import torch
 import torch.utils.tensorboard  # noqa: F401

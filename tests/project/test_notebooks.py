@@ -22,6 +22,7 @@ NOTEBOOKS = sorted(
 LONG_PAGES = {
     'experiments/bench_growth',
     'experiments/bench_kit',
+    'experiments/bench_metrics',
     'experiments/bench_rerank',
     'experiments/bench_train',
     'experiments/distil',
@@ -30,6 +31,9 @@ LONG_PAGES = {
     'experiments/train',
     'speed/30_cross_encoders',
     'tutorials/evaluating_a_reranker',
+    'tutorials/own_optimizer',
+    'tutorials/own_study',
+    'tutorials/reading_an_audit',
     'tutorials/loss_jumped',
     'tutorials/same_seed',
 }
