@@ -108,6 +108,7 @@ DISK_ADVICE = {
     errno.EROFS: "the file system is read-only; "
     "set REPRODUCE_RUNS / REPRODUCE_CACHE to a writable folder",
     errno.EIO: "the disk or the network drive reported an error; check it",
+    errno.ENAMETOOLONG: "a name in it is too long; shorten it",
     errno.EAGAIN: "the system is short of processes or memory; end some",
 }
 

@@ -18,7 +18,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from .messages import line_of, read_yaml, validated
-from ..core import KitError, once, project_root
+from ..core import KitError, as_kit_error, once, project_root
 
 # %% ../../nbs/config/10_backbones.ipynb #46174f62
 class Shape(BaseModel):
@@ -190,6 +190,8 @@ def file_state(path) -> tuple | None:  # None: there is no file
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise as_kit_error(error, path, 'read') from None
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 # %% ../../nbs/config/10_backbones.ipynb #231076f4

@@ -108,7 +108,9 @@ _LINE = r'.*(?:\n|\Z)'  # whole: a line that could end anywhere would be tried i
 _KEY_LINES = re.compile(rf'[A-Za-z]\w*:{_LINE}(?:(?:[ #]|- ){_LINE}|\n)*')
 _TEXT = re.compile(r'([A-Za-z]\w*): ([a-z][\w.]*-[\w.-]*)\n', re.ASCII)  # YAML: no number, no date
 _COMMENTS = re.compile(r'(?:#.*\n|\n)*')
-_OTHER_BREAKS = re.compile('[\r\x85\u2028\u2029]')
+_UNUSUAL = re.compile(
+    '[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]'
+)  # no YAML, or a line's end
 _CONSTANTS = {str, int, float, bool, type(None)}
 
 
@@ -138,7 +140,7 @@ def _parts(text: str) -> list:  # of text: comments, or a key with all that belo
 def _read_by_key(text: str) -> dict:
     "Return the values of a text; empty if it has to be read as a whole."
     before, *parts = _parts(text)
-    if _OTHER_BREAKS.search(text) or not _COMMENTS.fullmatch(before):
+    if _UNUSUAL.search(text) or not _COMMENTS.fullmatch(before):
         return {}
     values = {}
     for part in parts:

@@ -112,12 +112,24 @@ def check_passages(data, read):
     assert len(fingerprint) == 64
 
 
+def titled_texts(lines: list) -> set:
+    """The ids of Tevatron's passages that name none."""
+    rows = [json.loads(line) for line in map(bytes.decode, lines) if line.strip()]
+    groups = ('positive_passages', 'negative_passages')
+    passages = [each for row in rows for group in groups for each in row.get(group, ())]
+    return {f'{each.get("title")} {each.get("text")}' for each in passages}
+
+
 def check_labels(data, read):
     _, labels = read
-    text = b'\n'.join(plain_lines(data)).decode()
+    lines = plain_lines(data)
+    text, titled = b'\n'.join(lines).decode(), titled_texts(lines)
     for of_topic in labels.values():
         assert all(map(math.isfinite, of_topic.values()))
-        assert all(json.dumps(docid)[1:-1] in text or docid in text for docid in of_topic)
+        assert all(
+            json.dumps(docid)[1:-1] in text or docid in text or docid in titled
+            for docid in of_topic
+        )
 
 
 def check_pairs(data, read):
@@ -536,6 +548,18 @@ ESCAPES = {
     ('passages', 'half a character'): (first(b'"d0"', b'"\\ud800"'), 'surrogates not allowed'),
     ('passages', 'an id with a space'): (first(b'"d0"', b'"d 0"'), 'has a space'),
     ('passages', 'an id that is a list'): (first(b'"d0"', b'["d0"]'), 'a whole number'),
+    ('endpoint.yaml', 'a control character in a comment'): (
+        behind(b'# \0\n'),
+        'control characters are not allowed',
+    ),
+    ('tuning.yaml', 'a file whose name is too long'): (
+        first(b'base: ', b'base: ' + b'x' * 5000),
+        'a name in it is too long',
+    ),
+    ('training passages', 'a passage whose id is its title and its text'): (
+        first(b'"positive_passages": [{"docid"', b'"positive_passages": [{"id"'),
+        '',
+    ),
     ('training passages', 'NaN as label'): (first(b'"label": 0', b'"label": NaN'), 'label: nan'),
     ('training passages', 'a label of 400 digits'): (
         first(b'"label": 0', b'"label": 1' + b'0' * 400),
