@@ -67,6 +67,15 @@ _TYPES = {  # of facts, wherever they are; null stands for what is not known
 _HIGHEST = 2.5e11  # of a number: as seconds, the year 9892
 
 
+def _is_finite(row) -> bool:
+    "Whether all numbers of a line are, also those of what this version does not know."
+    try:
+        json.dumps(row, allow_nan=False)
+    except ValueError:
+        return False
+    return True
+
+
 def _row_error(row) -> str:
     "Return what is wrong with a whole line; '' if nothing is."
     if not isinstance(row, dict) or row.get('what') not in list(EventKind):
@@ -81,7 +90,7 @@ def _row_error(row) -> str:
             return f'{name}: found {str(value)[:80]!r}'
         if type(value) in _NUMBER and not 0 <= value <= _HIGHEST:
             return f'{name}: {str(value)[:20]} is too low or too high'
-    return ''
+    return '' if _is_finite(row) else 'a number is infinite, or none'
 
 # %% ../../nbs/store/04_events.ipynb #f406fbc2
 def parse_events(

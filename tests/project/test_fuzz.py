@@ -216,7 +216,7 @@ def check_perquery(data, frames):
 
 
 def check_history(data, lines):
-    rows = [line for line in data.decode('utf-8-sig').split('\n') if line]
+    rows = [line for line in data.decode('utf-8-sig').split('\n') if line.strip()]
     assert len(rows) - 1 <= len(lines) <= len(rows)
     assert [line['step'] for line in lines] == [
         json.loads(row)['step'] for row in rows[: len(lines)]
@@ -623,6 +623,10 @@ ESCAPES = {
     ('events.jsonl', 'a checkpoint without update'): (
         behind(b'{"what": "checkpoint", "when": 1.0}\n'),
         'step is missing',
+    ),
+    ('events.jsonl', 'a fact that is infinite'): (
+        first(b'"world": 1', b'"world": 1e400'),
+        'a number is infinite',
     ),
     ('events.jsonl', 'a fact that is new'): (
         behind(b'{"what": "alive", "when": 1.7e9, "attempt": 2, "mood": "good"}\n'),
