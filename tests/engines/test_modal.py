@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
-from kit import reproduce
 from loopback import Fault
 from modal_study import (
     BIN,
@@ -33,6 +32,7 @@ from modal_study import (
     wait,
     write_configs,
 )
+from warm import reproduce_warm
 
 from reproduce_kit.config.files import read_config
 from reproduce_kit.core import KitError, NotLoggedIn
@@ -99,7 +99,7 @@ def fetched(study, tmp_path_factory):
     """The run store at home after `fetch --checkpoints`, and what the command printed."""
     home = tmp_path_factory.mktemp('fetched')
     env = study.env | dict(REPRODUCE_RUNS=str(home))
-    p = reproduce('fetch', 'tiny', '--checkpoints', env=env)
+    p = reproduce_warm('fetch', 'tiny', '--checkpoints', env=env)
     assert p.returncode == 0, p.stderr
     return SimpleNamespace(home=home, env=env, output=p.stdout)
 
@@ -123,7 +123,7 @@ def test_every_config_has_one_call_and_a_lost_machine_is_replaced(study):
 
 
 def states_of(study) -> dict:
-    p = reproduce('list', study.configs, '--on', 'modal', '--json', env=study.env)
+    p = reproduce_warm('list', study.configs, '--on', 'modal', '--json', env=study.env)
     return {row['name']: row for row in json.loads(p.stdout)}
 
 
@@ -136,13 +136,13 @@ def test_list_shows_the_states_and_what_each_run_has_cost(study):
 
 
 def test_logs_show_the_cell_and_the_traceback_of_a_failure(study):
-    output = reproduce('logs', study.configs / 'fails.yaml', env=study.env).stdout
+    output = reproduce_warm('logs', study.configs / 'fails.yaml', env=study.env).stdout
     assert 'stopped in cell' in output and 'Traceback' in output and 'load_backbone' in output
 
 
 def test_fetch_brings_all_results_but_no_weights(study):
     home = Path(study.env['REPRODUCE_RUNS'])
-    p = reproduce('fetch', 'tiny', env=study.env)
+    p = reproduce_warm('fetch', 'tiny', env=study.env)
     assert p.returncode == 0 and 'estimated' in p.stdout, p.stdout + p.stderr
     assert not list(home.rglob('*.safetensors')) and not list(home.rglob('.*part'))
     for name in ('whole', 'preempted'):
@@ -154,7 +154,7 @@ def test_fetch_brings_all_results_but_no_weights(study):
 def test_fetch_takes_again_only_what_is_missing_or_damaged(fetched):
     (run_of(fetched.home, 'whole') / 'history.jsonl').write_text('cut')
     (run_of(fetched.home, 'preempted') / 'done.json').unlink()
-    again = json.loads(reproduce('fetch', 'tiny', '--json', env=fetched.env).stdout)
+    again = json.loads(reproduce_warm('fetch', 'tiny', '--json', env=fetched.env).stdout)
     files = sorted(re.sub(r'-[0-9a-f]{8}', '', path) for path in again['fetched'])
     assert files == ['tiny/as-run/preempted/done.json', 'tiny/as-run/whole/history.jsonl']
 
@@ -201,7 +201,7 @@ def test_a_second_run_starts_nothing(study, tmp_path):
         *(small('as-run/minilm-lion', n, train_pairs=60) for n in ('whole', 'preempted')),
     )
     before = len(study.cloud.calls)
-    p = reproduce('run', configs, '--on', 'modal', '--yes', env=study.env)
+    p = reproduce_warm('run', configs, '--on', 'modal', '--yes', env=study.env)
     assert p.returncode == 0, p.stdout + p.stderr
     later = list(study.cloud.calls.values())[before:]
     assert not any(study.cloud.config_name(call) for call in later)
@@ -253,10 +253,10 @@ def stopped(cloud, tmp_path_factory):
     changed = slow(**longer, learning_rate=1e-4)
     client = start_client(configs, env=env)
     wait(has_reached(cloud, 'stopped', 2))
-    change = reproduce(
+    change = reproduce_warm(
         'run', write_configs(folder / 'changed', changed), '--on', 'modal', '--yes', env=env
     )
-    stop = reproduce('stop', configs / 'stopped.yaml', env=env)
+    stop = reproduce_warm('stop', configs / 'stopped.yaml', env=env)
     output = client.communicate(timeout=120)[0]
     return SimpleNamespace(
         home=folder / 'home',
@@ -295,16 +295,18 @@ def test_a_stopped_run_is_not_fetched(stopped):
 
 @pytest.mark.soak
 def test_a_stopped_run_cannot_be_stopped_again(stopped):
-    p = reproduce('stop', stopped.config, env=stopped.env)
+    p = reproduce_warm('stop', stopped.config, env=stopped.env)
     assert p.returncode == 1 and 'not under way' in p.stderr
 
 
 @pytest.fixture(scope='module')
 def continued(stopped):
     """The same run after it was started again and has ended."""
-    rows = reproduce('list', stopped.configs, '--on', 'modal', '--json', env=stopped.env).stdout
+    rows = reproduce_warm(
+        'list', stopped.configs, '--on', 'modal', '--json', env=stopped.env
+    ).stdout
     state = json.loads(rows)[0]['state']
-    p = reproduce('run', stopped.configs, '--on', 'modal', '--yes', env=stopped.env)
+    p = reproduce_warm('run', stopped.configs, '--on', 'modal', '--yes', env=stopped.env)
     assert p.returncode == 0, p.stdout + p.stderr
     folder = run_of(stopped.home, 'stopped')
     return SimpleNamespace(before=state, run=p, folder=folder, **vars(stopped))
@@ -332,12 +334,12 @@ def test_a_stopped_run_continues_at_its_last_checkpoint(continued):
 
 @pytest.mark.soak
 def test_check_accepts_a_fetched_run(continued):
-    assert reproduce('check', continued.configs, env=continued.env).returncode == 0
+    assert reproduce_warm('check', continued.configs, env=continued.env).returncode == 0
 
 
 @pytest.mark.soak
 def test_a_stored_checkpoint_is_measured_on_modal(continued):
-    p = reproduce(
+    p = reproduce_warm(
         *('evaluate', continued.config, '--epoch', 2, '--set', 'qa', '--on', 'modal', '--json'),
         env=continued.env,
     )
@@ -348,7 +350,7 @@ def test_a_stored_checkpoint_is_measured_on_modal(continued):
 
 @pytest.mark.soak
 def test_an_unknown_test_set_is_an_error(continued):
-    p = reproduce(
+    p = reproduce_warm(
         *('evaluate', continued.config, '--epoch', 3, '--set', 'nothing', '--on', 'modal'),
         env=continued.env,
     )
@@ -405,7 +407,7 @@ def test_trouble_is_one_message_before_anything_is_spent(
 ):
     before = len(cloud.calls)
     words = [word.format(configs=client.configs) for word in arguments]
-    p = reproduce(*words, env=client.env | changes)
+    p = reproduce_warm(*words, env=client.env | changes)
     assert p.returncode == 1 and message in p.stderr, p.stdout + p.stderr
     assert 'Traceback' not in p.stderr
     assert not any(cloud.config_name(call) for call in list(cloud.calls.values())[before:])
@@ -413,14 +415,14 @@ def test_trouble_is_one_message_before_anything_is_spent(
 
 def test_an_unknown_gpu_is_an_error(client, tmp_path):
     configs = write_configs(tmp_path / 'q', small('as-run/minilm-adamw', 'odd', gpu='A100-90GB'))
-    p = reproduce('run', configs, '--on', 'modal', '--yes', env=client.env)
+    p = reproduce_warm('run', configs, '--on', 'modal', '--yes', env=client.env)
     assert p.returncode == 1
     assert "gpu 'A100-90GB' is unknown; did you mean 'A100-80GB'?" in p.stderr, p.stderr
 
 
 def test_a_run_that_would_exceed_the_limit_is_not_started(client):
     config = 'params/lion-vs-adamw/as-run/gte-adamw.yaml'
-    p = reproduce('run', config, '--on', 'modal', '--yes', '--max-dollars', 5, env=client.env)
+    p = reproduce_warm('run', config, '--on', 'modal', '--yes', '--max-dollars', 5, env=client.env)
     assert p.returncode == 0, p.stdout + p.stderr
     assert '5.00 dollars would not cover them: gte-adamw' in p.stderr, p.stderr
 
@@ -439,7 +441,7 @@ def test_nothing_is_started_without_a_yes(client):
 
 def test_a_full_volume_is_noticed_before_training(cloud, client):
     cloud.full.add(RUNS)
-    p = reproduce('run', client.configs, '--on', 'modal', '--yes', env=client.env)
+    p = reproduce_warm('run', client.configs, '--on', 'modal', '--yes', env=client.env)
     cloud.full.clear()
     output = p.stdout + p.stderr
     assert p.returncode == 1 and 'volume reproduce-kit-runs could not be saved' in output, output
@@ -449,11 +451,11 @@ def test_a_full_volume_is_noticed_before_training(cloud, client):
 @pytest.mark.soak
 def test_a_run_whose_volume_fills_up_continues_once_there_is_space(cloud, client):
     cloud.faults['troubled'] = [Fault('full', has_reached(cloud, 'troubled', 3))]
-    p = reproduce('run', client.configs, '--on', 'modal', '--yes', env=client.env)
+    p = reproduce_warm('run', client.configs, '--on', 'modal', '--yes', env=client.env)
     cloud.full.clear()
     message = 'troubled failed: volume reproduce-kit-runs could not be saved'
     assert p.returncode == 1 and message in p.stdout, p.stdout + p.stderr
-    p = reproduce('run', client.configs, '--on', 'modal', '--yes', env=client.env)
+    p = reproduce_warm('run', client.configs, '--on', 'modal', '--yes', env=client.env)
     assert p.returncode == 0, p.stdout + p.stderr
 
 
@@ -463,7 +465,7 @@ def test_nothing_is_trained_when_the_hub_cannot_be_reached(cloud, client, tmp_pa
     configs = write_configs(tmp_path / 'r', cfg)
     before = dict(cloud.env)
     cloud.env |= dict(HF_HUB_OFFLINE='0', HF_ENDPOINT='http://127.0.0.1:9')
-    p = reproduce('run', configs, '--on', 'modal', '--yes', env=client.env)
+    p = reproduce_warm('run', configs, '--on', 'modal', '--yes', env=client.env)
     cloud.env = before
     output = p.stdout + p.stderr
     assert p.returncode == 1 and 'preparing failed, nothing was trained' in output, output
@@ -512,7 +514,7 @@ def test_a_file_outside_the_run_store_is_not_fetched(cloud, client):
     (run / 'failed.json').write_text('{}')
     (run / 'manifest.json').write_text(json.dumps(dict(config=cfg.model_dump())))
     (run / 'attempts/x.pkl').write_bytes(b'cos\nsystem\n')
-    p = reproduce('fetch', 'evil', env=client.env)
+    p = reproduce_warm('fetch', 'evil', env=client.env)
     assert p.returncode == 1 and not client.home.exists()
     offered = r"offered the file 'evil/as-run/evil-[0-9a-f]{8}/attempts/x.pkl'"
     assert re.search(offered, p.stderr), p.stderr
@@ -655,7 +657,7 @@ def test_six_configs_through_modals_container_program(cloud, tmp_path):
     assert list(attempts.values()) == [1, 2, 2, 2, 1, 1], attempts
     assert calls['limited6'][0].retry == 1
 
-    p = reproduce('fetch', 'tiny', '--checkpoints', env=env)
+    p = reproduce_warm('fetch', 'tiny', '--checkpoints', env=env)
     assert p.returncode == 0, p.stdout + p.stderr
     for name in same[1:]:
         assert artefacts(run_of(home, name)) == artefacts(run_of(home, 'whole6')), name
