@@ -245,16 +245,30 @@ def test_a_measure_that_is_listed_later_is_told(finished, clone, env):
     assert 'was measured before its study listed P@5' in p.stderr
 
 
+@pytest.fixture(scope='module')
+def failed(clone, env):
+    """What the command said of a run that fails in its notebook."""
+    folder = clone / 'params/broken'
+    folder.mkdir()
+    changes = dict(study='broken', attention='flash_attention_2', precision='bf16')
+    settings = SMOKE | MINE | OPTIMIZERS['adamw'] | changes | dict(name='fails')
+    settings['collection'] = str(clone / 'texts')
+    (folder / 'fails.yaml').write_text(yaml.safe_dump(settings))
+    p = reproduce_warm('run', folder, env=env, cwd=clone)
+    assert p.returncode == 1 and '1 failed' in p.stdout, p.stdout + p.stderr
+    return p.stdout + p.stderr
+
+
 def content_of(path) -> bytes:
     content = path.read_bytes()
     return gzip.decompress(content) if path.suffix == '.gz' else content
 
 
-def test_no_secret_is_written_or_said(finished, clone, env):
+def test_no_secret_is_written_or_said(finished, failed, clone, env):
     """Neither by the commands above nor by those that write for others."""
     for stale in (clone / 'paper').rglob('claims-paper.*'):
         stale.unlink()  # its claims are gone
-    said = [finished]
+    said = [finished, failed]
     for words in (
         ('report', 'mine'),
         ('export', 'mine', '--crate', '--to', clone / 'crate'),
@@ -263,10 +277,11 @@ def test_no_secret_is_written_or_said(finished, clone, env):
     ):
         p = reproduce_here(*words, env=env)
         said.append(p.stdout + p.stderr)
-    assert 'sbatch' in said[3].lower(), said[3]
+    assert 'sbatch' in said[4].lower(), said[4]
     files = [path for path in clone.rglob('*') if path.is_file() and not path.is_symlink()]
+    assert [path for path in files if path.name == 'failed.json'], failed
     kinds = {path.suffix for path in files}
     assert {'.ipynb', '.html', '.json', '.jsonl', '.gz', '.safetensors'} <= kinds, kinds
-    assert (clone / 'crate/ro-crate-metadata.json').exists(), said[2]
+    assert (clone / 'crate/ro-crate-metadata.json').exists(), said[3]
     assert not [path for path in files if CANARY.encode() in content_of(path)]
     assert not [text for text in said if CANARY in text]
