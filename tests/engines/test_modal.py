@@ -62,7 +62,7 @@ def manifest_of(folder: Path) -> dict:
     return json.loads((folder / 'manifest.json').read_text())
 
 
-# --- A study: one machine is taken away, one run fails, and the client is killed
+# --- One run, whose client is killed
 
 
 def launch_and_kill(cloud, configs, env) -> str:
@@ -75,6 +75,37 @@ def launch_and_kill(cloud, configs, env) -> str:
     wait(lambda: all(has_ended(cloud, name) for name in names))
     wait(lambda: all(call.output is not None for call in cloud.calls.values()), 60)
     return output
+
+
+def files_with_a_secret(cloud, home: Path) -> list:
+    """What was fetched, machines' logs and the run store's volume are searched."""
+    logs = cloud.folder.glob('tasks/*/log')
+    paths = [*home.rglob('*'), *logs, *cloud.volume(RUNS).rglob('*')]
+    contents = {path: path.read_bytes() for path in paths if path.is_file()}
+    return [
+        path
+        for path, content in contents.items()
+        if SECRET.encode() in content or b'as-good' in content
+    ]
+
+
+def test_a_run_ends_without_its_client_and_is_fetched(cloud, tmp_path):
+    configs = write_configs(tmp_path / 'configs', small('as-run/minilm-lion', 'alone'))
+    cloud.secrets['huggingface'] = dict(HF_TOKEN=SECRET)
+    env = client_env(cloud, tmp_path / 'home')
+    output = launch_and_kill(cloud, configs, env)
+    assert re.search(r'1 run to do: .* GPU hours, \$\d', output), output
+    p = reproduce_warm('fetch', 'tiny', env=env)
+    assert p.returncode == 0 and 'estimated' in p.stdout, p.stdout + p.stderr
+    folder = run_of(tmp_path / 'home', 'alone')
+    for file in ('done.json', 'train.ipynb', 'epoch-3/perquery.csv', 'epoch-3/mini.run.gz'):
+        assert (folder / file).exists(), file
+    assert not list(folder.rglob('*.safetensors'))
+    check_bill(folder, ['done'])
+    assert files_with_a_secret(cloud, tmp_path / 'home') == []
+
+
+# --- A study: one machine is taken away, one run fails, and the client is killed
 
 
 @pytest.fixture(scope='module')
@@ -104,16 +135,19 @@ def fetched(study, tmp_path_factory):
     return SimpleNamespace(home=home, env=env, output=p.stdout)
 
 
+@pytest.mark.soak
 def test_the_price_is_shown_before_a_study_starts(study):
     assert re.search(r'3 runs to do: .* GPU hours, \$\d', study.output), study.output
     assert 'watching' in study.output, study.output
 
 
+@pytest.mark.soak
 def test_a_study_goes_on_when_its_client_is_killed(study):
     for name, end in dict(whole='done', preempted='done', fails='failed').items():
         assert (stored(study.cloud, name) / f'{end}.json').exists(), name
 
 
+@pytest.mark.soak
 def test_every_config_has_one_call_and_a_lost_machine_is_replaced(study):
     calls = training_calls(study.cloud)
     attempts = {
@@ -127,6 +161,7 @@ def states_of(study) -> dict:
     return {row['name']: row for row in json.loads(p.stdout)}
 
 
+@pytest.mark.soak
 def test_list_shows_the_states_and_what_each_run_has_cost(study):
     rows = states_of(study)
     states = {name: row['state'] for name, row in rows.items()}
@@ -135,11 +170,13 @@ def test_list_shows_the_states_and_what_each_run_has_cost(study):
     assert 'flash' in rows['fails']['message'].lower()
 
 
+@pytest.mark.soak
 def test_logs_show_the_cell_and_the_traceback_of_a_failure(study):
     output = reproduce_warm('logs', study.configs / 'fails.yaml', env=study.env).stdout
     assert 'stopped in cell' in output and 'Traceback' in output and 'load_backbone' in output
 
 
+@pytest.mark.soak
 def test_fetch_brings_all_results_but_no_weights(study):
     home = Path(study.env['REPRODUCE_RUNS'])
     p = reproduce_warm('fetch', 'tiny', env=study.env)
@@ -151,6 +188,7 @@ def test_fetch_brings_all_results_but_no_weights(study):
         assert (run_of(home, name) / 'first-stage/metrics.json').exists()
 
 
+@pytest.mark.soak
 def test_fetch_takes_again_only_what_is_missing_or_damaged(fetched):
     (run_of(fetched.home, 'whole') / 'history.jsonl').write_text('cut')
     (run_of(fetched.home, 'preempted') / 'done.json').unlink()
@@ -159,6 +197,7 @@ def test_fetch_takes_again_only_what_is_missing_or_damaged(fetched):
     assert files == ['tiny/as-run/preempted/done.json', 'tiny/as-run/whole/history.jsonl']
 
 
+@pytest.mark.soak
 def test_an_interrupted_run_equals_an_undisturbed_one(fetched):
     whole, preempted = (run_of(fetched.home, name) for name in ('whole', 'preempted'))
     assert artefacts(preempted) == artefacts(whole)
@@ -176,6 +215,7 @@ def check_bill(folder: Path, ends: list):
     assert cost['dollars'] == pytest.approx(dollars, abs=2e-4)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ('name', 'ends'), [('whole', ['done']), ('preempted', ['stopped', 'done'])]
 )
@@ -183,18 +223,17 @@ def test_the_bill_counts_every_attempt(fetched, name, ends):
     check_bill(run_of(fetched.home, name), ends)
 
 
+@pytest.mark.soak
 def test_a_run_knows_the_commit_of_the_clone_that_started_it(fetched):
     assert len(manifest_of(run_of(fetched.home, 'whole'))['git']['commit']) == 40
 
 
+@pytest.mark.soak
 def test_no_secret_is_written_anywhere(study, fetched):
-    logs = study.cloud.folder.glob('tasks/*/log')
-    for path in [*fetched.home.rglob('*'), *logs, *study.cloud.volume(RUNS).rglob('*')]:
-        if path.is_file():
-            content = path.read_bytes()
-            assert SECRET.encode() not in content and b'as-good' not in content, path
+    assert files_with_a_secret(study.cloud, fetched.home) == []
 
 
+@pytest.mark.soak
 def test_a_second_run_starts_nothing(study, tmp_path):
     configs = write_configs(
         tmp_path / 'configs',
@@ -214,6 +253,7 @@ print(record_costs([sys.argv[1]], json.loads(sys.argv[2]), 'reproduce-kit'))
 """
 
 
+@pytest.mark.soak
 def test_modals_own_figure_replaces_the_estimate(cloud, fetched):
     folder = run_of(fetched.home, 'whole')
     name = str(folder.relative_to(fetched.home))

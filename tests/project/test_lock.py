@@ -65,6 +65,15 @@ def needs_of(package: str, extras: set, environment: dict) -> list:
     ]
 
 
+def pins_of(environment: dict) -> dict:
+    """{package: version} of the lock, and of CUDA's where the installed torch asks for it."""
+    pins = locked_packages(environment)
+    if environment['sys_platform'] == 'linux' and not version('torch').endswith('+cpu'):
+        cuda = install.read_entries(install.CUDA_LOCK)
+        pins |= {name: re.split('==|[ ;]', entry)[1] for name, entry in cuda.items()}
+    return {canonicalize_name(name): pin for name, pin in pins.items()}
+
+
 # Whole
 
 
@@ -72,7 +81,7 @@ def needs_of(package: str, extras: set, environment: dict) -> list:
 def test_the_lock_has_all_that_its_packages_ask_for(python, machine):
     """pip resolves nothing: what is not in the lock would be missing at the first import."""
     environment = environment_of(python, machine)
-    pins = {canonicalize_name(n): v for n, v in locked_packages(environment).items()}
+    pins = pins_of(environment)
     seen, waiting = set(), direct_requirements()
     while waiting:
         need = waiting.pop()

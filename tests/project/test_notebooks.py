@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 from nbdev.config import get_config
 from nbdev.test import test_nb as run_notebook
-from warm import fresh_processes, write_output_to
+from warm import begin, fresh_processes
 
 from reproduce_kit.testing.fake_rerankers import fake_reranker
 
@@ -52,7 +52,7 @@ def has_slow_cells(path):
 def run_in_this_process(path, log, is_whole):
     """Do what `nbdev_test` does with one notebook, its output in a file."""
     os.chdir(ROOT)
-    write_output_to(log)
+    begin(log)
     if relative(path) == 'experiments/released':
         fake_reranker('tiny-bert-reranker')
     config = get_config()
@@ -74,13 +74,13 @@ def mark_long(path):
     return pytest.param(path, marks=pytest.mark.soak) if relative(path) in LONG_PAGES else path
 
 
-@pytest.mark.parametrize('path', map(mark_long, NOTEBOOKS), ids=relative)
+@pytest.mark.parametrize('path', [mark_long(path) for path in NOTEBOOKS], ids=relative)
 def test_a_notebook_runs(path, tmp_path):
     run_in_a_fresh_process(path, tmp_path / 'log', is_whole=False)
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize('path', filter(has_slow_cells, NOTEBOOKS), ids=relative)
+@pytest.mark.parametrize('path', list(filter(has_slow_cells, NOTEBOOKS)), ids=relative)
 def test_a_notebook_runs_with_its_slow_cells(path, tmp_path):
     run_in_a_fresh_process(path, tmp_path / 'log', is_whole=True)
 

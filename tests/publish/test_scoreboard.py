@@ -372,6 +372,7 @@ def test_hostile_names_run_nothing_and_ask_for_nothing(hostile, opened):
 # --- the report ---
 
 
+@pytest.mark.soak
 def test_the_report_has_the_scoreboard_and_fits_into_a_mail(report):
     page = soup(report)
     assert report.stat().st_size < 2 * 2**20
@@ -388,6 +389,7 @@ def test_the_report_has_the_sweep_of_a_study_whose_results_are_kept(monkeypatch)
     assert "id='sweep'" in body and '<figure><img' in body
 
 
+@pytest.mark.soak
 @needs_browser
 @pytest.mark.parametrize('scheme', ['light', pytest.param('dark', marks=pytest.mark.soak)])
 def test_the_report_is_usable_by_everybody(report, opened, scheme):
@@ -397,6 +399,7 @@ def test_the_report_is_usable_by_everybody(report, opened, scheme):
     assert [line for line in page.noise if not line.startswith('data:')] == []
 
 
+@pytest.mark.soak
 @needs_browser
 def test_no_table_of_the_report_is_cut_on_paper(report, opened):
     page = opened(report, viewport=dict(width=1000, height=900))
