@@ -33,6 +33,7 @@ MACHINES = {
     'windows': dict(sys_platform='win32', platform_system='Windows', platform_machine='AMD64'),
 }
 SUPPORTED = [(python, machine) for python in PYTHONS for machine in MACHINES]
+THIS_PYTHON = f'{sys.version_info.major}.{sys.version_info.minor}'
 HASH = re.compile(r'--hash=sha256:[0-9a-f]{64}')
 
 
@@ -94,7 +95,7 @@ def test_the_lock_has_all_that_its_packages_ask_for(python, machine):
         try:
             waiting += needs_of(name, need.extras, environment)
         except PackageNotFoundError:  # of another system; uv has resolved what it needs
-            assert machine in ('macos-arm64', 'windows') or python != '3.11', name
+            assert machine in ('macos-arm64', 'windows') or python != THIS_PYTHON, name
     assert len(seen) > 250
 
 
