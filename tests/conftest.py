@@ -2,6 +2,7 @@
 
 The caches of collections and candidates are shared with the clone."""
 
+import gc
 import os
 import shutil
 import sys
@@ -67,6 +68,11 @@ def pytest_collection_modifyitems(items):
         return next((i for i, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST))
 
     items.sort(key=place)
+
+
+def pytest_collection_finish():
+    """What was imported is no garbage: looking through it takes longer than most tests."""
+    gc.freeze()
 
 
 def pytest_xdist_make_scheduler(config, log):
