@@ -210,6 +210,7 @@ def test_a_part_that_dies_says_why():
     assert problem == 'exit 1: RuntimeError: CUDA error: no kernel image'
 
 
+@pytest.mark.soak
 def test_a_process_that_starts_afresh_measures_the_same(tmp_path):
     """As on a GPU, where a forked process could not use it."""
     spawn = multiprocessing.get_context('spawn')
