@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -135,6 +136,7 @@ def test_nothing_is_coloured(drawn):
 def test_ctrl_c_leaves_a_whole_terminal(store):
     child = spawn_python(TWO_RUNS, env=dict(REPRODUCE_RUNS=store, SECONDS=60))
     child.expect('demo-adamw +0')  # the view is drawn
+    time.sleep(0.4)  # between two drawings, which are a second apart
     before = child.before + child.after
     child.sendintr()
     text = before + printed(child)
