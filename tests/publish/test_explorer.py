@@ -183,6 +183,7 @@ def test_the_menus_choose_the_measure_and_the_rankings(explorer):
 @needs_browser
 def test_a_run_is_compared_with_its_first_stage(explorer):
     choose_run(explorer, 'A', 'AdamW')
+    explorer.get_by_text('A 0.5000, B 0.5000').wait_for()  # else the kernel's answer undoes it
     menu(explorer, 'ranked by', 1).select_option('first stage')
     explorer.get_by_text('A 0.5000, B 0.2500').wait_for()
 
