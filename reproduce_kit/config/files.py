@@ -108,9 +108,8 @@ _LINE = r'.*(?:\n|\Z)'  # whole: a line that could end anywhere would be tried i
 _KEY_LINES = re.compile(rf'[A-Za-z]\w*:{_LINE}(?:(?:[ #]|- ){_LINE}|\n)*')
 _TEXT = re.compile(r'([A-Za-z]\w*): ([a-z][\w.]*-[\w.-]*)\n', re.ASCII)  # YAML: no number, no date
 _COMMENTS = re.compile(r'(?:#.*\n|\n)*')
-_UNUSUAL = re.compile(
-    '[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]'
-)  # no YAML, or a line's end
+# Characters that YAML forbids, and ends of lines that `readlines` does not see
+_UNUSUAL = re.compile('[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]')
 _CONSTANTS = {str, int, float, bool, type(None)}
 
 

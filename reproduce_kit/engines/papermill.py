@@ -25,8 +25,8 @@ from ..core import DiskFull, KitError, as_kit_error, did_you_mean, project_root
 
 # %% ../../nbs/engines/10_papermill.ipynb #5c1e07ab
 def import_papermill():  # the module
-    "Import papermill, quickly: without jsonschema's grammar of web addresses."
-    sys.modules.setdefault('rfc3987_syntax', None)  # a second of work, and no notebook needs it
+    "Import papermill without the grammar of web addresses."
+    sys.modules.setdefault('rfc3987_syntax', None)  # missing, as far as an import can tell
     import papermill
 
     return papermill

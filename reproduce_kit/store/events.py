@@ -90,7 +90,7 @@ def _row_error(row) -> str:
             return f'{name}: found {str(value)[:80]!r}'
         if type(value) in _NUMBER and not 0 <= value <= _HIGHEST:
             return f'{name}: {str(value)[:20]} is too low or too high'
-    return '' if _is_finite(row) else 'a number is infinite, or none'
+    return '' if _is_finite(row) else 'a number is infinite or NaN'
 
 # %% ../../nbs/store/04_events.ipynb #f406fbc2
 def parse_events(

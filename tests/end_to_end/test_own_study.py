@@ -268,7 +268,7 @@ def test_no_secret_is_written_or_said(finished, failed, clone, env):
     """Neither by the commands above nor by those that write for others."""
     for stale in (clone / 'paper').rglob('claims-paper.*'):
         stale.unlink()  # its claims are gone
-    said = [finished, failed]
+    said = {'run': finished, 'failing run': failed}
     for words in (
         ('report', 'mine'),
         ('export', 'mine', '--crate', '--to', clone / 'crate'),
@@ -276,12 +276,12 @@ def test_no_secret_is_written_or_said(finished, failed, clone, env):
         ('doctor',),
     ):
         p = reproduce_here(*words, env=env)
-        said.append(p.stdout + p.stderr)
-    assert 'sbatch' in said[4].lower(), said[4]
+        said[words[0]] = p.stdout + p.stderr
+    assert 'sbatch' in said['plan'].lower(), said['plan']
     files = [path for path in clone.rglob('*') if path.is_file() and not path.is_symlink()]
     assert [path for path in files if path.name == 'failed.json'], failed
     kinds = {path.suffix for path in files}
     assert {'.ipynb', '.html', '.json', '.jsonl', '.gz', '.safetensors'} <= kinds, kinds
-    assert (clone / 'crate/ro-crate-metadata.json').exists(), said[3]
+    assert (clone / 'crate/ro-crate-metadata.json').exists(), said['export']
     assert not [path for path in files if CANARY.encode() in content_of(path)]
-    assert not [text for text in said if CANARY in text]
+    assert not [command for command, text in said.items() if CANARY in text]
