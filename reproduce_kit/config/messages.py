@@ -87,6 +87,17 @@ _NO_VALUE = (
 )
 
 
+def _yaml_problem(error: Exception, text: str) -> str:
+    "Return what PyYAML says of a text, with the number of the line."
+    problem = ' '.join(str(error).split())[:500]
+    if isinstance(error, yaml.reader.ReaderError):
+        line = text.encode()[: error.position].count(b'\n') + 1
+        return problem.replace(
+            f'in "<unicode string>", position {error.position}', f'at line {line}'
+        )
+    return problem.replace('in "<unicode string>", line', 'at line')
+
+
 def parse_yaml(
     text: str,
     where,  # the file, for messages
@@ -97,9 +108,7 @@ def parse_yaml(
     try:
         value = yaml.load(text, _Loader)
     except _NO_VALUE as error:
-        problem = ' '.join(str(error).split())[:500].replace(
-            'in "<unicode string>", line', 'at line'
-        )
+        problem = _yaml_problem(error, text)
         raise KitError(f"{where} is not valid YAML: {problem}; correct it there") from None
     if excess := _excess(value):
         raise KitError(f"{where} has {excess}; write out what you mean")

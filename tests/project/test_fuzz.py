@@ -549,8 +549,8 @@ ESCAPES = {
     ('passages', 'an id with a space'): (first(b'"d0"', b'"d 0"'), 'has a space'),
     ('passages', 'an id that is a list'): (first(b'"d0"', b'["d0"]'), 'a whole number'),
     ('endpoint.yaml', 'a control character in a comment'): (
-        behind(b'# \0\n'),
-        'control characters are not allowed',
+        behind('# größer\n# \0\n'.encode()),
+        'control characters are not allowed at line 10; correct it there',
     ),
     ('tuning.yaml', 'a file whose name is too long'): (
         first(b'base: ', b'base: ' + b'x' * 5000),
