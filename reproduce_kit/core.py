@@ -213,11 +213,14 @@ def read_record(
     return kind(**given)
 
 # %% ../nbs/00_core.ipynb #4ecf2040
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, separators=(',', ':'), ensure_ascii=False, allow_nan=False
+)
+
+
 def canonical_json(value) -> str:
     "Return the one spelling of a value."
-    return json.dumps(
-        value, sort_keys=True, separators=(',', ':'), ensure_ascii=False, allow_nan=False
-    )
+    return _CANONICAL.encode(value)
 
 # %% ../nbs/00_core.ipynb #b5780bbc
 def sha256(

@@ -13,7 +13,6 @@ import math
 import re
 from copy import deepcopy
 from functools import lru_cache
-from io import StringIO
 from pathlib import Path
 
 from reproduce_kit.config.backbones import (
@@ -108,7 +107,7 @@ _LINE = r'.*(?:\n|\Z)'  # whole: a line that could end anywhere would be tried i
 _KEY_LINES = re.compile(rf'[A-Za-z]\w*:{_LINE}(?:(?:[ #]|- ){_LINE}|\n)*')
 _TEXT = re.compile(r'([A-Za-z]\w*): ([a-z][\w.]*-[\w.-]*)\n', re.ASCII)  # YAML: no number, no date
 _COMMENTS = re.compile(r'(?:#.*\n|\n)*')
-# Characters that YAML forbids, and ends of lines that `readlines` does not see
+# Characters that YAML forbids, and ends of lines that `^` does not see
 _UNUSUAL = re.compile('[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]')
 _CONSTANTS = {str, int, float, bool, type(None)}
 
@@ -126,29 +125,24 @@ def _parse_lines(lines: str) -> dict | None:  # None: they have to be read as pa
     return parsed if isinstance(parsed, dict) else None
 
 # %% ../../nbs/config/40_files.ipynb #188d9a98
-def _parts(text: str) -> list:  # of text: comments, or a key with all that belongs to it
-    parts = ['']
-    for line in StringIO(text).readlines():
-        if line[0] in ' #-\n':
-            parts[-1] += line
-        else:
-            parts.append(line)
-    return parts
+_KEY_STARTS = re.compile(r'^(?=[^ #\n-])', re.MULTILINE)
+
+
+def _own(value):
+    return value if type(value) in _CONSTANTS else deepcopy(value)
 
 
 def _read_by_key(text: str) -> dict:
     "Return the values of a text; empty if it has to be read as a whole."
-    before, *parts = _parts(text)
+    before, *parts = _KEY_STARTS.split(text)  # comments, and each key with all that belongs to it
     if _UNUSUAL.search(text) or not _COMMENTS.fullmatch(before):
         return {}
-    values = {}
-    for part in parts:
-        parsed = _parse_lines(part)
-        if parsed is None or parsed.keys() & values.keys():
-            return {}
-        values |= parsed
-    own = {key: deepcopy(value) for key, value in values.items() if type(value) not in _CONSTANTS}
-    return {str(key): value for key, value in (values | own).items()}
+    parsed = [_parse_lines(part) for part in parts]
+    if None in parsed:
+        return {}
+    pairs = [pair for values in parsed for pair in values.items()]
+    values = {str(key): _own(value) for key, value in pairs}
+    return values if len(values) == len(pairs) else {}
 
 # %% ../../nbs/config/40_files.ipynb #7a656863
 def _read_quickly(path: Path) -> tuple:  # (values, text)

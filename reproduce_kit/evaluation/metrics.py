@@ -200,6 +200,11 @@ def _read_columns(path: str):
 MOST_CELLS = 2**24  # of a file with few rows
 
 
+@lru_cache(256)
+def _labels(words: tuple, name: str | None) -> pd.Index:
+    return pd.Index(words, name=name)
+
+
 @lru_cache(4096)
 def _read_frames(
     path: str,
@@ -228,8 +233,8 @@ def _read_frames(
         columns = pd.unique(measure[name == i])
         frames[names[i]] = pd.DataFrame(
             cube[i][np.ix_(columns, rows)].T,
-            index=pd.Index([topics[r] for r in rows], name='qid'),
-            columns=[measures[c] for c in columns],
+            index=_labels(tuple(topics[r] for r in rows), 'qid'),
+            columns=_labels(tuple(measures[c] for c in columns), None),
         )
     return frames
 

@@ -139,14 +139,16 @@ def _read_and_start(read, name: str, job: tuple) -> _Child:
 
 def execute_pages(
     jobs: dict,  # {name: (notebook, executed copy, parameters)}
-    first: tuple = (),  # names of pages that are started first, since they need nothing of `read`
+    first: tuple = (),  # names of pages that are started first; they need nothing of `read`
     read=tuple,  # a function, called before a process parts that executes another page
 ) -> Iterator[str]:  # the names in their order; close it to stop
     "Execute pages; raise what stopped one when its turn has come."
     most = max(1, min(MOST_PAGES, os.cpu_count() or 1))
-    starts = [partial(_Child, name, jobs[name]) for name in first if name in jobs]
-    others = [name for name in jobs if name not in first]
-    starts += [partial(_read_and_start, read, name, jobs[name]) for name in others]
+    ready = [name for name in first if name in jobs]
+    names = [*ready, *(name for name in jobs if name not in first)]
+    meanwhile = min(len(ready), most - 1)  # pages that other cores execute while this one reads
+    starts = [partial(_Child, name, jobs[name]) for name in names[:meanwhile]]
+    starts += [partial(_read_and_start, read, name, jobs[name]) for name in names[meanwhile:]]
     errors = {}
     with closing(as_they_end(starts, most)) as endings:
         for name in jobs:

@@ -7,9 +7,6 @@ __all__ = ['INSTALL', 'locked_packages', 'installed_version']
 
 # %% ../../nbs/store/07_lock.ipynb #152ddab8
 import re
-from importlib.metadata import PackageNotFoundError, version
-
-from packaging.markers import Marker
 
 from ..core import KitError, project_root
 
@@ -22,6 +19,8 @@ def locked_packages(
     environment: dict | None = None,  # values of markers that are not those of this machine
 ) -> dict:  # {package: version}
     "Return the versions that requirements.lock pins for a machine."
+    from packaging.markers import Marker
+
     path = project_root() / 'requirements.lock'
     try:
         pins = _PIN.findall(path.read_text('utf-8'))
@@ -36,6 +35,8 @@ def locked_packages(
 # %% ../../nbs/store/07_lock.ipynb #1ff9db7f
 def installed_version(package: str) -> str:  # 'absent' when there is none
     "Return the version of an installed package, without its build."
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(package).split('+')[0]
     except PackageNotFoundError:

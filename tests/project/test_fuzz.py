@@ -196,7 +196,7 @@ def check_csv(data, table: pd.DataFrame):
 
 
 def check_cells(data, cells: pd.DataFrame):
-    text = data.decode('utf-8-sig')
+    text = data.decode('utf-8-sig').lstrip('\r\n')
     rows = list(csv.DictReader(io.StringIO(text, newline=''), skipinitialspace=True))
     assert list(cells.printed) == [row['printed'] for row in rows]
     assert list(cells.backbone) == [row['backbone'] for row in rows]
@@ -572,6 +572,10 @@ ESCAPES = {
         'describes 20,000 runs',
     ),
     ('run YAML', 'a key that is set twice'): (behind(b'seed: 13\n'), "'seed' is set twice"),
+    ('run YAML', 'an octal number that Python does not print'): (
+        first(b'seed: 12', b'seed: 0' + b'1' * 5000),
+        'a whole number of more than 100 digits',
+    ),
     ('run YAML', 'an impossible date'): (first(b'seed: 12', b'seed: 2026-13-45'), 'not valid'),
     ('run YAML', 'NaN in arguments'): (behind(b'loss_args: {scale: .nan}\n'), 'finite numbers'),
     ('run YAML', 'a date in arguments'): (behind(b'rest_args: {x: 2026-01-01}\n'), 'finite'),
@@ -604,6 +608,7 @@ ESCAPES = {
     ),
     ('published table', 'a value too many'): (behind(b'x,' * 30 + b'\n'), 'values for'),
     ('published table', 'nothing'): (lambda reader: b'', 'is empty'),
+    ('published.csv', 'an empty line first'): (lambda reader: b'\n' + reader.seeds[0], ''),
     ('published.csv', 'a row cut short'): (behind(b'ms-marco-minilm-l2-v2,,0\n'), '3 values for 7'),
     ('claims YAML', 'a claim that is a text'): (behind(b'- just words\n'), 'expected id, where'),
     ('claims YAML', 'claims that are a number'): (

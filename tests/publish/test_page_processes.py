@@ -210,7 +210,8 @@ def test_a_figure_that_was_written_is_shown_from_its_file(tmp_path, monkeypatch)
     assert shown[0].metadata['image/png']['width'] == 144
 
 
-def test_pages_that_need_nothing_start_before_the_others_are_read_for(tmp_path):
+def test_pages_that_need_nothing_start_before_the_others_are_read_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, 'cpu_count', lambda: 2)
     order, show = tmp_path / 'order', "print('before') if not open(study).read() else None"
     order.write_text('')
     first = write_page(tmp_path, 'first', show)
