@@ -8,8 +8,14 @@ __all__ = ['OPTIMIZER_TITLES', 'is_class_path', 'optimizer_problem', 'optimizer_
 
 # %% ../../nbs/config/12_optimizers.ipynb #9c2ca74c
 import re
+from contextlib import suppress
 from functools import cache
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.metadata import (
+    PackageNotFoundError,
+    distribution,
+    packages_distributions,
+    version,
+)
 
 from ..core import did_you_mean
 
@@ -50,8 +56,14 @@ def optimizer_titles(
 
 # %% ../../nbs/config/12_optimizers.ipynb #ea83b623
 @cache
-def _distributions() -> dict:
-    return packages_distributions()
+def _package_of(module: str) -> str:
+    "Return the installed package that a module is part of; to find another name takes longer."
+    with suppress(PackageNotFoundError):
+        namesake = distribution(module)
+        files = namesake.read_text('RECORD') or ''
+        if f'\n{module}/__init__.py,' in f'\n{files}':
+            return namesake.name
+    return packages_distributions().get(module, [module])[0]
 
 
 def optimizer_package(
@@ -59,8 +71,8 @@ def optimizer_package(
 ) -> str:  # 'pytorch-optimizer 4.1.0'
     "Return the installed package that an optimizer's class comes from, with its version."
     module = name.partition('.')[0].partition(':')[0]
-    names = _distributions().get(module, [module])
+    package = _package_of(module)
     try:
-        return f'{names[0]} {version(names[0])}'
+        return f'{package} {version(package)}'
     except PackageNotFoundError:
         return f'{module}, not installed'

