@@ -11,6 +11,8 @@ __all__ = ['APP', 'HOME', 'HUB', 'CACHE', 'RUNS', 'VOLUMES', 'SECRETS', 'IMAGE_E
 import json
 import os
 from contextlib import suppress
+from functools import cache
+from tempfile import TemporaryDirectory
 
 # How `modal` works in this process, and on the machines.
 os.environ.setdefault('MODAL_PAYLOAD_FORMAT', 'cbor')  # the default is pickle
@@ -25,8 +27,6 @@ from ..config.settings import RunConfig
 from reproduce_kit.core import (
     DiskFull,
     KitError,
-    artifact_dir,
-    atomic_write,
     kit_folder,
     project_root,
     sha256,
@@ -70,11 +70,15 @@ PYTHON = '3.11'
 _BY_HASH = '--require-hashes --no-deps --no-build-isolation'
 
 
+@cache
+def _folder() -> TemporaryDirectory:  # removed when this process ends
+    return TemporaryDirectory()
+
+
 def _part_of_lock(name: str, entries: list) -> str:  # the file
     "Write a part of the lock into a file that an image is built from."
-    path = artifact_dir('cache') / 'images' / f'{name}.lock'
-    with atomic_write(path) as file:
-        file.write(''.join(entries))
+    path = Path(_folder().name) / f'{name}.lock'
+    path.write_text(''.join(entries), 'utf-8')
     return str(path)
 
 

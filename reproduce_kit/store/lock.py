@@ -13,7 +13,6 @@ from ..core import KitError, project_root
 # %% ../../nbs/store/07_lock.ipynb #96e016fe
 INSTALL = 'python tools/install.py'
 _ENTRY = re.compile(r'^([\w.-]+)==.*\n(?: +.*\n)*', flags=re.MULTILINE)
-_PIN = re.compile(r'[\w.-]+==([^\s;\\]+)(?: *; *([^\\]+))?')
 
 
 def lock_entries(
@@ -26,6 +25,9 @@ def lock_entries(
     except FileNotFoundError:
         raise KitError(f'{path} does not exist; copy it from the kit') from None
     return {entry[1]: entry[0] for entry in _ENTRY.finditer(text)}
+
+# %% ../../nbs/store/07_lock.ipynb #0c4d1f6e
+_PIN = re.compile(r'[\w.-]+==([^\s;\\]+)(?: *; *([^\\]+))?')
 
 
 def locked_packages(
