@@ -3,15 +3,14 @@
 They are forks of a server that has done nothing but import."""
 
 import functools
-import gc
 import multiprocessing
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 from conftest import ROOT
+from warm_process import be_the_command
 
 LIBRARIES = [
     'torch',
@@ -25,9 +24,14 @@ LIBRARIES = [
     'nbdev.test',
     'fastcore.test',
     'reproduce_kit.cli.app',
+    'reproduce_kit.evaluation.rerank',
+    'reproduce_kit.models.tite',
     'reproduce_kit.publish.page_shell',
-    'reproduce_kit.results.figures',
+    'reproduce_kit.results.significance_tables',
+    'reproduce_kit.testing.fake_runs',
 ]
+# What IPython imports when a page begins
+LIBRARIES += ['sqlite3', 'IPython.core.magics.execution', 'IPython.core.oinspect']
 
 
 @functools.cache
@@ -36,31 +40,6 @@ def fresh_processes():
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(LIBRARIES)
     return context
-
-
-def begin(*files):
-    """Let this process write its output, and its errors if there is a second file, to files."""
-    gc.freeze()  # what was imported is no garbage, and its memory stays that of the server
-    for descriptor, file in enumerate([files[0], files[-1]], start=1):
-        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
-
-
-def be_the_command(words, environment, cwd, *files):
-    """Do what the console script does; execute notebooks without a kernel's process."""
-    os.chdir(cwd)
-    os.environ.clear()
-    os.environ.update(environment)
-    begin(*files)
-    sys.path[:0] = filter(None, environment.get('PYTHONPATH', '').split(os.pathsep))
-    sys.argv = ['reproduce', *words]
-
-    from papermill.engines import papermill_engines  # noqa: PLC0415
-
-    from reproduce_kit.cli.app import main  # noqa: PLC0415
-    from reproduce_kit.publish.page_shell import PageEngine  # noqa: PLC0415
-
-    papermill_engines.register(None, PageEngine)
-    main()
 
 
 def reproduce_warm(*words, env=None, cwd=ROOT, timeout=600):

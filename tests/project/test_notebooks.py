@@ -3,16 +3,11 @@
 Long pages, and cells that begin with `#| slow`, run in `make soak`."""
 
 import json
-import os
-import sys
 
 import pytest
 from conftest import ROOT
-from nbdev.config import get_config
-from nbdev.test import test_nb as run_notebook
-from warm import begin, fresh_processes
-
-from reproduce_kit.testing.fake_rerankers import fake_reranker
+from warm import fresh_processes
+from warm_process import execute_page
 
 NOTEBOOKS = sorted(
     path
@@ -49,22 +44,11 @@ def has_slow_cells(path):
     return SLOW in path.read_text()
 
 
-def run_in_this_process(path, log, is_whole):
-    """Do what `nbdev_test` does with one notebook, its output in a file."""
-    os.chdir(ROOT)
-    begin(log)
-    if relative(path) == 'experiments/released':
-        fake_reranker('tiny-bert-reranker')
-    config = get_config()
-    skipped = [] if is_whole else config.tst_flags.split()
-    passed, _ = run_notebook(path, skip_flags=skipped, basepath=config.config_path)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0 if passed else 1)
-
-
 def run_in_a_fresh_process(path, log, is_whole):
-    process = fresh_processes().Process(target=run_in_this_process, args=(path, str(log), is_whole))
+    needs_reranker = relative(path) == 'experiments/released'
+    process = fresh_processes().Process(
+        target=execute_page, args=(path, str(ROOT), is_whole, needs_reranker, str(log))
+    )
     process.start()
     process.join()
     assert process.exitcode == 0, log.read_text()[-6000:]
