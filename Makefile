@@ -23,7 +23,7 @@ demo: $(VENV)/.ready
 
 # Notebooks and tests, three processes of one thread each: on two cores, because they also wait for servers, browsers and children.
 test: $(VENV)/.ready browser triton
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 # The long proofs: random kills, several processes, all configs through Modal's container program.
 soak: $(VENV)/.ready browser slurm triton

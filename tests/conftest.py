@@ -22,6 +22,7 @@ LONGEST = (
     'test_modal.py',
     'test_released_study.py',
 )
+PAGES = 'test_notebooks.py'
 BASE = os.environ['TMPDIR'] if IS_WORKER else tempfile.mkdtemp(prefix='kit-')
 
 
@@ -55,7 +56,7 @@ class FilesAndPages(LoadScopeScheduling):
 
     def _split_scope(self, nodeid):
         file = nodeid.split('::')[0]
-        return nodeid if file.endswith('test_notebooks.py') else file
+        return nodeid if file.endswith(PAGES) else file
 
 
 def pytest_configure():
@@ -64,7 +65,11 @@ def pytest_configure():
 
 
 def pytest_collection_modifyitems(items):
+    """The longest files first; last the pages, which are short, so that workers end together."""
+
     def place(item):
+        if PAGES in item.nodeid:
+            return len(LONGEST) + 1
         return next((i for i, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST))
 
     items.sort(key=place)
