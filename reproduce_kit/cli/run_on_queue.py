@@ -18,6 +18,7 @@ from .options import tell
 from reproduce_kit.cli.render import (
     cost_note,
     cost_table,
+    counted_runs,
     format_number,
     is_done,
     is_under_way,
@@ -189,12 +190,12 @@ def confirm(request: QueueRequest, rows: list):
         tell(cost_note(rows, request.rates))
     else:
         hours = sum(row.gpu_hours or 0 for row in rows)
-        tell(f'{len(rows)} runs to do, {hours:.1f} GPU hours')
+        tell(f'{counted_runs(rows)} to do, {hours:.1f} GPU hours')
     for line in tuning_notes(request.configs):
         tell(line)
     if not request.engine.is_rented or request.yes:
         return
-    if not click.confirm(f'start {len(rows)} runs on {request.engine.title}?', err=True):
+    if not click.confirm(f'start {counted_runs(rows)} on {request.engine.title}?', err=True):
         tell('nothing was started')
         sys.exit(1)
 

@@ -262,9 +262,14 @@ def long_runs(params: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    'how', [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.soak)]
+    'how, in_training',
+    [
+        (signal.SIGINT, False),
+        pytest.param(signal.SIGINT, True, marks=pytest.mark.soak),
+        pytest.param(signal.SIGKILL, True, marks=pytest.mark.soak),
+    ],
 )
-def test_runs_side_by_side_stop_with_the_command(study, tmp_path, how):
+def test_runs_side_by_side_stop_with_the_command(study, tmp_path, how, in_training):
     """At Ctrl-C they say so; when the command is killed, they do not go on without it."""
     runs = tmp_path / 'runs'
     env = study.env | dict(REPRODUCE_RUNS=runs)
@@ -272,9 +277,14 @@ def test_runs_side_by_side_stop_with_the_command(study, tmp_path, how):
     command = start(
         *(BIN / 'reproduce', 'run', params, '--jobs', 2), env=env, stderr=subprocess.STDOUT
     )
-    wait_for(lambda: has_two_unfinished_runs(runs))
-    at_work = [p for p in processes_with('REPRODUCE_RUNS', runs) if p.pid != command.pid]
-    assert len(at_work) >= 4  # two children and their kernels
+
+    def others():
+        return [p for p in processes_with('REPRODUCE_RUNS', runs) if p.pid != command.pid]
+
+    wait_for(lambda: len(others()) >= 4)  # two children and their kernels
+    if in_training:
+        wait_for(lambda: has_two_unfinished_runs(runs))
+    at_work = others()
     os.kill(command.pid, how)
     output = command.communicate(timeout=60)[0]
     assert command.returncode == (130 if how == signal.SIGINT else -how), output

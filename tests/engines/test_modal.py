@@ -94,7 +94,7 @@ def test_a_run_ends_without_its_client_and_is_fetched(cloud, tmp_path):
     cloud.secrets['huggingface'] = dict(HF_TOKEN=SECRET)
     env = client_env(cloud, tmp_path / 'home')
     output = launch_and_kill(cloud, configs, env)
-    assert re.search(r'1 runs to do: .* GPU hours, \$\d', output), output
+    assert re.search(r'1 run to do: .* GPU hours, \$\d', output), output
     p = reproduce_warm('fetch', 'tiny', env=env)
     assert p.returncode == 0 and 'estimated' in p.stdout, p.stdout + p.stderr
     folder = run_of(tmp_path / 'home', 'alone')
