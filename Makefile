@@ -21,7 +21,7 @@ demo: $(VENV)/.ready
 	$(BIN)/reproduce run params/demo --jobs 2
 	$(BIN)/reproduce report demo
 
-# Notebooks and tests, three processes of one thread each: on two cores, because they also wait for servers, browsers and children.
+# Notebooks and tests, in two processes of one thread each.
 test: $(VENV)/.ready browser triton
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['MOST_CHARACTERS', 'MOST_NAMED', 'DISK_ADVICE', 'CHECKSUMS_FILE', 'KitError', 'DiskFull', 'NotCached', 'NotLoggedIn',
-           'OutOfData', 'Interrupted', 'did_you_mean', 'project_root', 'kit_folder', 'project_path', 'artifact_dir',
-           'data_folder', 'as_kit_error', 'atomic_write', 'write_json', 'parse_json', 'read_json', 'read_record',
-           'canonical_json', 'sha256', 'one_reading', 'once', 'cache_lock', 'write_checksums', 'checksum_error']
+           'OutOfData', 'Interrupted', 'did_you_mean', 'counted', 'project_root', 'kit_folder', 'project_path',
+           'artifact_dir', 'data_folder', 'as_kit_error', 'atomic_write', 'write_json', 'parse_json', 'read_json',
+           'read_record', 'canonical_json', 'sha256', 'one_reading', 'once', 'cache_lock', 'write_checksums',
+           'checksum_error']
 
 # %% ../nbs/00_core.ipynb #083bdb59
 import difflib
@@ -70,6 +71,14 @@ def did_you_mean(
     known = sorted(options)
     rest = f' and {len(known) - MOST_NAMED} more' if len(known) > MOST_NAMED else ''
     return f"; known: {', '.join(known[:MOST_NAMED])}{rest}"
+
+# %% ../nbs/00_core.ipynb #2f8a6b0c
+def counted(
+    count: int,
+    noun: str,  # of one of them
+) -> str:
+    "Return how many there are."
+    return f'{count:,} {noun}' if count == 1 else f'{count:,} {noun}s'
 
 # %% ../nbs/00_core.ipynb #d68f140c
 def project_root() -> Path:

@@ -38,7 +38,7 @@ def set_environment():
     os.environ.setdefault('MPLBACKEND', 'agg')
     if not shutil.which('nvidia-smi'):
         os.environ.setdefault('TRITON_INTERPRET', '1')
-    # Java runs for a second: with its quick compiler, and without threads for memory.
+    # Java runs for about a second: no optimizing compiler, no parallel garbage collection.
     os.environ.setdefault('JAVA_TOOL_OPTIONS', '-XX:TieredStopAtLevel=1 -XX:+UseSerialGC')
     # A small hub, made by the tests that need one.
     os.environ['HF_HUB_CACHE'] = tempfile.mkdtemp(prefix='kit-hub-')

@@ -120,7 +120,7 @@ def main(context):
     "Set the environment of every command; without a command, say what to do first."
     os.environ.setdefault('HF_HUB_DISABLE_TELEMETRY', '1')
     os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
-    os.environ.setdefault('PYDANTIC_DISABLE_PLUGINS', '1')  # looked for in all that is installed
+    os.environ.setdefault('PYDANTIC_DISABLE_PLUGINS', '1')  # to look for them takes time
     if context.invoked_subcommand is None:
         steps = FIRST_STEPS.removeprefix('\b\n')
         click.echo(f'{steps}\n\n`reproduce --help` lists all commands.')

@@ -16,7 +16,7 @@ from .options import as_json, on_option, queue_option, study_name, tell
 from .render import format_number, print_result, text_columns
 from .render_remote import log_report
 from .resolve import command_after, find_config
-from ..core import KitError
+from ..core import KitError, counted
 from ..engines.registry import engine_names, find_engine
 
 # %% ../../nbs/cli/27_engines.ipynb #7d321c51
@@ -113,7 +113,8 @@ def fetch_report(
     if answer.dollars is not None:
         bill = f'{format_number(answer.dollars)} dollars ({bill})'
     lines = [
-        f'{len(answer.runs)} runs: {len(answer.fetched)} files fetched ({size:.1f} MiB), '
+        f'{counted(len(answer.runs), "run")}: '
+        f'{counted(len(answer.fetched), "file")} fetched ({size:.1f} MiB), '
         f'{len(answer.kept)} were here',
         bill,
         '',

@@ -15,6 +15,7 @@ from reproduce_kit.cli.render import (
     is_done,
     text_table,
 )
+from ..core import counted
 
 # %% ../../nbs/cli/07_plan_text.ipynb #2c005926
 @dataclass(frozen=True)
@@ -51,10 +52,10 @@ class PlanReport:
         with_gpu = [row for row in self.rows if row.gpu and row.hours_from]
         sources = sorted({row.hours_from for row in with_gpu})
         if sources:
-            count, known = len(self.rows), '; '.join(sources)
+            runs, known = counted(len(self.rows), 'run'), '; '.join(sources)
             low, high = (self._bound(key) for key in ('hours_low', 'hours_high'))
             hours = f'{self.gpu_hours:.0f} [{low:.0f}, {high:.0f}] GPU hours'
-            yield f'{count} runs, {hours} to do ({known})'
+            yield f'{runs}, {hours} to do ({known})'
 
     def _bound(self, key):
         todo = [row for row in self.rows if row.gpu and not is_done(row)]
@@ -69,7 +70,7 @@ class PlanReport:
         measured = sum(row.hours_from.startswith('measured') for row in here)
         others = ', the others from arithmetic' if measured < len(here) else ''
         yield (
-            f'here: {hours:.1f} hours for {len(here)} runs, {todo:.1f} of them to do '
+            f'here: {hours:.1f} hours for {counted(len(here), "run")}, {todo:.1f} of them to do '
             f'({measured} estimated from runs on a machine like this{others})'
         )
 

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['PART_COLUMNS', 'PREPARATION_CORES', 'PREPARATION_GIB', 'STAGE_COLUMNS', 'print_result', 'format_number', 'is_done',
            'is_under_way', 'run_list', 'format_machine', 'cost_table', 'total_dollars', 'part_table', 'effect_lines',
-           'counted_runs', 'cost_note', 'stage_lines', 'compliance_table', 'verdict_counts', 'verdict_table',
-           'check_report']
+           'cost_note', 'stage_lines', 'compliance_table', 'verdict_counts', 'verdict_table', 'check_report']
 
 # %% ../../nbs/cli/05_render.ipynb #655671b8
 import json
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 import click
 
 from .tables import text_columns, text_table, wrap_lines
+from ..core import counted
 
 # %% ../../nbs/cli/05_render.ipynb #b3febffe
 def print_result(
@@ -173,11 +173,6 @@ def effect_lines(rows: list) -> list:
     lines = map(effect_line, sorted({row.score_precision for row in rows}))
     return [line for line in lines if line]
 
-# %% ../../nbs/cli/05_render.ipynb #7e41b0d2
-def counted_runs(rows: list) -> str:
-    "Return how many runs there are: `1 run`, `3 runs`."
-    return '1 run' if len(rows) == 1 else f'{len(rows)} runs'
-
 # %% ../../nbs/cli/05_render.ipynb #6b201025
 PREPARATION_CORES, PREPARATION_GIB = 8, 64
 
@@ -204,7 +199,7 @@ def cost_note(
     cores, memory = (rates['dollars'][what] for what in ('cpu core', 'GiB of memory'))
     preparation = PREPARATION_CORES * cores + PREPARATION_GIB * memory
     lines = [
-        f'{counted_runs(todo)} to do: {gpu_hours:.1f} GPU hours, {_total_text(todo)}'
+        f'{counted(len(todo), "run")} to do: {gpu_hours:.1f} GPU hours, {_total_text(todo)}'
         + (f', and {unknown} whose hours are unknown' if unknown else ''),
         *_cheapest_line(todo),
         *effect_lines(todo),

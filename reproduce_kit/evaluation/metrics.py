@@ -202,6 +202,7 @@ MOST_CELLS = 2**24  # of a file with few rows
 
 @lru_cache(256)
 def _labels(words: tuple, name: str | None) -> pd.Index:
+    "Return one index for all files with the same topics or measures: making it takes time."
     return pd.Index(words, name=name)
 
 

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from functools import partial
 from importlib import import_module
 from multiprocessing import get_context
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ..core import KitError, one_reading, read_json
 from ..engines.papermill import GO_ON, execute_notebook, import_papermill
-from ..engines.side_by_side import as_they_end
+from ..engines.side_by_side import as_they_end, interrupts_wait
 
 # %% ../../nbs/publish/08_page_processes.ipynb #aa04fcef
 def cell_sources(
@@ -88,16 +88,6 @@ def _execute_here(job: tuple, sender):
     sender.send(error)
 
 # %% ../../nbs/publish/08_page_processes.ipynb #476345be
-@contextmanager
-def _interrupts_wait():
-    "Keep Ctrl-C waiting in this process while the block runs, and in one that it starts."
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 class _Child:
     "A page and the process that executes it."
 
@@ -105,7 +95,7 @@ class _Child:
         self.name = name
         self.receiver, sender = CONTEXT.Pipe(duplex=False)
         self.process = CONTEXT.Process(target=_execute_here, args=(job, sender))
-        with _interrupts_wait():  # until the process can answer one
+        with interrupts_wait():  # until the process can answer one
             self.process.start()
         sender.close()  # so that the pipe ends with the process
 
@@ -139,16 +129,17 @@ def _read_and_start(read, name: str, job: tuple) -> _Child:
 
 def execute_pages(
     jobs: dict,  # {name: (notebook, executed copy, parameters)}
-    first: tuple = (),  # names of pages that are started first; they need nothing of `read`
+    first: tuple = (),  # names of pages that need nothing of `read`, the longest first
     read=tuple,  # a function, called before a process parts that executes another page
 ) -> Iterator[str]:  # the names in their order; close it to stop
     "Execute pages; raise what stopped one when its turn has come."
     most = max(1, min(MOST_PAGES, os.cpu_count() or 1))
-    ready = [name for name in first if name in jobs]
-    names = [*ready, *(name for name in jobs if name not in first)]
-    meanwhile = min(len(ready), most - 1)  # pages that other cores execute while this one reads
-    starts = [partial(_Child, name, jobs[name]) for name in names[:meanwhile]]
-    starts += [partial(_read_and_start, read, name, jobs[name]) for name in names[meanwhile:]]
+    without_read = [name for name in first if name in jobs]
+    with_read = [name for name in jobs if name not in first]
+    early = without_read[: most - 1] if with_read else without_read  # while this core reads
+    starts = [partial(_Child, name, jobs[name]) for name in early]
+    later = [*without_read[len(early) :], *with_read]
+    starts += [partial(_read_and_start, read, name, jobs[name]) for name in later]
     errors = {}
     with closing(as_they_end(starts, most)) as endings:
         for name in jobs:

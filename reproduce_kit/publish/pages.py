@@ -8,7 +8,6 @@ __all__ = ['TABLES', 'FIGURES', 'OF_TRAINING', 'FIRST_OUTPUT', 'WITHOUT_VALUES',
 
 # %% ../../nbs/publish/10_pages.ipynb #18012498
 import ast
-import gc
 import os
 import re
 import shutil
@@ -241,7 +240,6 @@ def _executions(jobs: dict, runs: list) -> Iterator[str]:
     if len(jobs) < 2 or CONTEXT.get_start_method() != 'fork':
         return execute_pages(jobs)
     import_modules_of([notebook for notebook, *_ in jobs.values()])
-    gc.freeze()  # what was imported stays, here and in the copies
     return execute_pages(jobs, WITHOUT_VALUES, partial(_read_values, runs))
 
 # %% ../../nbs/publish/10_pages.ipynb #61f6201c

@@ -126,13 +126,13 @@ class Run:
 
 # %% ../../nbs/store/10_run.ipynb #bce59cdf
 @once
-def _all_runs() -> Path:
+def _runs_folder() -> Path:
     return artifact_dir('runs')
 
 
 def run_folder(cfg: RunConfig) -> Path:
     "Return where the run of these settings lives."
-    return _all_runs().joinpath(cfg.study, cfg.recipe, f'{cfg.name}-{cfg.identity}')
+    return _runs_folder().joinpath(cfg.study, cfg.recipe, f'{cfg.name}-{cfg.identity}')
 
 # %% ../../nbs/store/10_run.ipynb #595b0c6d
 def _lock(folder: Path):  # filelock.FileLock

@@ -377,7 +377,7 @@ def test_runs_that_are_done_are_only_brought_home(monkeypatch):
     cloud = FakeModal(monkeypatch, before=done('gte-adamw', 'gte-lion'))
     cloud.after = cloud.before
     result = run_pair()
-    assert result.exit_code == 0 and '1 runs brought home' in result.stdout
+    assert result.exit_code == 0 and '1 run brought home' in result.stdout
     assert cloud.calls == [('fetch', 'lion-vs-adamw')]
 
 

@@ -253,6 +253,21 @@ def has_two_unfinished_runs(runs: Path) -> bool:
     return len(histories) == 2 and all(file.stat().st_size for file in histories)
 
 
+def at_work_on(runs: Path, program: str) -> list:
+    """The processes that make runs of a store, of those that run a program."""
+    processes = processes_with('REPRODUCE_RUNS', runs)
+    return [process for process in processes if program in str(process.cmdline())]
+
+
+def have_begun(runs: Path) -> bool:
+    """Two processes are being started, each for a run."""
+    return len(at_work_on(runs, 'spawn_main')) == 2
+
+
+def have_kernels(runs: Path) -> bool:
+    return len(at_work_on(runs, 'ipykernel')) == 2
+
+
 def long_runs(params: Path) -> Path:
     """Two runs, neither of which is finished before the other has begun."""
     params.mkdir()
@@ -262,14 +277,15 @@ def long_runs(params: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    'how, in_training',
+    'how, when',
     [
-        (signal.SIGINT, False),
-        pytest.param(signal.SIGINT, True, marks=pytest.mark.soak),
-        pytest.param(signal.SIGKILL, True, marks=pytest.mark.soak),
+        (signal.SIGINT, have_begun),
+        (signal.SIGINT, have_kernels),
+        pytest.param(signal.SIGINT, has_two_unfinished_runs, marks=pytest.mark.soak),
+        pytest.param(signal.SIGKILL, has_two_unfinished_runs, marks=pytest.mark.soak),
     ],
 )
-def test_runs_side_by_side_stop_with_the_command(study, tmp_path, how, in_training):
+def test_runs_side_by_side_stop_with_the_command(study, tmp_path, how, when):
     """At Ctrl-C they say so; when the command is killed, they do not go on without it."""
     runs = tmp_path / 'runs'
     env = study.env | dict(REPRODUCE_RUNS=runs)
@@ -278,13 +294,8 @@ def test_runs_side_by_side_stop_with_the_command(study, tmp_path, how, in_traini
         *(BIN / 'reproduce', 'run', params, '--jobs', 2), env=env, stderr=subprocess.STDOUT
     )
 
-    def others():
-        return [p for p in processes_with('REPRODUCE_RUNS', runs) if p.pid != command.pid]
-
-    wait_for(lambda: len(others()) >= 4)  # two children and their kernels
-    if in_training:
-        wait_for(lambda: has_two_unfinished_runs(runs))
-    at_work = others()
+    wait_for(lambda: when(runs))
+    at_work = [p for p in processes_with('REPRODUCE_RUNS', runs) if p.pid != command.pid]
     os.kill(command.pid, how)
     output = command.communicate(timeout=60)[0]
     assert command.returncode == (130 if how == signal.SIGINT else -how), output

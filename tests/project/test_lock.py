@@ -99,6 +99,13 @@ def test_the_lock_has_all_that_its_packages_ask_for(python, machine):
     assert len(seen) > 250
 
 
+def test_a_package_is_pinned_once():
+    """Who reads a lock by packages would see one of two versions."""
+    for file in (install.LOCK, install.CUDA_LOCK):
+        pinned = re.findall(r'^([\w.-]+)==', file.read_text(), flags=re.MULTILINE)
+        assert len(pinned) == len(set(pinned)) == len(install.read_entries(file))
+
+
 def test_this_environment_is_the_locked_one():
     for package, pinned in locked_packages().items():
         assert version(package).split('+')[0] == pinned, package

@@ -230,6 +230,14 @@ def test_pages_that_need_nothing_start_before_the_others_are_read_for(tmp_path, 
     assert texts == ['read\n', 'before\n']
 
 
+@pytest.mark.parametrize('cores', [1, 2, 8])
+def test_nothing_is_read_where_no_page_needs_it(tmp_path, monkeypatch, cores):
+    monkeypatch.setattr(os, 'cpu_count', lambda: cores)
+    jobs = {name: job(write_page(tmp_path, name, '1')) for name in ('a', 'b')}
+    ended = list(execute_pages(jobs, ('b', 'a'), lambda: pytest.fail('read')))
+    assert ended == ['a', 'b']
+
+
 def test_what_executes_pages_is_imported_once_for_all(tmp_path):
     page = write_page(tmp_path, 'page', '1')
     code = (
