@@ -21,7 +21,7 @@ import os, sys
 def note(event, arguments):
     if event in ('open', 'os.listdir', 'os.scandir') and isinstance(arguments[0], str):
         path = os.path.realpath(arguments[0])
-        if path.startswith({clone!r}) and not path.startswith({libraries!r}):
+        if path.startswith({clone!r}) and not (path + '/').startswith({libraries!r}):
             os.write(opened, (path + os.linesep).encode())
 
 opened = os.open({log!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
