@@ -46,7 +46,7 @@ from reproduce_kit.engines.modal_machines import (
     shipped_folders,
     volume,
 )
-from ..store.lock import LOCKS
+from ..store.lock import CUDA_LOCK, LOCK
 from ..store.machine import git_state
 from ..store.run import Run, RunState, find_runs, run_folder
 
@@ -236,7 +236,7 @@ def _shipped_files() -> list:
 
 def app_name(configs: list, secrets) -> str:
     "Return the app's name: another one for other source, packages, machines or secrets."
-    files = [*map(project_path, LOCKS), *_shipped_files()]
+    files = [*map(project_path, (LOCK, CUDA_LOCK)), *_shipped_files()]
     machines = sorted({function_name(cfg) for cfg in configs})
     digest = sha256([sha256(path) for path in files] + machines + sorted(secrets))
     return f'{APP}-{digest[:8]}'

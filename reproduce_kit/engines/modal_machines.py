@@ -34,7 +34,7 @@ from reproduce_kit.core import (
 )
 from .cost import read_rates
 from .monitor import Host
-from ..store.lock import LOCKS, lock_entries
+from ..store.lock import CUDA_LOCK, lock_entries
 from ..store.run import Run
 
 # %% ../../nbs/engines/77_modal_machines.ipynb #1d7d4e84
@@ -84,14 +84,13 @@ def _write_lock_part(name: str, entries: list) -> str:  # the file
 
 
 def _install_locked(image: modal.Image, java: bool) -> modal.Image:
-    "Install the locks in layers: setuptools first, which builds others; then what changes rarely."
+    "Install the packages of the locks, a layer for each part."
     entries = lock_entries()
-    kit = [lines for package, lines in entries.items() if package not in JAVA]
-    parts = {
-        'setuptools': [entries['setuptools']],
-        'cuda': list(lock_entries(LOCKS[1]).values()),
-        'kit': kit,
-    }
+    parts = dict(
+        setuptools=[entries['setuptools']],
+        cuda=list(lock_entries(CUDA_LOCK).values()),
+        kit=[lines for package, lines in entries.items() if package not in JAVA],
+    )
     if java:
         parts['java'] = [entries[package] for package in JAVA]
     for name, lines in parts.items():

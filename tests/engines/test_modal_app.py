@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 
 from reproduce_kit.config.files import read_configs
 from reproduce_kit.engines.modal_machines import VOLUMES, function_name
-from reproduce_kit.store.lock import LOCKS
+from reproduce_kit.store.lock import CUDA_LOCK, LOCK
 
 CONFIGS = {cfg.identity: cfg for cfg in read_configs([ROOT / 'params'])}
 MACHINES = {function_name(cfg): cfg for cfg in CONFIGS.values()}
@@ -166,12 +166,12 @@ def test_images_take_packages_by_their_hashes(deployed):
             assert all(pin.endswith('\\\n') for pin in pins)  # the hashes follow
 
 
-@pytest.mark.parametrize('lock', LOCKS)
+@pytest.mark.parametrize('lock', [LOCK, CUDA_LOCK])
 def test_an_app_has_another_name_where_a_lock_differs(tmp_path, monkeypatch, lock):
     from reproduce_kit.engines import modal_app  # noqa: PLC0415  it makes an app
 
     before = modal_app.app_name([], [])
-    for name in LOCKS:
+    for name in (LOCK, CUDA_LOCK):
         (tmp_path / name).write_text((ROOT / name).read_text() + ('#' if name == lock else ''))
     monkeypatch.setattr(modal_app, 'project_path', lambda name: tmp_path / name)
     assert modal_app.app_name([], []) != before
